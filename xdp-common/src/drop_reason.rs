@@ -1,0 +1,125 @@
+//! Why a packet was dropped: one enum for the kernel side and for user space.
+
+/// Declares the enum together with its names and descriptions, so that the three cannot disagree.
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $text:literal;)*) => {
+        /// Why a packet was dropped.
+        ///
+        /// Dense from 0: the value is the index into the counters, [`DropReason::name`] is the log string and
+        /// the metric label.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$doc])* #[doc = $text] $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of its value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// Number of reasons, the length of a counter array.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The stable name: snake case, never reused for another meaning.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            /// One sentence for people.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    // Parsing, at the driver.
+    EthernetTruncated = "ethernet_truncated", "The frame ends inside its Ethernet or VLAN header.";
+    VlanTooDeep = "vlan_too_deep", "More than two VLAN tags.";
+    IpTruncated = "ip_truncated", "The frame ends inside its IP header.";
+    IpBadVersion = "ip_bad_version", "The IP version contradicts the EtherType.";
+    IpBadHeaderLength = "ip_bad_header_length", "IPv4 header length below 20 bytes or beyond the packet.";
+    IpBadTotalLength = "ip_bad_total_length", "The IP length field exceeds the frame or is below the header.";
+    Ipv6ExtensionTruncated = "ipv6_extension_truncated", "The packet ends inside an IPv6 extension header.";
+    Ipv6TooManyExtensions = "ipv6_too_many_extensions", "More than eight IPv6 extension headers.";
+    TransportTruncated = "transport_truncated", "The packet ends inside its transport header.";
+    TransportBadLength = "transport_bad_length", "The UDP length field contradicts the IP length.";
+    FragmentTiny = "fragment_tiny", "A first fragment too short for its transport header, or one that rewrites it.";
+    FragmentUnknown = "fragment_unknown", "A later fragment that a port filter with block or protect could match.";
+    NonIp = "non_ip", "Not IP, and the policy blocks other protocols.";
+
+    // Policy.
+    RuleBlock = "rule_block", "A rule with action block matched.";
+    DefaultBlock = "default_block", "No rule matched and the policy's default is block.";
+    ClearNotAllowed = "clear_not_allowed", "A clear packet arrived for traffic that must be protected.";
+    ClearEgress = "clear_egress", "A clear packet that must be protected tried to leave the outer device.";
+    NoRuleSet = "no_rule_set", "No rule set is loaded.";
+    NoWorker = "no_worker", "No worker serves the receive queue.";
+    NoHeadroom = "no_headroom", "The driver left no room for metadata in front of the packet.";
+
+    // ESP before and after decryption.
+    SpiReserved = "spi_reserved", "SPI 0 to 255 is reserved (RFC 4303 section 2.1).";
+    SpiUnknown = "spi_unknown", "ESP to one of our tunnel endpoints with an SPI of no SA.";
+    SpiWrongEndpoint = "spi_wrong_endpoint", "The SPI is known but the packet's addresses or encapsulation are not the SA's.";
+    EspTruncated = "esp_truncated", "Too short for an ESP header, IV, trailer and ICV.";
+    EspFragment = "esp_fragment", "A fragment of an ESP packet; reassembly is not supported.";
+    EspMisaligned = "esp_misaligned", "The ciphertext is not a multiple of four bytes (RFC 4303 section 2.4).";
+    SequenceZero = "sequence_zero", "Sequence number 0 with anti-replay enabled.";
+    ReplayOld = "replay_old", "The sequence number is left of the replay window.";
+    ReplayDuplicate = "replay_duplicate", "The sequence number was seen before.";
+    IcvMismatch = "icv_mismatch", "The integrity check failed.";
+    PadLength = "pad_length", "The pad length exceeds the payload.";
+    PadContent = "pad_content", "The padding is not 1, 2, 3, ... (RFC 4303 section 2.4).";
+    NextHeader = "next_header", "The next header does not fit the SA's mode.";
+    Dummy = "dummy", "A dummy packet (next header 59), discarded as it should be.";
+    InnerMalformed = "inner_malformed", "The decrypted packet is not a well-formed IP packet.";
+    InnerPolicy = "inner_policy", "The decrypted packet matches no protect rule of the SA's connection (RFC 4301 section 5.2).";
+
+    // Sending.
+    SaMissing = "sa_missing", "The connection has no SA to send with.";
+    SequenceExhausted = "sequence_exhausted", "No sequence number is left or may be used yet; the SA does not send.";
+    TtlExceeded = "ttl_exceeded", "TTL or hop limit reached zero.";
+    PacketTooBig = "packet_too_big", "The packet does not fit the path MTU after encapsulation.";
+    NoRoute = "no_route", "No route to the next hop over the expected device.";
+    NoNeighbour = "no_neighbour", "The next hop's link-layer address did not resolve in time.";
+    LocalDelivery = "local_delivery", "A decrypted packet for the gateway itself; gateway mode forwards only.";
+    FrameShort = "frame_short", "The frame buffer has no room for the headers or the trailer.";
+    MetadataInvalid = "metadata_invalid", "The metadata in front of a redirected packet is not ours or contradicts it.";
+    TransmitFailed = "transmit_failed", "The transmit ring stayed full or the device refused the frame.";
+}
+
+impl DropReason {
+    /// The reason with this value.
+    #[must_use]
+    pub const fn from_index(index: usize) -> Option<Self> {
+        if index < Self::COUNT { Some(Self::ALL[index]) } else { None }
+    }
+
+    /// The index of the reason's counter.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DropReason;
+
+    #[test]
+    fn values_are_dense_and_names_unique() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert_eq!(DropReason::from_index(index), Some(*reason));
+            assert!(DropReason::ALL[..index].iter().all(|other| other.name() != reason.name()));
+        }
+        assert_eq!(DropReason::from_index(DropReason::COUNT), None);
+    }
+}
