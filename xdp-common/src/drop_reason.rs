@@ -99,7 +99,11 @@ impl DropReason {
     /// The reason with this value.
     #[must_use]
     pub const fn from_index(index: usize) -> Option<Self> {
-        if index < Self::COUNT { Some(Self::ALL[index]) } else { None }
+        if index < Self::COUNT {
+            Some(Self::ALL[index])
+        } else {
+            None
+        }
     }
 
     /// The index of the reason's counter.
@@ -118,7 +122,11 @@ mod tests {
         for (index, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), index);
             assert_eq!(DropReason::from_index(index), Some(*reason));
-            assert!(DropReason::ALL[..index].iter().all(|other| other.name() != reason.name()));
+            assert!(
+                DropReason::ALL[..index]
+                    .iter()
+                    .all(|other| other.name() != reason.name())
+            );
         }
         assert_eq!(DropReason::from_index(DropReason::COUNT), None);
     }

@@ -1,6 +1,30 @@
-//! What the BPF programs and user space share.
+//! What the BPF programs and user space share: the packet parser, the classifier's step, the decision for one
+//! packet, and the layout of the maps.
+//!
+//! A packet meets the types in this order: a [`Reader`] gives bounded access to its bytes, [`parse`] turns them
+//! into a [`Frame`] with a [`Flow`], [`decide_outer`] or [`decide_inner`] asks the [`Tables`] and answers with an
+//! [`Outcome`]: pass, drop with a [`DropReason`], or redirect to user space with [`FrameMetadata`] in front.
+//!
+//! The same code runs in the kernel, on the host and under the fuzzer. It never allocates, never panics on packet
+//! bytes and holds no state.
 #![no_std]
 
+mod decide;
 mod drop_reason;
+mod flow;
+pub mod line;
+mod map;
+mod metadata;
+mod parse;
+mod reader;
+mod walk;
 
+pub use decide::{Judgement, Outcome, Pass, Tables, decide_egress, decide_inner, decide_outer};
 pub use drop_reason::DropReason;
+pub use flow::{Address, Direction, Family, Flow, Ports, address_bytes, address_v6, mapped_v4};
+pub use line::{Action, Header, Line};
+pub use map::{Encapsulation, InboundEndpoint, MAX_QUEUES, MAX_RULES, RuleCounter, map_names};
+pub use metadata::{FrameMetadata, Kind};
+pub use parse::{Frame, IpPacket, Upper, parse};
+pub use reader::{Reader, SliceReader};
+pub use walk::{Decision, Verdict, step, walk};

@@ -1,0 +1,307 @@
+//! The decision for one packet at each hook.
+
+use crate::line::NO_RULE;
+use crate::{
+    Address, Decision, Direction, DropReason, Encapsulation, Family, Flow, Frame, FrameMetadata, Header,
+    InboundEndpoint, IpPacket, Kind, Reader, Upper, Verdict, parse,
+};
+
+/// The tables a decision needs: BPF maps in the kernel, plain collections on the host.
+pub trait Tables {
+    /// The header of the active rule set, or `None` if none is loaded.
+    fn header(&self) -> Option<Header>;
+
+    /// Walks the active rule set; `None` if it is not there or ends before a verdict.
+    fn classify(&self, header: &Header, flow: &Flow, direction: Direction) -> Option<Verdict>;
+
+    /// The inbound SA with this SPI (host order).
+    fn inbound(&self, spi: u32) -> Option<InboundEndpoint>;
+
+    /// Whether the address is one of this machine's own.
+    fn is_local(&self, address: &Address) -> bool;
+}
+
+/// Why a packet passed to the kernel: the index of its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Pass {
+    /// A rule with action permit matched, or one that accepts unsecured packets.
+    Rule = 0,
+    /// No rule matched and the default is permit.
+    Default = 1,
+    /// ARP, neighbour discovery, IKE and NAT keepalives of this machine.
+    Lifeline = 2,
+    /// Neither IP nor ARP, permitted by the policy.
+    NonIp = 3,
+}
+
+impl Pass {
+    /// Every kind, in the order of its value.
+    pub const ALL: [Self; 4] = [Self::Rule, Self::Default, Self::Lifeline, Self::NonIp];
+
+    /// The stable name, used in status and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rule => "permit_rule",
+            Self::Default => "permit_default",
+            Self::Lifeline => "lifeline",
+            Self::NonIp => "non_ip",
+        }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Goes on to the kernel's stack.
+    Pass(Pass),
+    /// Ends here.
+    Drop(DropReason),
+    /// Goes to the worker of its queue.
+    Redirect(FrameMetadata),
+}
+
+/// What becomes of a packet, and which rule said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// The rule that decided, or [`NO_RULE`].
+    pub rule_id: u32,
+    /// Bytes of the IP packet, for the rule's byte counter; 0 for anything else.
+    pub length: u16,
+}
+
+impl Judgement {
+    #[inline(always)]
+    const fn without_rule(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            rule_id: NO_RULE,
+            length: 0,
+        }
+    }
+
+    #[inline(always)]
+    const fn drop(reason: DropReason) -> Self {
+        Self::without_rule(Outcome::Drop(reason))
+    }
+
+    #[inline(always)]
+    const fn lifeline() -> Self {
+        Self::without_rule(Outcome::Pass(Pass::Lifeline))
+    }
+}
+
+/// A frame that arrived on the outer device, the side of the wire.
+#[inline(always)]
+pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
+    let packet = match parse(reader) {
+        Ok(Frame::Ip(packet)) => packet,
+        other => return decide_other(other, tables),
+    };
+    match packet.upper {
+        Upper::NeighbourDiscovery => return Judgement::lifeline(),
+        // The exemption is for this machine's own IKE. Were it to hold for forwarded packets too, source port
+        // 500 would pass any filter in front of the hosts behind the gateway.
+        Upper::Ike | Upper::NatKeepalive if tables.is_local(&packet.flow.destination) => {
+            return Judgement::lifeline();
+        }
+        Upper::Esp { spi } => {
+            if let Some(judgement) = decide_esp(&packet, spi, Kind::OpenEsp, tables) {
+                return judgement;
+            }
+        }
+        Upper::UdpEsp { spi } => {
+            if let Some(judgement) = decide_esp(&packet, spi, Kind::OpenUdpEsp, tables) {
+                return judgement;
+            }
+        }
+        Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
+    }
+    let (header, verdict) = match verdict(&packet, Direction::Inbound, tables) {
+        Ok(found) => found,
+        Err(judgement) => return judgement,
+    };
+    let _ = header;
+    let outcome = match verdict.decision {
+        Decision::Protect if !verdict.accept_unsecured => Outcome::Drop(DropReason::ClearNotAllowed),
+        _ => pass(&verdict),
+    };
+    Judgement {
+        outcome,
+        rule_id: verdict.rule_id,
+        length: packet.l3_length,
+    }
+}
+
+/// A frame that arrived on the inner device, the clear side.
+#[inline(always)]
+pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
+    let packet = match parse(reader) {
+        Ok(Frame::Ip(packet)) => packet,
+        other => return decide_other(other, tables),
+    };
+    match packet.upper {
+        Upper::NeighbourDiscovery => return Judgement::lifeline(),
+        Upper::Ike | Upper::NatKeepalive if tables.is_local(&packet.flow.destination) => {
+            return Judgement::lifeline();
+        }
+        _ => {}
+    }
+    let (header, verdict) = match verdict(&packet, Direction::Outbound, tables) {
+        Ok(found) => found,
+        Err(judgement) => return judgement,
+    };
+    let outcome = match verdict.decision {
+        Decision::Protect => Outcome::Redirect(metadata(
+            &packet,
+            verdict.connection,
+            verdict.rule_id,
+            Kind::Seal,
+            &header,
+        )),
+        _ => pass(&verdict),
+    };
+    Judgement {
+        outcome,
+        rule_id: verdict.rule_id,
+        length: packet.l3_length,
+    }
+}
+
+/// A frame that the kernel is about to send on the outer device. Workers send past this hook.
+///
+/// It is the last line of defence: a clear packet that must be protected never leaves, whatever routed it here.
+/// Filtering of permitted and blocked traffic is not its task, so rules are not counted again.
+#[inline(always)]
+pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
+    let packet = match parse(reader) {
+        Ok(Frame::Ip(packet)) => packet,
+        Ok(Frame::Arp | Frame::NonIp) => return Judgement::lifeline(),
+        Err(reason) => return Judgement::drop(reason),
+    };
+    match packet.upper {
+        Upper::NeighbourDiscovery => return Judgement::lifeline(),
+        // IKE of this machine, and ESP that the kernel's own SAs made.
+        Upper::Ike | Upper::NatKeepalive | Upper::Esp { .. } | Upper::UdpEsp { .. }
+            if tables.is_local(&packet.flow.source) =>
+        {
+            return Judgement::lifeline();
+        }
+        _ => {}
+    }
+    match verdict(&packet, Direction::Outbound, tables) {
+        Ok((_, verdict)) => Judgement::without_rule(match verdict.decision {
+            Decision::Protect => Outcome::Drop(DropReason::ClearEgress),
+            Decision::FragmentUnknown => Outcome::Drop(DropReason::FragmentUnknown),
+            Decision::Permit | Decision::Block => Outcome::Pass(Pass::Default),
+        }),
+        Err(judgement) => judgement,
+    }
+}
+
+/// Malformed frames and those that are not IP.
+#[inline(always)]
+fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Judgement {
+    match parsed {
+        Err(reason) => Judgement::drop(reason),
+        Ok(Frame::Arp | Frame::Ip(_)) => Judgement::lifeline(),
+        Ok(Frame::NonIp) => match tables.header() {
+            None => Judgement::drop(DropReason::NoRuleSet),
+            Some(header) if matches!(header.non_ip, crate::Action::Permit) => {
+                Judgement::without_rule(Outcome::Pass(Pass::NonIp))
+            }
+            Some(_) => Judgement::drop(DropReason::NonIp),
+        },
+    }
+}
+
+/// ESP from the wire: for a known SPI the shield's checks, else `None`, and the filters judge it like any packet.
+#[inline(always)]
+fn decide_esp<T: Tables>(packet: &IpPacket, spi: u32, kind: Kind, tables: &T) -> Option<Judgement> {
+    // RFC 4303 section 2.1: "the set of SPI values in the range 1 through 255 are reserved", and "the SPI value
+    // of zero (0) is reserved for local, implementation-specific use and MUST NOT be sent on the wire".
+    if spi <= 255 {
+        return Some(Judgement::drop(DropReason::SpiReserved));
+    }
+    let endpoint = tables.inbound(spi)?;
+    let flow = &packet.flow;
+    let (encapsulation, udp_header) = match kind {
+        Kind::OpenUdpEsp => (Encapsulation::Udp, 8),
+        Kind::OpenEsp | Kind::Seal => (Encapsulation::None, 0),
+    };
+    let expected = endpoint.family == flow.family as u8
+        && endpoint.local == flow.destination
+        && endpoint.remote == flow.source
+        && endpoint.encapsulation == encapsulation as u8
+        && endpoint.local_port == flow.destination_port
+        && endpoint.remote_port == flow.source_port;
+    if !expected {
+        return Some(Judgement::drop(DropReason::SpiWrongEndpoint));
+    }
+    if packet.fragment {
+        return Some(Judgement::drop(DropReason::EspFragment));
+    }
+    // SPI, sequence number, IV, the shortest padded trailer and the ICV: 8 + 8 + 4 + 16.
+    if packet.upper_length() < udp_header + 36 {
+        return Some(Judgement::drop(DropReason::EspTruncated));
+    }
+    let metadata = FrameMetadata {
+        slot: endpoint.slot,
+        rule_id: NO_RULE,
+        l3_offset: packet.l3_offset,
+        l3_length: packet.l3_length,
+        generation: 0,
+        kind,
+        family: endpoint.family,
+    };
+    Some(Judgement {
+        outcome: Outcome::Redirect(metadata),
+        rule_id: NO_RULE,
+        length: packet.l3_length,
+    })
+}
+
+#[inline(always)]
+fn verdict<T: Tables>(
+    packet: &IpPacket,
+    direction: Direction,
+    tables: &T,
+) -> Result<(Header, Verdict), Judgement> {
+    let Some(header) = tables.header() else {
+        return Err(Judgement::drop(DropReason::NoRuleSet));
+    };
+    match tables.classify(&header, &packet.flow, direction) {
+        Some(verdict) => Ok((header, verdict)),
+        None => Err(Judgement::drop(DropReason::NoRuleSet)),
+    }
+}
+
+/// Permit and block; a protect verdict gets here only where the rule accepts clear packets.
+#[inline(always)]
+fn pass(verdict: &Verdict) -> Outcome {
+    match verdict.drop_reason() {
+        Some(reason) => Outcome::Drop(reason),
+        None if verdict.rule_id == NO_RULE => Outcome::Pass(Pass::Default),
+        None => Outcome::Pass(Pass::Rule),
+    }
+}
+
+#[inline(always)]
+fn metadata(packet: &IpPacket, slot: u32, rule_id: u32, kind: Kind, header: &Header) -> FrameMetadata {
+    let family = match packet.flow.family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    };
+    FrameMetadata {
+        slot,
+        rule_id,
+        l3_offset: packet.l3_offset,
+        l3_length: packet.l3_length,
+        generation: header.generation as u16,
+        kind,
+        family,
+    }
+}

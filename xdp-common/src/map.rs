@@ -1,0 +1,79 @@
+//! Names, sizes and values of the BPF maps.
+
+use crate::Address;
+
+/// Most receive queues of a device.
+pub const MAX_QUEUES: u32 = 64;
+
+/// Most rules of a policy: the size of the per-rule counters.
+pub const MAX_RULES: u32 = 1024;
+
+/// Names of the maps and programs in the BPF object.
+pub mod map_names {
+    /// Array of one array of [`crate::Line`]: the rule set.
+    pub const RULE_SET: &str = "RULE_SET";
+    /// Hash from SPI (host order) to [`crate::InboundEndpoint`].
+    pub const INBOUND: &str = "INBOUND";
+    /// Hash whose keys are this machine's own [`crate::Address`]es.
+    pub const LOCAL: &str = "LOCAL";
+    /// XSK map of the outer device, by queue.
+    pub const OUTER_SOCKETS: &str = "OUTER_SOCKETS";
+    /// XSK map of the inner device, by queue.
+    pub const INNER_SOCKETS: &str = "INNER_SOCKETS";
+    /// Per-CPU packets by [`crate::DropReason`].
+    pub const DROPS: &str = "DROPS";
+    /// Per-CPU packets by [`crate::Pass`].
+    pub const PASSES: &str = "PASSES";
+    /// Per-CPU [`crate::RuleCounter`] by rule id.
+    pub const RULES: &str = "RULES";
+    /// XDP program of the outer device.
+    pub const OUTER_PROGRAM: &str = "ravelin_outer";
+    /// XDP program of the inner device.
+    pub const INNER_PROGRAM: &str = "ravelin_inner";
+    /// tcx egress program of the outer device.
+    pub const EGRESS_PROGRAM: &str = "ravelin_egress";
+}
+
+/// How ESP of an SA travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Encapsulation {
+    /// Directly over IP, protocol 50.
+    None = 0,
+    /// In UDP (RFC 3948).
+    Udp = 1,
+}
+
+/// What the driver checks about ESP packets of one inbound SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct InboundEndpoint {
+    /// Our outer address: the packet's destination.
+    pub local: Address,
+    /// The peer's outer address: the packet's source.
+    pub remote: Address,
+    /// Index of the SA in user space.
+    pub slot: u32,
+    /// Our UDP port, host order; 0 without encapsulation.
+    pub local_port: u16,
+    /// The peer's UDP port, host order; 0 without encapsulation.
+    pub remote_port: u16,
+    /// 4 or 6, the outer family.
+    pub family: u8,
+    /// An [`Encapsulation`].
+    pub encapsulation: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+const _: () = assert!(size_of::<InboundEndpoint>() == 48);
+
+/// What one rule has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RuleCounter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the IP header on.
+    pub bytes: u64,
+}

@@ -1,0 +1,395 @@
+//! The packet parser: Ethernet, VLAN tags, IPv4 with options, IPv6 with extension headers, the start of the
+//! transport header, ESP and UDP-encapsulated ESP.
+//!
+//! Bytes come from the wire and lie. Every length is checked against what encloses it; whatever does not fit is
+//! an error with a [`DropReason`], never a guess.
+
+use crate::{DropReason, Family, Flow, Ports, Reader, address_v6, mapped_v4};
+
+/// A frame as the filter sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// ARP: always passes.
+    Arp,
+    /// Neither IP nor ARP; the policy's `non-ip` decides.
+    NonIp,
+    /// IPv4 or IPv6.
+    Ip(IpPacket),
+}
+
+/// An IP packet inside a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpPacket {
+    /// The selector values.
+    pub flow: Flow,
+    /// Bytes from the start of the frame to the IP header.
+    pub l3_offset: u16,
+    /// Bytes of the IP packet by its own length field, header included; Ethernet padding is not counted.
+    pub l3_length: u16,
+    /// Bytes from the start of the IP header to the upper-layer header (or to a later fragment's payload).
+    pub upper_offset: u16,
+    /// Whether the packet is a fragment, first or later.
+    pub fragment: bool,
+    /// What the packet carries, as far as Ravelin treats it apart.
+    pub upper: Upper,
+}
+
+impl IpPacket {
+    /// Bytes behind the IP header and its extensions.
+    #[must_use]
+    #[inline(always)]
+    pub const fn upper_length(&self) -> u16 {
+        self.l3_length.saturating_sub(self.upper_offset)
+    }
+}
+
+/// What an IP packet carries, as far as Ravelin treats it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upper {
+    /// Anything that only the filters judge.
+    Other,
+    /// ICMPv6 133 to 137 with hop limit 255 (RFC 4861 section 6.1).
+    NeighbourDiscovery,
+    /// UDP port 500, or UDP port 4500 with the non-ESP marker (RFC 3948 section 2.2).
+    Ike,
+    /// One byte 0xff on UDP port 4500 (RFC 3948 section 2.3).
+    NatKeepalive,
+    /// ESP over IP.
+    Esp {
+        /// Security parameters index, host order.
+        spi: u32,
+    },
+    /// ESP over UDP port 4500.
+    UdpEsp {
+        /// Security parameters index, host order.
+        spi: u32,
+    },
+}
+
+const ETHERNET_HEADER: usize = 14;
+const MOST_VLAN_TAGS: usize = 2;
+const MOST_EXTENSION_HEADERS: usize = 8;
+
+mod ether_type {
+    pub(super) const IPV4: u16 = 0x0800;
+    pub(super) const ARP: u16 = 0x0806;
+    pub(super) const VLAN: u16 = 0x8100;
+    pub(super) const IPV6: u16 = 0x86dd;
+    pub(super) const QINQ: u16 = 0x88a8;
+}
+
+mod protocol {
+    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const ICMP: u8 = 1;
+    pub(super) const TCP: u8 = 6;
+    pub(super) const UDP: u8 = 17;
+    pub(super) const DCCP: u8 = 33;
+    pub(super) const ROUTING: u8 = 43;
+    pub(super) const FRAGMENT: u8 = 44;
+    pub(super) const ESP: u8 = 50;
+    pub(super) const ICMP6: u8 = 58;
+    pub(super) const DESTINATION_OPTIONS: u8 = 60;
+    pub(super) const SCTP: u8 = 132;
+    pub(super) const UDP_LITE: u8 = 136;
+}
+
+const IKE_PORT: u16 = 500;
+const NAT_TRAVERSAL_PORT: u16 = 4500;
+
+/// Parses a frame that starts at its Ethernet header.
+///
+/// # Errors
+///
+/// The reason to drop the frame, when a header is truncated, contradicts what encloses it, or hides what the
+/// filters would have to see.
+#[inline(always)]
+pub fn parse<R: Reader>(reader: &R) -> Result<Frame, DropReason> {
+    let Some(bytes) = reader.read::<2>(12) else {
+        return Err(DropReason::EthernetTruncated);
+    };
+    let mut ether = u16::from_be_bytes(bytes);
+    let mut l3_offset = ETHERNET_HEADER;
+    let mut tags = 0;
+    while tags < MOST_VLAN_TAGS && is_vlan(ether) {
+        let Some(bytes) = reader.read::<2>(l3_offset + 2) else {
+            return Err(DropReason::EthernetTruncated);
+        };
+        ether = u16::from_be_bytes(bytes);
+        l3_offset += 4;
+        tags += 1;
+    }
+    match ether {
+        ether_type::IPV4 => Ok(Frame::Ip(parse_ipv4(reader, l3_offset)?)),
+        ether_type::IPV6 => Ok(Frame::Ip(parse_ipv6(reader, l3_offset)?)),
+        ether_type::ARP => Ok(Frame::Arp),
+        ether if is_vlan(ether) => Err(DropReason::VlanTooDeep),
+        _ => Ok(Frame::NonIp),
+    }
+}
+
+#[inline(always)]
+const fn is_vlan(ether: u16) -> bool {
+    ether == ether_type::VLAN || ether == ether_type::QINQ
+}
+
+/// Where a packet stands in its datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fragment {
+    Whole,
+    First,
+    /// Offset in units of eight bytes, never 0.
+    Later(u16),
+}
+
+impl Fragment {
+    #[inline(always)]
+    const fn new(offset: u16, more: bool) -> Self {
+        match (offset, more) {
+            (0, false) => Self::Whole,
+            (0, true) => Self::First,
+            (offset, _) => Self::Later(offset),
+        }
+    }
+}
+
+#[inline(always)]
+fn parse_ipv4<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropReason> {
+    let Some(header) = reader.read::<20>(l3_offset) else {
+        return Err(DropReason::IpTruncated);
+    };
+    if header[0] >> 4 != 4 {
+        return Err(DropReason::IpBadVersion);
+    }
+    let header_length = usize::from(header[0] & 15) * 4;
+    let l3_length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    if header_length < 20 || header_length > l3_length {
+        return Err(DropReason::IpBadHeaderLength);
+    }
+    if l3_offset + l3_length > reader.len() {
+        return Err(DropReason::IpBadTotalLength);
+    }
+    let fragment_field = u16::from_be_bytes([header[6], header[7]]);
+    let fragment = Fragment::new(fragment_field & 0x1fff, fragment_field & 0x2000 != 0);
+    let flow = Flow {
+        source: mapped_v4([header[12], header[13], header[14], header[15]]),
+        destination: mapped_v4([header[16], header[17], header[18], header[19]]),
+        source_port: 0,
+        destination_port: 0,
+        family: Family::V4,
+        protocol: header[9],
+        ports: Ports::Absent,
+    };
+    let packet = IpPacket {
+        flow,
+        l3_offset: l3_offset as u16,
+        l3_length: l3_length as u16,
+        upper_offset: header_length as u16,
+        fragment: !matches!(fragment, Fragment::Whole),
+        upper: Upper::Other,
+    };
+    parse_upper(reader, packet, fragment, 0)
+}
+
+#[inline(always)]
+fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropReason> {
+    let Some(header) = reader.read::<8>(l3_offset) else {
+        return Err(DropReason::IpTruncated);
+    };
+    let Some(source) = reader.read::<16>(l3_offset + 8) else {
+        return Err(DropReason::IpTruncated);
+    };
+    let Some(destination) = reader.read::<16>(l3_offset + 24) else {
+        return Err(DropReason::IpTruncated);
+    };
+    if header[0] >> 4 != 6 {
+        return Err(DropReason::IpBadVersion);
+    }
+    let l3_length = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    if l3_offset + l3_length > reader.len() || l3_length > usize::from(u16::MAX) {
+        return Err(DropReason::IpBadTotalLength);
+    }
+    let hop_limit = header[7];
+    let mut next_header = header[6];
+    let mut upper_offset = 40;
+    let mut fragment = Fragment::Whole;
+    let mut headers = 0;
+    while is_extension(next_header) {
+        if headers == MOST_EXTENSION_HEADERS {
+            return Err(DropReason::Ipv6TooManyExtensions);
+        }
+        // A later fragment's payload starts in the middle of something; what looks like a header chain here is
+        // data, and the upper-layer protocol is known to the first fragment alone. The same goes for a
+        // fragment inside a fragment.
+        if matches!(fragment, Fragment::Later(_))
+            || (next_header == protocol::FRAGMENT && headers_fragment(fragment))
+        {
+            return Err(DropReason::FragmentUnknown);
+        }
+        if upper_offset + 8 > l3_length {
+            return Err(DropReason::Ipv6ExtensionTruncated);
+        }
+        let Some(extension) = reader.read::<4>(l3_offset + upper_offset) else {
+            return Err(DropReason::Ipv6ExtensionTruncated);
+        };
+        if next_header == protocol::FRAGMENT {
+            let field = u16::from_be_bytes([extension[2], extension[3]]);
+            fragment = Fragment::new(field >> 3, field & 1 != 0);
+            upper_offset += 8;
+        } else {
+            upper_offset += (usize::from(extension[1]) + 1) * 8;
+        }
+        if upper_offset > l3_length {
+            return Err(DropReason::Ipv6ExtensionTruncated);
+        }
+        next_header = extension[0];
+        headers += 1;
+    }
+    let flow = Flow {
+        source: address_v6(source),
+        destination: address_v6(destination),
+        source_port: 0,
+        destination_port: 0,
+        family: Family::V6,
+        protocol: next_header,
+        ports: Ports::Absent,
+    };
+    let packet = IpPacket {
+        flow,
+        l3_offset: l3_offset as u16,
+        l3_length: l3_length as u16,
+        upper_offset: upper_offset as u16,
+        fragment: !matches!(fragment, Fragment::Whole),
+        upper: Upper::Other,
+    };
+    parse_upper(reader, packet, fragment, hop_limit)
+}
+
+#[inline(always)]
+const fn headers_fragment(fragment: Fragment) -> bool {
+    !matches!(fragment, Fragment::Whole)
+}
+
+#[inline(always)]
+const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
+    )
+}
+
+/// Shortest transport header in bytes, or 0 for a protocol that Ravelin does not look into.
+#[inline(always)]
+const fn shortest_header(family: Family, protocol: u8) -> usize {
+    match (protocol, family) {
+        (protocol::TCP, _) => 20,
+        (protocol::SCTP | protocol::DCCP, _) => 12,
+        (protocol::UDP | protocol::UDP_LITE | protocol::ESP, _)
+        | (protocol::ICMP, Family::V4)
+        | (protocol::ICMP6, Family::V6) => 8,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn parse_upper<R: Reader>(
+    reader: &R,
+    mut packet: IpPacket,
+    fragment: Fragment,
+    hop_limit: u8,
+) -> Result<IpPacket, DropReason> {
+    let upper_protocol = packet.flow.protocol;
+    let shortest = shortest_header(packet.flow.family, upper_protocol);
+    if shortest == 0 {
+        return Ok(packet);
+    }
+    if let Fragment::Later(offset) = fragment {
+        // RFC 1858 section 4.2: a fragment that starts inside the TCP header could rewrite its flags.
+        if upper_protocol == protocol::TCP && usize::from(offset) * 8 < shortest {
+            return Err(DropReason::FragmentTiny);
+        }
+        if upper_protocol != protocol::ESP {
+            packet.flow.ports = Ports::Unknown;
+        }
+        return Ok(packet);
+    }
+    let length = usize::from(packet.upper_length());
+    let offset = usize::from(packet.l3_offset) + usize::from(packet.upper_offset);
+    let Some(start) = reader.read::<8>(offset).filter(|_| length >= shortest) else {
+        return Err(match fragment {
+            Fragment::Whole => DropReason::TransportTruncated,
+            _ => DropReason::FragmentTiny,
+        });
+    };
+    let first = u16::from_be_bytes([start[0], start[1]]);
+    let second = u16::from_be_bytes([start[2], start[3]]);
+    let word = u32::from_be_bytes([start[0], start[1], start[2], start[3]]);
+    packet.flow.ports = Ports::Known;
+    packet.flow.source_port = first;
+    packet.flow.destination_port = second;
+    match upper_protocol {
+        protocol::ESP => {
+            packet.flow.ports = Ports::Absent;
+            packet.flow.source_port = 0;
+            packet.flow.destination_port = 0;
+            packet.upper = Upper::Esp { spi: word };
+        }
+        protocol::ICMP | protocol::ICMP6 => {
+            packet.flow.source_port = u16::from(start[0]);
+            packet.flow.destination_port = u16::from(start[1]);
+            if upper_protocol == protocol::ICMP6
+                && matches!(start[0], 133..=137)
+                && hop_limit == 255
+                && !packet.fragment
+            {
+                packet.upper = Upper::NeighbourDiscovery;
+            }
+        }
+        protocol::TCP => {
+            let Some(data_offset) = reader.read::<1>(offset + 12) else {
+                return Err(DropReason::TransportTruncated);
+            };
+            let header_length = usize::from(data_offset[0] >> 4) * 4;
+            if header_length < 20 || (header_length > length && matches!(fragment, Fragment::Whole)) {
+                return Err(DropReason::TransportBadLength);
+            }
+        }
+        protocol::UDP => {
+            let udp_length = usize::from(u16::from_be_bytes([start[4], start[5]]));
+            if udp_length < 8 || (udp_length > length && matches!(fragment, Fragment::Whole)) {
+                return Err(DropReason::TransportBadLength);
+            }
+            packet.upper = udp_upper(reader, offset + 8, udp_length - 8, first, second);
+        }
+        _ => {}
+    }
+    Ok(packet)
+}
+
+#[inline(always)]
+fn udp_upper<R: Reader>(
+    reader: &R,
+    offset: usize,
+    length: usize,
+    source_port: u16,
+    destination_port: u16,
+) -> Upper {
+    if source_port == IKE_PORT || destination_port == IKE_PORT {
+        return Upper::Ike;
+    }
+    if source_port != NAT_TRAVERSAL_PORT && destination_port != NAT_TRAVERSAL_PORT {
+        return Upper::Other;
+    }
+    if length == 1 {
+        return match reader.read::<1>(offset) {
+            Some([0xff]) => Upper::NatKeepalive,
+            _ => Upper::Other,
+        };
+    }
+    match reader.read::<4>(offset) {
+        Some(bytes) if length >= 4 => match u32::from_be_bytes(bytes) {
+            0 => Upper::Ike,
+            spi => Upper::UdpEsp { spi },
+        },
+        _ => Upper::Other,
+    }
+}

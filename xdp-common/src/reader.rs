@@ -1,0 +1,31 @@
+//! Bounded access to packet bytes.
+
+/// Reads packet bytes by offset; every read is checked against the end of the packet.
+pub trait Reader {
+    /// The `N` bytes at `offset`, or `None` if the packet ends before them.
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Length of the packet in bytes.
+    fn len(&self) -> usize;
+
+    /// Whether the packet has no byte at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A [`Reader`] over a slice, for the host.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceReader<'a>(pub &'a [u8]);
+
+impl Reader for SliceReader<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.get(offset..)?.first_chunk().copied()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
