@@ -8,11 +8,23 @@ use crate::{
 
 /// The tables a decision needs: BPF maps in the kernel, plain collections on the host.
 pub trait Tables {
-    /// The header of the active rule set, or `None` if none is loaded.
-    fn header(&self) -> Option<Header>;
+    /// One rule set. It is fetched once per packet, so that a swap never shows a packet parts of two.
+    type RuleSet: Copy;
 
-    /// Walks the active rule set; `None` if it is not there or ends before a verdict.
-    fn classify(&self, header: &Header, flow: &Flow, direction: Direction) -> Option<Verdict>;
+    /// The active rule set, or `None` if none is loaded.
+    fn rule_set(&self) -> Option<Self::RuleSet>;
+
+    /// The header of a rule set.
+    fn header(&self, rule_set: Self::RuleSet) -> Option<Header>;
+
+    /// Walks a rule set; `None` if it ends before a verdict.
+    fn classify(
+        &self,
+        rule_set: Self::RuleSet,
+        header: &Header,
+        flow: &Flow,
+        direction: Direction,
+    ) -> Option<Verdict>;
 
     /// The inbound SA with this SPI (host order).
     fn inbound(&self, spi: u32) -> Option<InboundEndpoint>;
@@ -120,11 +132,10 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         }
         Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
     }
-    let (header, verdict) = match verdict(&packet, Direction::Inbound, tables) {
-        Ok(found) => found,
+    let verdict = match verdict(&packet, Direction::Inbound, tables) {
+        Ok((_, verdict)) => verdict,
         Err(judgement) => return judgement,
     };
-    let _ = header;
     let outcome = match verdict.decision {
         Decision::Protect if !verdict.accept_unsecured => Outcome::Drop(DropReason::ClearNotAllowed),
         _ => pass(&verdict),
@@ -208,7 +219,7 @@ fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Jud
     match parsed {
         Err(reason) => Judgement::drop(reason),
         Ok(Frame::Arp | Frame::Ip(_)) => Judgement::lifeline(),
-        Ok(Frame::NonIp) => match tables.header() {
+        Ok(Frame::NonIp) => match tables.rule_set().and_then(|rule_set| tables.header(rule_set)) {
             None => Judgement::drop(DropReason::NoRuleSet),
             Some(header) if matches!(header.non_ip, crate::Action::Permit) => {
                 Judgement::without_rule(Outcome::Pass(Pass::NonIp))
@@ -270,13 +281,18 @@ fn verdict<T: Tables>(
     direction: Direction,
     tables: &T,
 ) -> Result<(Header, Verdict), Judgement> {
-    let Some(header) = tables.header() else {
-        return Err(Judgement::drop(DropReason::NoRuleSet));
-    };
-    match tables.classify(&header, &packet.flow, direction) {
-        Some(verdict) => Ok((header, verdict)),
-        None => Err(Judgement::drop(DropReason::NoRuleSet)),
+    classify(&packet.flow, direction, tables).ok_or(Judgement::drop(DropReason::NoRuleSet))
+}
+
+#[inline(always)]
+fn classify<T: Tables>(flow: &Flow, direction: Direction, tables: &T) -> Option<(Header, Verdict)> {
+    let rule_set = tables.rule_set()?;
+    let header = tables.header(rule_set)?;
+    // An array that was never filled has generation 0; it must not read as "no rule, default permit".
+    if header.generation == 0 {
+        return None;
     }
+    Some((header, tables.classify(rule_set, &header, flow, direction)?))
 }
 
 /// Permit and block; a protect verdict gets here only where the rule accepts clear packets.

@@ -2,7 +2,7 @@
 //!
 //! All integers are in host order: both sides of the map run on one machine.
 
-use crate::{Address, Direction, Family, Flow, Ports};
+use crate::{Address, Direction, Flow, Ports};
 
 /// Slots of the array that holds a rule set: the header and up to [`MAX_LINES`] lines.
 pub const LINE_SLOTS: usize = 1 + MAX_LINES;
@@ -207,7 +207,7 @@ fn differs(prefix: Address, address: Address, prefix_length: u8) -> bool {
     if prefix_length <= 64 {
         prefix_length != 0 && high >> ((64 - prefix_length) & 63) != 0
     } else {
-        high != 0 || low >> ((128 - (prefix_length as u32)) & 63) != 0
+        high != 0 || low >> ((128 - u32::from(prefix_length)) & 63) != 0
     }
 }
 

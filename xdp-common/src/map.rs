@@ -77,3 +77,17 @@ pub struct RuleCounter {
     /// Bytes from the IP header on.
     pub bytes: u64,
 }
+
+/// The ABI structs hold integers only, have no padding and allow every bit pattern.
+#[cfg(feature = "aya")]
+mod pod {
+    use super::{InboundEndpoint, RuleCounter};
+    use crate::Line;
+
+    // SAFETY: `repr(C)`, integers only, 64 bytes without padding (asserted beside the type).
+    unsafe impl aya::Pod for Line {}
+    // SAFETY: `repr(C)`, integers only, 48 bytes without padding (asserted beside the type).
+    unsafe impl aya::Pod for InboundEndpoint {}
+    // SAFETY: `repr(C)`, two u64.
+    unsafe impl aya::Pod for RuleCounter {}
+}
