@@ -1,1 +1,27 @@
-//! Under construction.
+//! Batched AES-GCM behind one trait.
+//!
+//! A [`Secret`] becomes [`KeyMaterial`] of one [`Algorithm`]; a [`Provider`] turns that into a boxed [`Aead`],
+//! which seals and opens in place, one packet at a time or a batch of [`SealJob`]s and [`OpenJob`]s.
+//!
+//! The batch is the unit of work because one small packet cannot fill the AES units of a current CPU: a provider
+//! may interleave the packets of a batch, as long as each job ends exactly as if it had been done alone. Every
+//! provider passes the same suite, `tests/conformance.rs`.
+//!
+//! This crate never chooses nonces, never allocates after a key is made, and never releases plaintext whose tag
+//! did not verify.
+
+#![forbid(unsafe_code)]
+
+mod aead;
+mod aes_gcm_provider;
+mod aws_lc_provider;
+mod job;
+mod key;
+mod provider;
+mod secret;
+
+pub use aead::{Aead, AeadError, NONCE_LEN, Nonce, TAG_LEN, Tag};
+pub use job::{AadTooLong, AssociatedData, MAX_AAD_LEN, OpenJob, SealJob};
+pub use key::{Algorithm, KeyError, KeyMaterial, UnknownAlgorithm};
+pub use provider::{Provider, UnknownProvider};
+pub use secret::Secret;
