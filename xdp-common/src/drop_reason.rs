@@ -78,6 +78,7 @@ drop_reasons! {
     PadLength = "pad_length", "The pad length exceeds the payload.";
     PadContent = "pad_content", "The padding is not 1, 2, 3, ... (RFC 4303 section 2.4).";
     NextHeader = "next_header", "The next header does not fit the SA's mode.";
+    EcnNotCapable = "ecn_not_capable", "Congestion marked on the outer header, but the inner packet is not ECN-capable (RFC 6040 section 4.2).";
     Dummy = "dummy", "A dummy packet (next header 59), discarded as it should be.";
     InnerMalformed = "inner_malformed", "The decrypted packet is not a well-formed IP packet.";
     InnerPolicy = "inner_policy", "The decrypted packet matches no protect rule of the SA's connection (RFC 4301 section 5.2).";
@@ -85,6 +86,7 @@ drop_reasons! {
     // Sending.
     SaMissing = "sa_missing", "The connection has no SA to send with.";
     SequenceExhausted = "sequence_exhausted", "No sequence number is left or may be used yet; the SA does not send.";
+    FragmentTransport = "fragment_transport", "A fragment for a transport-mode SA, which protects whole datagrams only (RFC 4303 section 3.3.4).";
     TtlExceeded = "ttl_exceeded", "TTL or hop limit reached zero.";
     PacketTooBig = "packet_too_big", "The packet does not fit the path MTU after encapsulation.";
     NoRoute = "no_route", "No route to the next hop over the expected device.";
