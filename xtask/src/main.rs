@@ -1,2 +1,61 @@
-//! Under construction.
-fn main() {}
+//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test`.
+//!
+//! One file per task. Each task does first whatever it needs of the earlier ones, so in a fresh clone
+//! `cargo xtask demo` is enough. Nothing here is part of Ravelin itself.
+#![forbid(unsafe_code)]
+
+mod build_ebpf;
+mod load;
+mod program;
+mod setup;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+/// The project's tasks. Each does first what it needs of the others: in a fresh clone start with `demo`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Setup(setup::Args),
+    BuildEbpf(build_ebpf::Args),
+    Load(load::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Setup(args) => setup::run(&workspace, &args)?,
+        Task::BuildEbpf(args) => {
+            build_ebpf::run(&workspace, &args)?;
+        }
+        Task::Load(args) => match load::run(&workspace, &args)? {},
+    }
+    Ok(ExitCode::SUCCESS)
+}
