@@ -1,1 +1,37 @@
-//! Under construction.
+//! The policy language: what a packet filter and its tunnels should do, read from TOML into a checked model.
+//!
+//! [`Policy::load`] reads a file, [`Policy::parse`] a string. Both parse rather than validate: a [`Policy`] that
+//! exists is consistent. Every rule names a filter list and a connection that exist, every filter is of one
+//! family, every SPI may be used, no key file serves twice. What is wrong is said as
+//! `file:line:column: message`, all of it at once and not only the first mistake.
+//!
+//! The types, in the order a packet meets them:
+//! [`Filter`] (which packets) in a [`FilterList`], a [`Rule`] (filter list and [`Action`]), a [`Connection`]
+//! (how `protect` protects), [`StaticKeys`] (where its keys are).
+//!
+//! This crate never reads a key, never looks at the machine it runs on, and does not know how rules are looked
+//! up: the classifier crate compiles a policy.
+#![forbid(unsafe_code)]
+
+mod address;
+mod check;
+mod connection;
+mod diagnostic;
+mod document;
+mod filter;
+mod policy;
+mod ports;
+mod protocol;
+mod reader;
+mod rule;
+
+pub use address::{Address, Family};
+pub use connection::{
+    Algorithm, Connection, Encapsulation, Mode, Spi, StaticKeys, StaticSa, UDP_ENCAPSULATION_PORT,
+};
+pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
+pub use filter::{Filter, FilterList, Selector};
+pub use policy::{Interfaces, MAX_FILE_BYTES, Policy};
+pub use ports::PortSet;
+pub use protocol::Protocol;
+pub use rule::{Action, DefaultAction, Rule};

@@ -1,0 +1,294 @@
+//! Checks across the parts of a policy.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::path::{Component, Path, PathBuf};
+
+use crate::address::{Address, Family};
+use crate::connection::{Connection, Encapsulation, Mode};
+use crate::diagnostic::{Position, Report, quote};
+use crate::filter::{Filter, Selector};
+use crate::policy::Policy;
+use crate::protocol::Protocol;
+use crate::rule::{Action, Rule};
+
+/// Most filters after each rule's list has been written out.
+const MAX_EXPANDED_FILTERS: usize = 1 << 20;
+
+/// RFC 8200 section 5: every link carries IPv6 packets of 1280 bytes.
+const MIN_IPV6_MTU: u16 = 1280;
+
+/// Reports what the parts, each correct in itself, get wrong together.
+pub(crate) fn check(policy: &Policy, report: &mut Report<'_>) {
+    let expanded: usize = policy.rules().iter().map(|rule| policy.filters(rule).len()).sum();
+    if expanded > MAX_EXPANDED_FILTERS {
+        let message =
+            format!("the rules use {expanded} filters in all; at most {MAX_EXPANDED_FILTERS} are allowed");
+        report.error_at(Position { line: 1, column: 1 }, message);
+        return;
+    }
+    check_spis_and_keys(policy.connections(), report);
+    check_endpoints(policy.connections(), report);
+    for rule in policy.rules() {
+        if let Action::Protect { connection, .. } = rule.action {
+            check_protect(policy, rule, &policy.connections()[connection], report);
+        }
+    }
+    warn_same_filter(policy, report);
+    warn_unused(policy, report);
+}
+
+/// Every use of something that may be used once; the first use wins and later ones are reported.
+struct Once<K>(HashMap<K, Position>);
+
+impl<K: Eq + Hash> Once<K> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// Where `key` was used before, if it was.
+    fn claim(&mut self, key: K, position: Position) -> Option<Position> {
+        match self.0.entry(key) {
+            Entry::Occupied(entry) => Some(*entry.get()),
+            Entry::Vacant(entry) => {
+                entry.insert(position);
+                None
+            }
+        }
+    }
+}
+
+fn check_spis_and_keys(connections: &[Connection], report: &mut Report<'_>) {
+    let (mut inbound_spis, mut outbound_spis, mut key_files) = (Once::new(), Once::new(), Once::new());
+    for connection in connections {
+        let (outbound, inbound) = (&connection.keys.outbound, &connection.keys.inbound);
+        if let Some(first) = inbound_spis.claim(inbound.spi, inbound.position) {
+            let message = format!(
+                "inbound SPI {} is already used at {first}; give each SA its own",
+                inbound.spi
+            );
+            report.error_at(inbound.position, message);
+        }
+        if let Some(first) = outbound_spis.claim((connection.remote, outbound.spi), outbound.position) {
+            let message = format!(
+                "outbound SPI {} to {} is already used at {first}; the other end cannot tell the two apart",
+                outbound.spi, connection.remote
+            );
+            report.error_at(outbound.position, message);
+        }
+        for sa in [outbound, inbound] {
+            if let Some(first) = key_files.claim(lexically_normal(&sa.key_file), sa.position) {
+                let message = format!(
+                    "key file {} is already used at {first}; one key in two SAs repeats nonces, which breaks AES-GCM \
+                     (RFC 4106 section 2): make a key for each direction",
+                    quote(&sa.key_file.display().to_string())
+                );
+                report.error_at(sa.position, message);
+            }
+        }
+    }
+}
+
+/// The path without `.` and, where that is certain, without `name/..`.
+fn lexically_normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(normal.components().next_back(), Some(Component::Normal(_))) => {
+                normal.pop();
+            }
+            other => normal.push(other),
+        }
+    }
+    normal
+}
+
+fn check_endpoints(connections: &[Connection], report: &mut Report<'_>) {
+    let mut endpoints = Once::new();
+    for connection in connections {
+        let key = (connection.local, connection.remote, connection.encapsulation);
+        if let Some(first) = endpoints.claim(key, connection.position) {
+            let message = format!(
+                "connection {} overlaps with the one at {first}: same local and remote endpoint, same encapsulation; \
+                 let both rules name one connection",
+                quote(&connection.name)
+            );
+            report.error_at(connection.position, message);
+        }
+    }
+}
+
+fn check_protect(policy: &Policy, rule: &Rule, connection: &Connection, report: &mut Report<'_>) {
+    let mut looped = false;
+    for filter in policy.filters(rule) {
+        match connection.mode {
+            Mode::Transport => check_transport(filter, rule, connection, report),
+            Mode::Tunnel => check_inner_mtu(filter, rule, connection, report),
+        }
+        if !filter.mirrored {
+            let message = format!(
+                "mirrored = false has no effect in protect rule {}: a connection always yields both directions",
+                quote(&rule.name)
+            );
+            report.warn(filter.position, message);
+        }
+        if !looped && rule.active {
+            looped = warn_endpoint_inside(policy, filter, rule, connection, report);
+        }
+    }
+}
+
+/// In transport mode the packet's own addresses are the endpoints.
+fn check_transport(filter: &Filter, rule: &Rule, connection: &Connection, report: &mut Report<'_>) {
+    let is = |address: &Address, endpoint: IpAddr| *address == Address::Prefix(endpoint.into());
+    if !is(&filter.source, connection.local) || !is(&filter.destination, connection.remote) {
+        let message = format!(
+            "rule {} uses connection {} in transport mode, which protects only packets between its own ends; \
+             write source = \"{}\", destination = \"{}\", or use mode = \"tunnel\"",
+            quote(&rule.name),
+            quote(&connection.name),
+            connection.local,
+            connection.remote
+        );
+        report.error_at(filter.position, message);
+    }
+}
+
+/// A tunnel that carries IPv6 must carry 1280 bytes of it.
+fn check_inner_mtu(filter: &Filter, rule: &Rule, connection: &Connection, report: &mut Report<'_>) {
+    let Some(path_mtu) = connection.path_mtu else {
+        return;
+    };
+    let inner = connection.inner_mtu(path_mtu);
+    if inner >= MIN_IPV6_MTU || filter.family() == Some(Family::V4) {
+        return;
+    }
+    let message = format!(
+        "path-mtu {path_mtu} of connection {} leaves {inner} bytes inside the tunnel, but rule {} sends IPv6 \
+         through it, which needs {MIN_IPV6_MTU} (RFC 8200 section 5)",
+        quote(&connection.name),
+        quote(&rule.name)
+    );
+    match filter.family() {
+        Some(_) => report.error_at(connection.position, message),
+        None => report.warn(filter.position, message),
+    }
+}
+
+/// Warns when the ESP packets of a connection match a protect filter themselves. ESP that Ravelin makes is not
+/// filtered, so nothing loops, but other packets between the gateways are expected inside the tunnel.
+fn warn_endpoint_inside(
+    policy: &Policy,
+    filter: &Filter,
+    rule: &Rule,
+    connection: &Connection,
+    report: &mut Report<'_>,
+) -> bool {
+    let inside = policy
+        .connections()
+        .iter()
+        .find(|other| other.mode == Mode::Tunnel && carries(filter, other));
+    let Some(inside) = inside else { return false };
+    let (local, remote) = (inside.local, inside.remote);
+    let message = if inside.name == connection.name {
+        format!(
+            "rule {} also covers packets between its own tunnel endpoints, {local} and {remote}: ESP itself is \
+             exempt, but ICMP errors and logins between the gateways must then come through the tunnel; add a more \
+             specific permit rule if that is not meant",
+            quote(&rule.name)
+        )
+    } else {
+        format!(
+            "rule {} covers the endpoints {local} and {remote} of connection {}, but a tunnel inside a tunnel is \
+             not made: ESP of that connection leaves directly",
+            quote(&rule.name),
+            quote(&inside.name)
+        )
+    };
+    report.warn(filter.position, message);
+    true
+}
+
+/// Whether ESP from the connection's local to its remote end matches the filter.
+fn carries(filter: &Filter, connection: &Connection) -> bool {
+    let protocol = match connection.encapsulation {
+        Encapsulation::None => Protocol::ESP,
+        Encapsulation::Udp { .. } => Protocol::UDP,
+    };
+    let ports = match (&filter.selector, connection.encapsulation) {
+        (Selector::Any, _) => true,
+        (
+            Selector::Ports { source, destination },
+            Encapsulation::Udp {
+                local_port,
+                remote_port,
+            },
+        ) => source.contains(local_port) && destination.contains(remote_port),
+        _ => false,
+    };
+    ports
+        && filter.protocol.is_none_or(|wanted| wanted == protocol)
+        && filter.matches_addresses(connection.local, connection.remote)
+}
+
+/// Two rules with the very same filter: one of them never matches.
+fn warn_same_filter(policy: &Policy, report: &mut Report<'_>) {
+    let mut seen = HashMap::new();
+    for rule in policy.rules().iter().filter(|rule| rule.active) {
+        for filter in policy.filters(rule) {
+            let key = (
+                filter.source,
+                filter.destination,
+                filter.protocol,
+                &filter.selector,
+            );
+            let first: &mut &Rule = seen.entry(key).or_insert(rule);
+            if first.action != rule.action {
+                let message = format!(
+                    "rules {} ({}) and {} ({}) have the same filter, {filter}; only one of them can win",
+                    quote(&first.name),
+                    first.action,
+                    quote(&rule.name),
+                    rule.action
+                );
+                report.warn(rule.position, message);
+            }
+        }
+    }
+}
+
+fn warn_unused(policy: &Policy, report: &mut Report<'_>) {
+    let mut lists = vec![false; policy.filter_lists().len()];
+    let mut connections = vec![false; policy.connections().len()];
+    for rule in policy.rules() {
+        lists[rule.filter_list] = true;
+        if let Action::Protect { connection, .. } = rule.action {
+            connections[connection] = true;
+        }
+    }
+    for (list, used) in policy.filter_lists().iter().zip(lists) {
+        if !used {
+            report.warn(
+                list.position,
+                format!("no rule uses filter list {}", quote(&list.name)),
+            );
+        } else if list.filters.is_empty() {
+            let message = format!(
+                "filter list {} is empty; its rules match nothing",
+                quote(&list.name)
+            );
+            report.warn(list.position, message);
+        }
+    }
+    for (connection, used) in policy.connections().iter().zip(connections) {
+        if !used {
+            report.warn(
+                connection.position,
+                format!("no rule uses connection {}", quote(&connection.name)),
+            );
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! Connections: how `protect` protects.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::address::{Family, unusable_endpoint};
+use crate::diagnostic::{Position, Report, quote};
+use crate::reader::{Node, Table};
+
+/// Port of UDP-encapsulated ESP (RFC 3948 section 2.1).
+pub const UDP_ENCAPSULATION_PORT: u16 = 4500;
+
+const KEYS: &[&str] = &[
+    "mode",
+    "local",
+    "remote",
+    "encapsulation",
+    "local-port",
+    "remote-port",
+    "path-mtu",
+    "static",
+];
+const STATIC_KEYS: &[&str] = &["algorithm", "esn", "replay-window", "outbound", "inbound"];
+const SA_KEYS: &[&str] = &["spi", "key-file"];
+
+/// RFC 4303 section 3.4.3: a window of 32 must be supported.
+const REPLAY_WINDOW: std::ops::RangeInclusive<i64> = 32..=65_536;
+
+/// Both directions between two endpoints: mode, addresses, algorithm and keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Unique among connections.
+    pub name: String,
+    /// Tunnel or transport (RFC 4301 section 4.1).
+    pub mode: Mode,
+    /// This end's address, the source of outbound ESP.
+    pub local: IpAddr,
+    /// The other end's address, of the same family.
+    pub remote: IpAddr,
+    /// Whether ESP is carried in UDP.
+    pub encapsulation: Encapsulation,
+    /// Largest outer IP packet in bytes; `None` takes the outer device's MTU.
+    pub path_mtu: Option<u16>,
+    /// Its keys.
+    pub keys: StaticKeys,
+    /// Where it is defined.
+    pub position: Position,
+}
+
+/// ESP mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// The whole packet is inside a new IP header.
+    Tunnel,
+    /// Only the payload is protected; the IP header stays.
+    Transport,
+}
+
+/// What carries ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encapsulation {
+    /// IP protocol 50.
+    None,
+    /// UDP (RFC 3948); ports in host order.
+    Udp {
+        /// Source port of outbound packets.
+        local_port: u16,
+        /// Destination port of outbound packets.
+        remote_port: u16,
+    },
+}
+
+/// Authenticated encryption for ESP, with a 16-byte ICV (RFC 4106).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// AES-GCM with a 128-bit key.
+    Aes128Gcm,
+    /// AES-GCM with a 256-bit key.
+    Aes256Gcm,
+}
+
+impl Algorithm {
+    /// Length in bytes of the KEYMAT, key and 4-byte salt (RFC 4106 section 8.1).
+    #[must_use]
+    pub fn keymat_length(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16 + 4,
+            Self::Aes256Gcm => 32 + 4,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aes128Gcm => "aes-128-gcm",
+            Self::Aes256Gcm => "aes-256-gcm",
+        })
+    }
+}
+
+/// A security parameters index: 256 to 2^32 - 1, since 0 to 255 are reserved (RFC 4303 section 2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Spi(u32);
+
+impl Spi {
+    /// The SPI with this value (host order), unless it is reserved.
+    #[must_use]
+    pub fn new(value: u32) -> Option<Self> {
+        (value > 255).then_some(Self(value))
+    }
+
+    /// The value in host order.
+    #[must_use]
+    pub fn value(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Spi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#010x}", self.0)
+    }
+}
+
+/// Keys that do not change, in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticKeys {
+    /// Algorithm of both directions.
+    pub algorithm: Algorithm,
+    /// Whether sequence numbers have 64 bits (RFC 4303 section 2.2.1).
+    pub esn: bool,
+    /// Size of the anti-replay window in packets, 32 to 65,536.
+    pub replay_window: u32,
+    /// The SA that seals.
+    pub outbound: StaticSa,
+    /// The SA that opens.
+    pub inbound: StaticSa,
+}
+
+/// One direction of a statically keyed connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticSa {
+    /// Its SPI.
+    pub spi: Spi,
+    /// The file with the key; a relative path in the policy has been resolved against the policy's folder.
+    pub key_file: PathBuf,
+    /// Where it is defined.
+    pub position: Position,
+}
+
+impl Connection {
+    /// `folder` is what relative key files are relative to.
+    pub(crate) fn read(report: &mut Report<'_>, name: String, node: Node<'_>, folder: &Path) -> Option<Self> {
+        let table = node.table(report, "a connection", KEYS)?;
+        let mode = table.required(report, "mode").and_then(|node| {
+            node.choice(
+                report,
+                &[("tunnel", Mode::Tunnel), ("transport", Mode::Transport)],
+            )
+        });
+        let local = read_endpoint(report, &table, "local");
+        let remote = read_endpoint(report, &table, "remote");
+        let encapsulation = read_encapsulation(report, &table);
+        let path_mtu = table.or_default("path-mtu", None, |node| {
+            node.integer(report, 0, 65_535)
+                .and_then(|mtu| u16::try_from(mtu).ok())
+                .map(Some)
+        });
+        let keys = table
+            .required(report, "static")
+            .and_then(|node| StaticKeys::read(report, node, folder));
+        if let (Some(local), Some(remote)) = (local, remote) {
+            check_endpoints(report, &table, local, remote);
+            if let Some(Some(path_mtu)) = path_mtu {
+                check_path_mtu(report, &table, Family::of(local), path_mtu);
+            }
+        }
+        Some(Self {
+            name,
+            mode: mode?,
+            local: local?,
+            remote: remote?,
+            encapsulation: encapsulation?,
+            path_mtu: path_mtu?,
+            keys: keys?,
+            position: report.position(table.span()),
+        })
+    }
+
+    /// The largest inner packet (bytes) that fits `path_mtu` bytes after encapsulation with a 16-byte ICV, an
+    /// 8-byte IV and 4-byte alignment (RFC 4303 section 2, RFC 4106); 0 when nothing fits.
+    ///
+    /// In transport mode "inner packet" is the clear packet with its IP header.
+    #[must_use]
+    pub fn inner_mtu(&self, path_mtu: u16) -> u16 {
+        let ip = if self.local.is_ipv4() { 20 } else { 40 };
+        let udp = if self.encapsulation == Encapsulation::None {
+            0
+        } else {
+            8
+        };
+        // SPI, sequence number, IV in front; ICV behind.
+        let room = path_mtu.saturating_sub(ip + udp + 8 + 8 + 16);
+        // Pad length and next header end a multiple of four bytes.
+        let payload = (room / 4 * 4).saturating_sub(2);
+        match self.mode {
+            Mode::Tunnel => payload,
+            Mode::Transport if payload == 0 => 0,
+            Mode::Transport => payload + ip,
+        }
+    }
+}
+
+impl StaticKeys {
+    fn read(report: &mut Report<'_>, node: Node<'_>, folder: &Path) -> Option<Self> {
+        let table = node.table(report, "static", STATIC_KEYS)?;
+        let algorithm = table.required(report, "algorithm").and_then(|node| {
+            let known = [
+                ("aes-256-gcm", Algorithm::Aes256Gcm),
+                ("aes-128-gcm", Algorithm::Aes128Gcm),
+            ];
+            node.choice(report, &known)
+        });
+        let esn = table.or_default("esn", true, |node| node.boolean(report));
+        let replay_window = table.or_default("replay-window", 1024, |node| {
+            let window = node.integer(report, *REPLAY_WINDOW.start(), *REPLAY_WINDOW.end())?;
+            u32::try_from(window).ok()
+        });
+        let outbound = table
+            .required(report, "outbound")
+            .and_then(|node| StaticSa::read(report, node, folder));
+        let inbound = table
+            .required(report, "inbound")
+            .and_then(|node| StaticSa::read(report, node, folder));
+        Some(Self {
+            algorithm: algorithm?,
+            esn: esn?,
+            replay_window: replay_window?,
+            outbound: outbound?,
+            inbound: inbound?,
+        })
+    }
+}
+
+impl StaticSa {
+    fn read(report: &mut Report<'_>, node: Node<'_>, folder: &Path) -> Option<Self> {
+        let table = node.table(report, "an SA", SA_KEYS)?;
+        let spi = table.required(report, "spi").and_then(|node| {
+            let value = node.integer(report, 0, i64::from(u32::MAX))?;
+            let spi = u32::try_from(value).ok().and_then(Spi::new);
+            if spi.is_none() {
+                report.error(
+                    &node.span(),
+                    format!("SPI {value} is reserved (RFC 4303 section 2.1); use 256 to 4294967295"),
+                );
+            }
+            spi
+        });
+        let key_file = table.required(report, "key-file").and_then(|node| {
+            let text = node.string(report)?;
+            if let Some(message) = bad_key_path(text) {
+                report.error(&node.span(), message);
+                return None;
+            }
+            Some(folder.join(text))
+        });
+        Some(Self {
+            spi: spi?,
+            key_file: key_file?,
+            position: report.position(table.span()),
+        })
+    }
+}
+
+/// Why a text cannot be the path of a key file. Never repeats the text: it may be the key.
+fn bad_key_path(text: &str) -> Option<&'static str> {
+    let digits = text.trim_start_matches("0x");
+    if digits.len() >= 32
+        && digits
+            .chars()
+            .all(|c| c.is_ascii_hexdigit() || c == ':' || c.is_whitespace())
+    {
+        return Some(
+            "this looks like a key; a policy never holds keys: write the key to a file of mode 0600 and its path here",
+        );
+    }
+    if text.trim().is_empty() {
+        return Some("the path of the key file is empty");
+    }
+    if text.len() > 4096 || text.chars().any(char::is_control) {
+        return Some("this is no usable path: too long, or with control characters in it");
+    }
+    None
+}
+
+fn read_endpoint(report: &mut Report<'_>, table: &Table<'_>, key: &str) -> Option<IpAddr> {
+    let node = table.required(report, key)?;
+    let text = node.string(report)?;
+    let Ok(address) = text.parse::<IpAddr>() else {
+        report.error(
+            &node.span(),
+            format!("{} is not an IP address; {key} is one address", quote(text)),
+        );
+        return None;
+    };
+    if let Some(what) = unusable_endpoint(address) {
+        report.error(
+            &node.span(),
+            format!("{address} cannot be the {key} end of a connection: it is {what}"),
+        );
+        return None;
+    }
+    Some(address)
+}
+
+fn read_encapsulation(report: &mut Report<'_>, table: &Table<'_>) -> Option<Encapsulation> {
+    let udp = table.or_default("encapsulation", false, |node| {
+        node.choice(report, &[("none", false), ("udp", true)])
+    });
+    let mut port = |key| {
+        table.or_default(key, UDP_ENCAPSULATION_PORT, |node| {
+            u16::try_from(node.integer(report, 1, 65_535)?).ok()
+        })
+    };
+    let (local_port, remote_port) = (port("local-port"), port("remote-port"));
+    if udp? {
+        return Some(Encapsulation::Udp {
+            local_port: local_port?,
+            remote_port: remote_port?,
+        });
+    }
+    for key in ["local-port", "remote-port"] {
+        if let Some(node) = table.optional(key) {
+            report.error(
+                &node.span(),
+                format!("{key} is only for encapsulation = \"udp\"; remove it"),
+            );
+            return None;
+        }
+    }
+    Some(Encapsulation::None)
+}
+
+fn check_endpoints(report: &mut Report<'_>, table: &Table<'_>, local: IpAddr, remote: IpAddr) {
+    if local == remote {
+        report.error(
+            table.span(),
+            format!("local and remote are the same address, {local}"),
+        );
+    } else if local.is_ipv4() != remote.is_ipv4() {
+        report.error(
+            table.span(),
+            format!(
+                "local is {} and remote {}; both must be of one family",
+                Family::of(local),
+                Family::of(remote)
+            ),
+        );
+    }
+}
+
+fn check_path_mtu(report: &mut Report<'_>, table: &Table<'_>, family: Family, path_mtu: u16) {
+    let (least, source) = match family {
+        Family::V4 => (576, "RFC 1122 section 3.3.3"),
+        Family::V6 => (1280, "RFC 8200 section 5"),
+    };
+    if path_mtu < least
+        && let Some(node) = table.optional("path-mtu")
+    {
+        report.error(
+            &node.span(),
+            format!("path-mtu {path_mtu} is too small; {family} needs at least {least} ({source})"),
+        );
+    }
+}

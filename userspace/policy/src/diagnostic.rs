@@ -1,0 +1,272 @@
+//! Errors and warnings with the place in the policy they speak of.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Diagnostics beyond this number are only counted.
+const MAX_REPORTED: usize = 50;
+
+/// Offending text longer than this (characters) is cut when quoted.
+const MAX_QUOTED: usize = 48;
+
+/// Columns beyond this are counted in bytes instead of characters.
+const MAX_COUNTED: usize = 1024;
+
+/// A place in a policy file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// Line, counted from 1.
+    pub line: u32,
+    /// Column in characters, counted from 1.
+    pub column: u32,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// One error or warning: the file, the place, what is wrong and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The policy's name, usually its path.
+    pub file: Arc<str>,
+    /// Where in the file; `None` when it concerns the file as a whole.
+    pub position: Option<Position>,
+    /// What is wrong and what to do about it.
+    pub message: String,
+}
+
+/// A policy that works but is probably not what was meant.
+pub type Warning = Diagnostic;
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.position {
+            Some(position) => write!(f, "{}:{position}: {}", self.file, self.message),
+            None => write!(f, "{}: {}", self.file, self.message),
+        }
+    }
+}
+
+/// Why a policy was refused: at least one error, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyErrors {
+    errors: Vec<Diagnostic>,
+    omitted: usize,
+}
+
+impl PolicyErrors {
+    /// The errors, in the order of the file; never empty.
+    #[must_use]
+    pub fn errors(&self) -> &[Diagnostic] {
+        &self.errors
+    }
+
+    /// How many further errors were found but are not listed.
+    #[must_use]
+    pub fn omitted(&self) -> usize {
+        self.omitted
+    }
+
+    /// An error about the whole file.
+    pub(crate) fn whole_file(file: &str, message: String) -> Self {
+        Self {
+            errors: vec![Diagnostic {
+                file: file.into(),
+                position: None,
+                message,
+            }],
+            omitted: 0,
+        }
+    }
+}
+
+impl fmt::Display for PolicyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.errors.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{error}")?;
+        }
+        if self.omitted > 0 {
+            write!(f, "\n... and {} more errors", self.omitted)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PolicyErrors {}
+
+/// A byte range of the policy's text.
+pub(crate) type Span = Range<usize>;
+
+/// Collects errors and warnings while a policy is read.
+#[derive(Debug)]
+pub(crate) struct Report<'t> {
+    file: Arc<str>,
+    text: &'t str,
+    /// Byte offset at which each line starts.
+    lines: Vec<usize>,
+    errors: Findings,
+    warnings: Findings,
+}
+
+#[derive(Debug, Default)]
+struct Findings {
+    found: Vec<Diagnostic>,
+    omitted: usize,
+}
+
+impl Findings {
+    fn push(&mut self, diagnostic: impl FnOnce() -> Diagnostic) {
+        if self.found.len() < MAX_REPORTED {
+            self.found.push(diagnostic());
+        } else {
+            self.omitted += 1;
+        }
+    }
+}
+
+impl<'t> Report<'t> {
+    pub(crate) fn new(file: &str, text: &'t str) -> Self {
+        let lines = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            file: file.into(),
+            text,
+            lines,
+            errors: Findings::default(),
+            warnings: Findings::default(),
+        }
+    }
+
+    /// Records an error at `span`.
+    pub(crate) fn error(&mut self, span: &Span, message: impl Into<String>) {
+        // A file of mistakes only is not worth a position each.
+        let position = if self.errors.found.len() < MAX_REPORTED {
+            self.position(span)
+        } else {
+            Position::default()
+        };
+        self.error_at(position, message);
+    }
+
+    /// Records a warning at `position`.
+    pub(crate) fn warn(&mut self, position: Position, message: impl Into<String>) {
+        let file = &self.file;
+        self.warnings.push(|| Diagnostic {
+            file: file.clone(),
+            position: Some(position),
+            message: message.into(),
+        });
+    }
+
+    /// Records an error at a position already computed.
+    pub(crate) fn error_at(&mut self, position: Position, message: impl Into<String>) {
+        let file = &self.file;
+        self.errors.push(|| Diagnostic {
+            file: file.clone(),
+            position: Some(position),
+            message: message.into(),
+        });
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        !self.errors.found.is_empty()
+    }
+
+    /// The warnings when there were no errors, else the errors.
+    pub(crate) fn finish(mut self) -> Result<Vec<Warning>, PolicyErrors> {
+        self.errors.found.sort_by_key(|diagnostic| diagnostic.position);
+        self.warnings.found.sort_by_key(|diagnostic| diagnostic.position);
+        if self.errors.found.is_empty() {
+            return Ok(self.warnings.found);
+        }
+        Err(PolicyErrors {
+            errors: self.errors.found,
+            omitted: self.errors.omitted,
+        })
+    }
+
+    /// Line and column of the start of `span`.
+    pub(crate) fn position(&self, span: &Span) -> Position {
+        let offset = span.start.min(self.text.len());
+        let line = self.lines.partition_point(|start| *start <= offset).max(1);
+        let start = self.lines[line - 1];
+        // In an overlong line the column counts bytes: counting characters would make reading quadratic.
+        let before = self
+            .text
+            .get(start..offset)
+            .filter(|before| before.len() <= MAX_COUNTED);
+        let column = before.map_or(offset - start, |before| before.chars().count()) + 1;
+        Position {
+            line: saturate(line),
+            column: saturate(column),
+        }
+    }
+
+    /// The text at `span` in back quotes, cut to a readable length, without anything that may be a key.
+    pub(crate) fn quote(&self, span: &Span) -> String {
+        quote(self.text.get(span.clone()).unwrap_or(""))
+    }
+}
+
+/// `text` in back quotes, cut to a readable length, without control characters and without anything that may be
+/// a key pasted into the wrong place.
+pub(crate) fn quote(text: &str) -> String {
+    let longest_hex = text
+        .split(|c: char| !c.is_ascii_hexdigit())
+        .map(str::len)
+        .max()
+        .unwrap_or(0);
+    if longest_hex >= 32 {
+        return "(text not shown: it looks like a key)".to_owned();
+    }
+    let mut shown: String = text
+        .trim()
+        .chars()
+        .take(MAX_QUOTED)
+        .flat_map(char::escape_debug)
+        .collect();
+    // escape_debug is for string literals; a quote needs no escape here.
+    shown = shown.replace("\\\"", "\"").replace("\\'", "'");
+    if text.trim().chars().nth(MAX_QUOTED).is_some() {
+        shown.push_str("...");
+    }
+    format!("`{shown}`")
+}
+
+fn saturate(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Position, Report, quote};
+
+    #[test]
+    fn positions_count_lines_and_characters_from_one() {
+        let report = Report::new("p", "a\nö b\n");
+        assert_eq!(report.position(&(0..1)), Position { line: 1, column: 1 });
+        assert_eq!(report.position(&(5..6)), Position { line: 2, column: 3 });
+        assert_eq!(report.position(&(6..6)), Position { line: 2, column: 4 });
+        assert_eq!(report.position(&(7..7)), Position { line: 3, column: 1 });
+        assert_eq!(report.position(&(900..901)), Position { line: 3, column: 1 });
+        // In the middle of a character: no panic.
+        assert_eq!(report.position(&(3..4)).line, 2);
+        assert_eq!(report.quote(&(3..4)), "``");
+    }
+
+    #[test]
+    fn keys_are_never_quoted() {
+        let key = "00112233445566778899aabbccddeeff00112233";
+        assert!(!quote(&format!("key = \"{key}\"")).contains("0011"));
+        assert_eq!(quote("10.0.0.300"), "`10.0.0.300`");
+        assert_eq!(quote("a\u{1b}[2Jb"), "`a\\u{1b}[2Jb`");
+    }
+}

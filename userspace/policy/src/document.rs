@@ -1,0 +1,240 @@
+//! The policy file as a whole: its sections, names and limits.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use crate::connection::Connection;
+use crate::diagnostic::{Report, Span, quote};
+use crate::filter::{Filter, FilterList};
+use crate::policy::{Interfaces, Policy};
+use crate::reader::{Node, Table};
+use crate::rule::{DefaultAction, Names, Rule};
+
+const KEYS: &[&str] = &[
+    "default",
+    "non-ip",
+    "interfaces",
+    "filter-lists",
+    "rules",
+    "connections",
+];
+
+/// Limits against a file that is only there to exhaust memory; far above any real policy.
+const MAX_RULES: usize = 65_536;
+const MAX_FILTERS: usize = 262_144;
+const MAX_CONNECTIONS: usize = 1_024;
+
+/// Longest name of a rule, filter list or connection, in characters.
+const MAX_NAME: usize = 64;
+
+/// Syntax errors beyond this number are consequences of the first.
+const MAX_SYNTAX_ERRORS: usize = 5;
+
+/// Reads every section; `None` when an error was reported that leaves nothing to check.
+pub(crate) fn read(report: &mut Report<'_>, text: &str, folder: &Path) -> Option<Policy> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        report.error(
+            &span,
+            format!("not TOML: {}: {}", error.message(), report.quote(&span)),
+        );
+    }
+    if report.has_errors() {
+        // What the parser guessed after a syntax error would only give misleading complaints.
+        return None;
+    }
+
+    let top = Table::new(report, document.get_ref(), 0..0, "a policy", KEYS);
+    let default = read_default(report, &top, "default");
+    let non_ip = read_default(report, &top, "non-ip");
+    let interfaces = top
+        .optional("interfaces")
+        .map_or(Some(Interfaces::default()), |node| read_interfaces(report, node));
+    let (filter_lists, list_names) = read_filter_lists(report, &top);
+    let (connections, connection_names) = read_connections(report, &top, folder);
+    let rules = read_rules(report, &top, &list_names, &connection_names);
+    Some(Policy::new(
+        default?,
+        non_ip?,
+        interfaces?,
+        filter_lists,
+        rules,
+        connections,
+    ))
+}
+
+/// Checks a name: 1 to 64 ASCII letters, digits, spaces, `.`, `_`, `-`, starting and ending with no space or sign.
+pub(crate) fn read_name(report: &mut Report<'_>, name: &str, span: &Span) -> Option<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '.' | '_' | '-');
+    let good = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !name.ends_with(' ')
+        && name.chars().all(allowed)
+        && name.len() <= MAX_NAME;
+    if !good {
+        report.error(
+            span,
+            format!(
+                "{} is not usable as a name; take 1 to {MAX_NAME} of a-z A-Z 0-9 . _ - and space, a letter or digit first",
+                quote(name)
+            ),
+        );
+    }
+    good.then(|| name.to_owned())
+}
+
+fn read_default(report: &mut Report<'_>, top: &Table<'_>, key: &str) -> Option<DefaultAction> {
+    let choices = [("permit", DefaultAction::Permit), ("block", DefaultAction::Block)];
+    top.or_default(key, DefaultAction::Permit, |node| node.choice(report, &choices))
+}
+
+fn read_interfaces(report: &mut Report<'_>, node: Node<'_>) -> Option<Interfaces> {
+    let table = node.table(report, "[interfaces]", &["outer", "inner"])?;
+    let outer = table.or_default("outer", None, |node| read_interface(report, node));
+    let inner = table.or_default("inner", None, |node| read_interface(report, node));
+    let interfaces = Interfaces {
+        outer: outer?,
+        inner: inner?,
+    };
+    if interfaces.outer.is_some() && interfaces.outer == interfaces.inner {
+        report.error(
+            table.span(),
+            "outer and inner are the same interface; gateway mode needs two",
+        );
+        return None;
+    }
+    Some(interfaces)
+}
+
+/// What the kernel takes as a device name (net/core/dev.c, `dev_valid_name`): 1 to 15 bytes, no `/`, `:`, space.
+fn read_interface(report: &mut Report<'_>, node: Node<'_>) -> Option<Option<String>> {
+    let name = node.string(report)?;
+    let good = (1..=15).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name
+            .chars()
+            .all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':'));
+    if !good {
+        report.error(
+            &node.span(),
+            format!("{} is not the name of a network interface", quote(name)),
+        );
+        return None;
+    }
+    Some(Some(name.to_owned()))
+}
+
+fn read_filter_lists<'a>(report: &mut Report<'_>, top: &Table<'a>) -> (Vec<FilterList>, Names<'a>) {
+    let (mut lists, mut names, mut count) = (Vec::new(), Names::new(), 0);
+    let Some(entries) = top
+        .optional("filter-lists")
+        .and_then(|node| node.entries(report, "filter lists"))
+    else {
+        return (lists, names);
+    };
+    for (key, value) in entries {
+        let name: &str = key.get_ref().as_ref();
+        names.insert(name, None);
+        let usable = read_name(report, name, &key.span());
+        let Some(filters) = read_filters(report, Node::new(value), &mut count) else {
+            continue;
+        };
+        let Some(usable) = usable else { continue };
+        names.insert(name, Some(lists.len()));
+        lists.push(FilterList {
+            name: usable,
+            filters,
+            position: report.position(&key.span()),
+        });
+    }
+    (lists, names)
+}
+
+fn read_filters(report: &mut Report<'_>, node: Node<'_>, count: &mut usize) -> Option<Vec<Filter>> {
+    let table = node.table(report, "a filter list", &["filters"])?;
+    let node = table.required(report, "filters")?;
+    let elements = node.array(report, "filters")?;
+    *count += elements.len();
+    if *count > MAX_FILTERS {
+        report.error(
+            &node.span(),
+            format!("more than {MAX_FILTERS} filters in the policy"),
+        );
+        return None;
+    }
+    let mut filters = Vec::with_capacity(elements.len());
+    let mut faulty = false;
+    for element in elements {
+        match Filter::read(report, element) {
+            Some(filter) => filters.push(filter),
+            None => faulty = true,
+        }
+    }
+    (!faulty).then_some(filters)
+}
+
+fn read_connections<'a>(
+    report: &mut Report<'_>,
+    top: &Table<'a>,
+    folder: &Path,
+) -> (Vec<Connection>, Names<'a>) {
+    let (mut connections, mut names) = (Vec::new(), Names::new());
+    let Some(node) = top.optional("connections") else {
+        return (connections, names);
+    };
+    let Some(entries) = node.entries(report, "connections") else {
+        return (connections, names);
+    };
+    if entries.len() > MAX_CONNECTIONS {
+        report.error(&node.span(), format!("more than {MAX_CONNECTIONS} connections"));
+        return (connections, names);
+    }
+    for (key, value) in entries {
+        let name: &str = key.get_ref().as_ref();
+        names.insert(name, None);
+        let usable = read_name(report, name, &key.span());
+        if let Some(connection) =
+            usable.and_then(|usable| Connection::read(report, usable, Node::new(value), folder))
+        {
+            names.insert(name, Some(connections.len()));
+            connections.push(connection);
+        }
+    }
+    (connections, names)
+}
+
+fn read_rules(
+    report: &mut Report<'_>,
+    top: &Table<'_>,
+    filter_lists: &Names<'_>,
+    connections: &Names<'_>,
+) -> Vec<Rule> {
+    let Some(node) = top.optional("rules") else {
+        return Vec::new();
+    };
+    let Some(elements) = node.array(report, "rules: write [[rules]]") else {
+        return Vec::new();
+    };
+    if elements.len() > MAX_RULES {
+        report.error(&node.span(), format!("more than {MAX_RULES} rules"));
+        return Vec::new();
+    }
+    let mut seen = HashSet::new();
+    let mut rules = Vec::new();
+    for element in elements {
+        let Some(rule) = Rule::read(report, element, filter_lists, connections) else {
+            continue;
+        };
+        if !seen.insert(rule.name.clone()) {
+            report.error_at(
+                rule.position,
+                format!("there are two rules named {}; rename one", quote(&rule.name)),
+            );
+        }
+        rules.push(rule);
+    }
+    rules
+}

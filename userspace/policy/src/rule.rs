@@ -1,0 +1,174 @@
+//! Rules: one filter list and one action.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::diagnostic::{Position, Report, quote};
+use crate::document::read_name;
+use crate::reader::{Node, closest};
+
+/// Keys of a rule.
+const KEYS: &[&str] = &[
+    "name",
+    "filter-list",
+    "action",
+    "connection",
+    "priority",
+    "accept-unsecured",
+    "active",
+];
+
+/// What happens to packets that no rule matches, and to packets that are not IP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DefaultAction {
+    /// Pass.
+    #[default]
+    Permit,
+    /// Drop.
+    Block,
+}
+
+/// What a rule does with its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Pass in the clear (RFC 4301 BYPASS).
+    Permit,
+    /// Drop silently (RFC 4301 DISCARD).
+    Block,
+    /// Only inside ESP (RFC 4301 PROTECT).
+    Protect {
+        /// Index into [`Policy::connections`](crate::Policy::connections).
+        connection: usize,
+        /// Whether a clear packet from the remote side is accepted as well.
+        accept_unsecured: bool,
+    },
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Permit => "permit",
+            Self::Block => "block",
+            Self::Protect { .. } => "protect",
+        })
+    }
+}
+
+/// One filter list and one action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique among rules; counters are shown under it.
+    pub name: String,
+    /// Index into [`Policy::filter_lists`](crate::Policy::filter_lists).
+    pub filter_list: usize,
+    /// What to do.
+    pub action: Action,
+    /// Smaller wins over larger, any priority over none; without it the more specific filter wins.
+    pub priority: Option<u32>,
+    /// An inactive rule is checked but matches nothing.
+    pub active: bool,
+    /// Where it is defined.
+    pub position: Position,
+}
+
+/// The names a rule may refer to, with their indexes; `None` for one that is defined but faulty.
+pub(crate) type Names<'a> = HashMap<&'a str, Option<usize>>;
+
+impl Rule {
+    /// The rule's name and, unless something is wrong, the rule.
+    pub(crate) fn read(
+        report: &mut Report<'_>,
+        node: Node<'_>,
+        filter_lists: &Names<'_>,
+        connections: &Names<'_>,
+    ) -> Option<Self> {
+        let table = node.table(report, "a rule", KEYS)?;
+        let name = table.required(report, "name").and_then(|node| {
+            let name = node.string(report)?;
+            read_name(report, name, &node.span())
+        });
+        let filter_list = table
+            .required(report, "filter-list")
+            .and_then(|node| look_up(report, node, filter_lists, "filter list", "filter-lists"));
+        let priority = table.or_default("priority", None, |node| {
+            node.integer(report, 0, i64::from(u32::MAX))
+                .and_then(|value| u32::try_from(value).ok())
+                .map(Some)
+        });
+        let active = table.or_default("active", true, |node| node.boolean(report));
+        let unsecured = table.or_default("accept-unsecured", false, |node| node.boolean(report));
+
+        let action = table.required(report, "action").and_then(|node| {
+            node.choice(
+                report,
+                &[
+                    ("permit", Word::Permit),
+                    ("block", Word::Block),
+                    ("protect", Word::Protect),
+                ],
+            )
+        })?;
+        if action != Word::Protect {
+            for key in ["connection", "accept-unsecured"] {
+                if let Some(node) = table.optional(key) {
+                    report.error(
+                        &node.span(),
+                        format!("{key} is only for action = \"protect\"; remove it"),
+                    );
+                    return None;
+                }
+            }
+        }
+        let action = match action {
+            Word::Permit => Action::Permit,
+            Word::Block => Action::Block,
+            Word::Protect => {
+                let node = table.required(report, "connection")?;
+                let connection = look_up(report, node, connections, "connection", "connections")?;
+                Action::Protect {
+                    connection,
+                    accept_unsecured: unsecured?,
+                }
+            }
+        };
+        Some(Self {
+            name: name?,
+            filter_list: filter_list?,
+            action,
+            priority: priority?,
+            active: active?,
+            position: report.position(table.span()),
+        })
+    }
+}
+
+/// An action as it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Permit,
+    Block,
+    Protect,
+}
+
+fn look_up(
+    report: &mut Report<'_>,
+    node: Node<'_>,
+    names: &Names<'_>,
+    what: &str,
+    section: &str,
+) -> Option<usize> {
+    let name = node.string(report)?;
+    if let Some(index) = names.get(name) {
+        return *index;
+    }
+    let known: Vec<&str> = names.keys().copied().take(256).collect();
+    let hint = closest(name, &known).map_or_else(
+        || format!("define it under [{section}]"),
+        |near| format!("did you mean {}?", quote(near)),
+    );
+    report.error(
+        &node.span(),
+        format!("there is no {what} {}; {hint}", quote(name)),
+    );
+    None
+}
