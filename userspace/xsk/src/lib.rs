@@ -1,1 +1,65 @@
-//! Under construction.
+//! AF_XDP: packet memory shared with the kernel, its rings, and frames that can only be moved.
+//!
+//! The types in the order a packet meets them:
+//!
+//! - [`Umem`]: the memory that packets live in, cut into chunks of one size, and the ledger of who owns each chunk.
+//! - [`Socket`]: one AF_XDP socket on one queue of one device, with its four rings. Several sockets, on different
+//!   devices, may share one [`Umem`]: a frame received on one can be sent on another without a copy.
+//! - [`Frame`]: the right to read and write one chunk. It is neither `Clone` nor `Copy`; sending it gives it away,
+//!   dropping it returns the chunk to the free list.
+//! - [`Batch`]: up to [`BATCH`] frames on their way through the engine.
+//! - [`Port`]: what the engine needs of a socket. [`twin::TwinPort`] is the same in memory, for tests and benches.
+//!
+//! ```no_run
+//! use ravelin_xsk::{Batch, Port, PortOptions, Socket, Umem, UmemOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let umem = Umem::new(&UmemOptions::default())?;
+//! let mut inner = Socket::open(&umem, "eth1", 0, &PortOptions::default())?;
+//! let mut outer = Socket::open(&umem, "eth0", 0, &PortOptions::default())?;
+//! let mut batch = Batch::new();
+//! loop {
+//!     inner.rx(&mut batch);
+//!     outer.tx(&mut batch);
+//!     outer.kick()?;
+//!     outer.reclaim();
+//! }
+//! # }
+//! ```
+//!
+//! One thread owns a [`Umem`] and everything that borrows it: nothing here locks, and frames, sockets and batches
+//! cannot be sent to another thread. The fast path neither allocates nor logs.
+//!
+//! What the crate never does: it loads no BPF program and writes no XSKMAP (the engine does, with [`Port::fd`]), it
+//! does not look inside packets, and it does not support packets larger than one chunk.
+//!
+//! Unsafe code is confined to the modules that are marked so below: system calls, rings, and the one place where a
+//! chunk becomes a slice.
+#![deny(unsafe_code)]
+
+mod batch;
+mod error;
+#[allow(unsafe_code, reason = "turns owned chunks into slices")]
+mod frame;
+mod if_xdp;
+mod ledger;
+mod port;
+#[allow(unsafe_code, reason = "reads and writes memory that the kernel shares")]
+mod ring;
+mod socket;
+#[allow(unsafe_code, reason = "makes system calls")]
+mod syscall;
+pub mod twin;
+#[allow(
+    unsafe_code,
+    reason = "creates frames for chunks that its ledger says are held by no one else"
+)]
+mod umem;
+
+pub use batch::{BATCH, Batch, BatchFull};
+pub use error::{OpenError, PortError, UmemError};
+pub use frame::{Frame, FrameError};
+pub use ledger::FrameCounts;
+pub use port::{BusyPoll, Kick, Mode, Outstanding, Port, PortCounters, PortOptions, Statistics};
+pub use socket::{Socket, queue_count};
+pub use umem::{HugePages, Pages, Umem, UmemOptions};

@@ -1,0 +1,568 @@
+//! One AF_XDP socket: four rings on one queue of one device.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use crate::error::{OpenError, PortError};
+use crate::if_xdp::{
+    Descriptor, SO_BUSY_POLL, SO_BUSY_POLL_BUDGET, SO_PREFER_BUSY_POLL, SOL_XDP, XDP_COPY,
+    XDP_MAX_TX_SKB_BUDGET, XDP_OPTIONS_ZEROCOPY, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_RX_RING,
+    XDP_SHARED_UMEM, XDP_TX_RING, XDP_UMEM_COMPLETION_RING, XDP_UMEM_FILL_RING,
+    XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XDP_USE_NEED_WAKEUP, XDP_ZEROCOPY,
+};
+use crate::ledger::Owner;
+use crate::ring::{ConsumerRing, ProducerRing};
+use crate::umem::PortSlot;
+use crate::{Batch, Kick, Mode, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem, syscall};
+
+/// Shortest frame worth sending, bytes: an Ethernet header.
+pub(crate) const SHORTEST_FRAME: usize = 14;
+
+/// System calls in one `kick` at most: a device that drops every frame costs one call per frame (EBUSY).
+const MAX_SENDS: u32 = 64;
+
+/// Fill entries that may be missing before `rx` hands over chunks, unless the ring is small.
+const REFILL: u32 = 32;
+
+/// An AF_XDP socket bound to one queue of one device; the [`Port`] to a real wire.
+///
+/// Dropping it closes the socket. Chunks that the kernel still has are then lost until the UMEM is rebuilt
+/// ([`FrameCounts::lost`](crate::FrameCounts::lost)), because the kernel does not say when it is done with them; if
+/// the device was removed it is certain to be done, and they return to the free list.
+#[derive(Debug)]
+pub struct Socket<'u> {
+    umem: &'u Umem,
+    fill: ProducerRing<u64>,
+    rx: ConsumerRing<Descriptor>,
+    tx: ProducerRing<Descriptor>,
+    completion: ConsumerRing<u64>,
+    /// Chunks with the kernel; they bound what may be queued, so that ring and completion ring never overflow.
+    outstanding: Outstanding,
+    options: PortOptions,
+    counters: PortCounters,
+    receiving: Owner,
+    sending: Owner,
+    fd: OwnedFd,
+    zero_copy: bool,
+    /// What a wakeup in `rx` said; `kick` reports it.
+    fault: Option<io::Error>,
+    device: String,
+    queue: u32,
+    attachment: Attachment<'u>,
+}
+
+/// A port's number in the UMEM, vacated when dropped.
+#[derive(Debug)]
+pub(crate) struct Attachment<'u> {
+    umem: &'u Umem,
+    slot: u8,
+}
+
+impl<'u> Attachment<'u> {
+    pub(crate) fn new(umem: &'u Umem) -> Option<Self> {
+        umem.attach().map(|slot| Self { umem, slot })
+    }
+
+    pub(crate) fn slot(&self) -> u8 {
+        self.slot
+    }
+}
+
+impl Drop for Attachment<'_> {
+    fn drop(&mut self) {
+        self.umem.set_port(self.slot, PortSlot::Vacant);
+    }
+}
+
+impl<'u> Socket<'u> {
+    /// Opens a socket on queue `queue` (from 0) of the device named `device` in the thread's network namespace, and
+    /// fills its fill ring.
+    ///
+    /// Packets arrive once a program redirects them to the socket ([`Port::fd`] goes into an XSKMAP).
+    ///
+    /// # Errors
+    /// [`OpenError`], which names device, queue and system call, and what to do.
+    pub fn open(umem: &'u Umem, device: &str, queue: u32, options: &PortOptions) -> Result<Self, OpenError> {
+        check_rings(options)?;
+        let context = Context { device, queue };
+        let queues = queue_count(device)?;
+        let interface =
+            syscall::interface_index(device).map_err(|error| context.error("if_nametoindex", error))?;
+        if queue >= queues {
+            return Err(OpenError::NoSuchQueue {
+                device: device.to_owned(),
+                queue,
+                queues,
+            });
+        }
+        let taken = |port| matches!(port, PortSlot::Bound { interface: i, queue: q, .. } if (i, q) == (interface, queue));
+        if umem.ports().any(taken) {
+            return Err(OpenError::QueueInUse {
+                device: device.to_owned(),
+                queue,
+            });
+        }
+        let Some(attachment) = Attachment::new(umem) else {
+            return Err(OpenError::TooManyPorts {
+                device: device.to_owned(),
+                queue,
+            });
+        };
+
+        let fd = syscall::socket().map_err(|error| match error.raw_os_error() {
+            Some(libc::EAFNOSUPPORT) => OpenError::NoAfXdp { source: error },
+            _ => context.error("socket(AF_XDP)", error),
+        })?;
+        let socket = fd.as_fd();
+        let set_ring = |call, option, size| {
+            syscall::set_number(socket, SOL_XDP, option, size).map_err(|error| context.error(call, error))
+        };
+        set_ring(
+            "setsockopt(XDP_UMEM_FILL_RING)",
+            XDP_UMEM_FILL_RING,
+            options.fill_ring,
+        )?;
+        set_ring(
+            "setsockopt(XDP_UMEM_COMPLETION_RING)",
+            XDP_UMEM_COMPLETION_RING,
+            options.completion_ring,
+        )?;
+        set_ring("setsockopt(XDP_RX_RING)", XDP_RX_RING, options.rx_ring)?;
+        set_ring("setsockopt(XDP_TX_RING)", XDP_TX_RING, options.tx_ring)?;
+        let offsets = syscall::ring_offsets(socket)
+            .map_err(|error| context.error("getsockopt(XDP_MMAP_OFFSETS)", error))?;
+        let map = |error| context.error("mmap of a ring", error);
+        let slot = attachment.slot();
+        let mut socket = Self {
+            umem,
+            fill: ProducerRing::map(
+                socket,
+                XDP_UMEM_PGOFF_FILL_RING as libc::off_t,
+                &offsets.fr,
+                options.fill_ring,
+            )
+            .map_err(map)?,
+            rx: ConsumerRing::map(socket, XDP_PGOFF_RX_RING, &offsets.rx, options.rx_ring).map_err(map)?,
+            tx: ProducerRing::map(socket, XDP_PGOFF_TX_RING, &offsets.tx, options.tx_ring).map_err(map)?,
+            completion: ConsumerRing::map(
+                socket,
+                XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t,
+                &offsets.cr,
+                options.completion_ring,
+            )
+            .map_err(map)?,
+            outstanding: Outstanding::default(),
+            options: options.clone(),
+            counters: PortCounters::default(),
+            receiving: Owner::fill(slot),
+            sending: Owner::tx(slot),
+            fd,
+            zero_copy: false,
+            fault: None,
+            device: device.to_owned(),
+            queue,
+            attachment,
+        };
+        socket.set_limits()?;
+        // Before bind: drivers that receive into the UMEM take chunks at once.
+        socket.refill();
+        socket.bind(interface)?;
+        Ok(socket)
+    }
+
+    /// Name of the device when the socket was opened.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// The queue, from 0.
+    #[must_use]
+    pub fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    /// Whether the driver receives into and sends from the UMEM without a copy.
+    #[must_use]
+    pub fn zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Options beside `SOL_XDP`'s rings; those that an older kernel lacks only cost speed.
+    fn set_limits(&mut self) -> Result<(), OpenError> {
+        let context = Context {
+            device: &self.device,
+            queue: self.queue,
+        };
+        let socket = self.fd.as_fd();
+        match syscall::set_number(socket, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, self.options.tx_budget) {
+            Err(error) if !syscall::is_errno(&error, libc::ENOPROTOOPT) => {
+                return Err(context.error("setsockopt(XDP_MAX_TX_SKB_BUDGET)", error));
+            }
+            _ => {}
+        }
+        // In copy mode every queued packet counts against the send buffer, whose default holds about 90 of them. Without
+        // CAP_NET_ADMIN it stays so, and the kernel asks to be called again more often.
+        let send_buffer = (self.options.tx_ring * 4096).min(1 << 30);
+        let _ = syscall::set_number(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
+        if let Some(busy_poll) = self.options.busy_poll {
+            for (call, option, number) in [
+                ("setsockopt(SO_PREFER_BUSY_POLL)", SO_PREFER_BUSY_POLL, 1),
+                ("setsockopt(SO_BUSY_POLL)", SO_BUSY_POLL, busy_poll.microseconds),
+                (
+                    "setsockopt(SO_BUSY_POLL_BUDGET)",
+                    SO_BUSY_POLL_BUDGET,
+                    busy_poll.budget,
+                ),
+            ] {
+                syscall::set_number(socket, libc::SOL_SOCKET, option, number)
+                    .map_err(|error| context.error(call, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds: shares the registration of a socket that is bound already, or registers the UMEM.
+    fn bind(&mut self, interface: u32) -> Result<(), OpenError> {
+        let context = Context {
+            device: &self.device,
+            queue: self.queue,
+        };
+        let socket = self.fd.as_fd();
+        let mut bound = false;
+        for port in self.umem.ports() {
+            let PortSlot::Bound { fd, .. } = port else {
+                continue;
+            };
+            // Mode and need_wakeup are those of the other socket; any other flag here is EINVAL.
+            match syscall::bind(socket, interface, self.queue, XDP_SHARED_UMEM, fd as u32) {
+                Ok(()) => {
+                    bound = true;
+                    break;
+                }
+                // That socket has lost its device.
+                Err(error) if syscall::is_errno(&error, libc::EBADF) => {}
+                Err(error) => return Err(context.error("bind(XDP_SHARED_UMEM)", error)),
+            }
+        }
+        if !bound {
+            syscall::register_umem(socket, self.umem.registration())
+                .map_err(|error| context.error("setsockopt(XDP_UMEM_REG)", error))?;
+            let mode = match self.options.mode {
+                // The kernel tries zero-copy first and falls back by itself (`xp_assign_dev`).
+                Mode::Auto => 0,
+                Mode::Copy => XDP_COPY,
+                Mode::ZeroCopy => XDP_ZEROCOPY,
+            };
+            let wakeup = if self.options.need_wakeup {
+                XDP_USE_NEED_WAKEUP
+            } else {
+                0
+            };
+            syscall::bind(socket, interface, self.queue, mode | wakeup, 0)
+                .map_err(|error| context.error("bind", error))?;
+        }
+        let flags =
+            syscall::options(socket).map_err(|error| context.error("getsockopt(XDP_OPTIONS)", error))?;
+        self.zero_copy = flags & XDP_OPTIONS_ZEROCOPY != 0;
+        if self.options.mode == Mode::ZeroCopy && !self.zero_copy {
+            return Err(context.error("bind", io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
+        }
+        let port = PortSlot::Bound {
+            fd: self.fd.as_raw_fd(),
+            interface,
+            queue: self.queue,
+        };
+        self.umem.set_port(self.attachment.slot(), port);
+        Ok(())
+    }
+
+    fn wake_rx(&mut self) {
+        self.counters.wakeups += 1;
+        if let Err(error) = syscall::wake_rx(self.fd.as_fd())
+            && !is_transient(&error)
+        {
+            self.fault = Some(error);
+        }
+    }
+
+    fn failed(&self, call: &'static str, error: io::Error) -> PortError {
+        PortError::classify(&self.device, self.queue, call, error)
+    }
+
+    /// Whether the kernel will never again touch a chunk through this socket, although others may hold a duplicate of
+    /// its descriptor.
+    fn is_unbound(&self) -> bool {
+        let socket = self.fd.as_fd();
+        let unbound = syscall::wake_rx(socket).is_err_and(|error| syscall::is_errno(&error, libc::ENXIO));
+        // `xsk_notifier` marks the socket unbound first and then waits for the receive path, all under `xs->mutex`;
+        // `xsk_getsockopt(XDP_STATISTICS)` takes that mutex, so it returns only when the wait is over.
+        unbound && syscall::statistics(socket).is_ok()
+    }
+}
+
+impl<'u> Port<'u> for Socket<'u> {
+    fn rx(&mut self, batch: &mut Batch<'u>) -> usize {
+        // At most BATCH.
+        let wanted = batch.room() as u32;
+        let (first, second) = self.rx.peek(wanted);
+        let taken = (first.len() + second.len()) as u32;
+        let mut received = 0;
+        for part in [first, second] {
+            for descriptor in part {
+                // A refused descriptor's chunk stays with the kernel, as far as the ledger knows.
+                if let Some(frame) = self.umem.receive(*descriptor, self.receiving)
+                    && batch.push(frame).is_ok()
+                {
+                    received += 1;
+                }
+            }
+        }
+        if taken > 0 {
+            self.rx.release(taken);
+            self.outstanding.receiving -= taken.min(self.outstanding.receiving);
+            self.counters.received += received as u64;
+            self.counters.invalid += u64::from(taken) - received as u64;
+        }
+        if self.options.fill_ring - self.outstanding.receiving >= REFILL.min(self.options.fill_ring / 4) {
+            self.refill();
+        }
+        if self.fill.needs_wakeup() {
+            self.wake_rx();
+        }
+        received
+    }
+
+    fn tx(&mut self, batch: &mut Batch<'u>) -> usize {
+        if self.outstanding.sending > self.options.tx_ring / 2 {
+            self.reclaim();
+        }
+        let room = self.options.tx_ring - self.outstanding.sending;
+        let (first, second) = self.tx.reserve(room.min(batch.len() as u32));
+        let count = first.len() + second.len();
+        let mut slots = first.iter_mut().chain(second);
+        let mut queued = 0;
+        for frame in batch.drain_front(count) {
+            if frame.len() < SHORTEST_FRAME || !frame.belongs_to(self.umem) {
+                self.counters.refused += 1;
+                continue;
+            }
+            let Some(slot) = slots.next() else { break };
+            let (chunk, start, end) = frame.into_parts();
+            self.umem.ledger().give(chunk, self.sending);
+            *slot = Descriptor {
+                addr: self.umem.address(chunk) + u64::from(start),
+                len: u32::from(end - start),
+                options: 0,
+            };
+            queued += 1;
+        }
+        self.tx.submit(queued);
+        self.outstanding.sending += queued;
+        self.counters.queued += u64::from(queued);
+        count
+    }
+
+    fn kick(&mut self) -> Result<Kick, PortError> {
+        if let Some(error) = self.fault.take() {
+            return Err(self.failed("recvfrom", error));
+        }
+        let mut pending = self.tx.pending();
+        if pending == 0 || (self.options.need_wakeup && !self.tx.needs_wakeup()) {
+            return Ok(Kick::Idle);
+        }
+        for _ in 0..MAX_SENDS {
+            self.counters.wakeups += 1;
+            let sent = syscall::wake_tx(self.fd.as_fd());
+            if self.zero_copy && sent.is_ok() {
+                // The driver sends in its own time.
+                return Ok(Kick::Sent);
+            }
+            let before = std::mem::replace(&mut pending, self.tx.pending());
+            match sent {
+                Ok(()) => {}
+                // The device dropped one frame and completed it; the kernel went no further.
+                Err(error) if syscall::is_errno(&error, libc::EBUSY) => self.counters.dropped += 1,
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(self.failed("sendto", error)),
+            }
+            if pending == 0 {
+                return Ok(Kick::Sent);
+            }
+            if pending == before {
+                // No room in the device, the send buffer or the completion ring.
+                break;
+            }
+        }
+        Ok(Kick::Retry)
+    }
+
+    fn reclaim(&mut self) -> usize {
+        let (first, second) = self.completion.peek(self.options.completion_ring);
+        let taken = (first.len() + second.len()) as u32;
+        if taken == 0 {
+            return 0;
+        }
+        let mut completed = 0;
+        for part in [first, second] {
+            for address in part {
+                if let Some(chunk) = self.umem.chunk_at(*address)
+                    && self.umem.ledger().reclaim(chunk, self.sending)
+                {
+                    completed += 1;
+                }
+            }
+        }
+        self.completion.release(taken);
+        self.outstanding.sending -= taken.min(self.outstanding.sending);
+        self.counters.completed += completed as u64;
+        self.counters.invalid += u64::from(taken) - completed as u64;
+        completed
+    }
+
+    fn refill(&mut self) -> usize {
+        let free = u32::try_from(self.umem.free_frames()).unwrap_or(u32::MAX);
+        let missing = self.options.fill_ring - self.outstanding.receiving;
+        let (first, second) = self.fill.reserve(missing.min(free));
+        let mut filled = 0;
+        for slot in first.iter_mut().chain(second) {
+            let Some(chunk) = self.umem.ledger().take_as(self.receiving) else {
+                break;
+            };
+            *slot = self.umem.address(chunk);
+            filled += 1;
+        }
+        if filled > 0 {
+            self.fill.submit(filled);
+            self.outstanding.receiving += filled;
+            self.counters.filled += u64::from(filled);
+        }
+        filled as usize
+    }
+
+    fn check(&mut self) -> Result<(), PortError> {
+        match syscall::wake_rx(self.fd.as_fd()) {
+            Err(error) if !is_transient(&error) => Err(self.failed("recvfrom", error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn statistics(&self) -> Result<Statistics, PortError> {
+        let statistics = syscall::statistics(self.fd.as_fd())
+            .map_err(|error| self.failed("getsockopt(XDP_STATISTICS)", error))?;
+        Ok(Statistics {
+            rx_dropped: statistics.rx_dropped,
+            rx_invalid_descriptors: statistics.rx_invalid_descs,
+            tx_invalid_descriptors: statistics.tx_invalid_descs,
+            rx_ring_full: statistics.rx_ring_full,
+            fill_ring_empty: statistics.rx_fill_ring_empty_descs,
+            tx_ring_empty: statistics.tx_ring_empty_descs,
+        })
+    }
+
+    fn counters(&self) -> PortCounters {
+        self.counters
+    }
+
+    fn outstanding(&self) -> Outstanding {
+        self.outstanding
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Socket<'_> {
+    fn drop(&mut self) {
+        self.reclaim();
+        let unbound = self.is_unbound();
+        if unbound {
+            // Never taken by the kernel, and now never will be.
+            for descriptor in self.tx.abandoned() {
+                if let Some(chunk) = self.umem.chunk_at(descriptor.addr) {
+                    let _ = self.umem.ledger().reclaim(chunk, self.sending);
+                }
+            }
+        }
+        self.umem.ledger().settle(self.receiving, unbound);
+        // What the kernel took may still be read by a driver (IFF_TX_SKB_NO_LINEAR): changing it would change the wire.
+        self.umem.ledger().settle(self.sending, false);
+    }
+}
+
+/// Number of queues of a device, as far as AF_XDP can use them; 1 if the driver does not say.
+///
+/// # Errors
+/// [`OpenError::NoSuchDevice`], or what the ioctl said.
+pub fn queue_count(device: &str) -> Result<u32, OpenError> {
+    let context = Context { device, queue: 0 };
+    match syscall::channels(device) {
+        Ok(channels) => Ok((channels.combined_count + channels.rx_count.max(channels.tx_count)).max(1)),
+        Err(error) if syscall::is_errno(&error, libc::EOPNOTSUPP) => Ok(1),
+        Err(error) => Err(context.error("ioctl(ETHTOOL_GCHANNELS)", error)),
+    }
+}
+
+fn check_rings(options: &PortOptions) -> Result<(), OpenError> {
+    let rings = [
+        ("receive", options.rx_ring),
+        ("transmit", options.tx_ring),
+        ("fill", options.fill_ring),
+        ("completion", options.completion_ring),
+    ];
+    for (ring, size) in rings {
+        if !size.is_power_of_two() || !(16..=32768).contains(&size) {
+            return Err(OpenError::RingSize { ring, size });
+        }
+    }
+    Ok(())
+}
+
+/// Conditions that pass: call again later.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM | libc::EINTR)
+    )
+}
+
+/// What an error message names.
+struct Context<'a> {
+    device: &'a str,
+    queue: u32,
+}
+
+impl Context<'_> {
+    fn error(&self, call: &'static str, source: io::Error) -> OpenError {
+        let (device, queue) = (self.device.to_owned(), self.queue);
+        match source.raw_os_error() {
+            Some(libc::ENODEV | libc::ENXIO) => OpenError::NoSuchDevice { device },
+            Some(libc::EBUSY) => OpenError::QueueInUse { device, queue },
+            Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted {
+                device,
+                queue,
+                call,
+                source,
+            },
+            Some(libc::EOPNOTSUPP) => OpenError::ModeNotSupported {
+                device,
+                queue,
+                call,
+                source,
+            },
+            Some(libc::ENOBUFS) => OpenError::LockedMemory {
+                device,
+                queue,
+                call,
+                source,
+            },
+            _ => OpenError::Call {
+                device,
+                queue,
+                call,
+                source,
+            },
+        }
+    }
+}
