@@ -109,10 +109,11 @@ impl Judgement {
 /// A frame that arrived on the outer device, the side of the wire.
 #[inline(always)]
 pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
-    let packet = match parse(reader) {
-        Ok(Frame::Ip(packet)) => packet,
+    let mut packet = IpPacket::EMPTY;
+    match parse(reader, &mut packet) {
+        Ok(Frame::Ip) => {}
         other => return decide_other(other, tables),
-    };
+    }
     match packet.upper {
         Upper::NeighbourDiscovery => return Judgement::lifeline(),
         // The exemption is for this machine's own IKE. Were it to hold for forwarded packets too, source port
@@ -120,13 +121,13 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         Upper::Ike | Upper::NatKeepalive if tables.is_local(&packet.flow.destination) => {
             return Judgement::lifeline();
         }
-        Upper::Esp { spi } => {
-            if let Some(judgement) = decide_esp(&packet, spi, Kind::OpenEsp, tables) {
+        Upper::Esp => {
+            if let Some(judgement) = decide_esp(&packet, Kind::OpenEsp, tables) {
                 return judgement;
             }
         }
-        Upper::UdpEsp { spi } => {
-            if let Some(judgement) = decide_esp(&packet, spi, Kind::OpenUdpEsp, tables) {
+        Upper::UdpEsp => {
+            if let Some(judgement) = decide_esp(&packet, Kind::OpenUdpEsp, tables) {
                 return judgement;
             }
         }
@@ -150,10 +151,11 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
 /// A frame that arrived on the inner device, the clear side.
 #[inline(always)]
 pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
-    let packet = match parse(reader) {
-        Ok(Frame::Ip(packet)) => packet,
+    let mut packet = IpPacket::EMPTY;
+    match parse(reader, &mut packet) {
+        Ok(Frame::Ip) => {}
         other => return decide_other(other, tables),
-    };
+    }
     match packet.upper {
         Upper::NeighbourDiscovery => return Judgement::lifeline(),
         Upper::Ike | Upper::NatKeepalive if tables.is_local(&packet.flow.destination) => {
@@ -188,15 +190,16 @@ pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
 /// Filtering of permitted and blocked traffic is not its task, so rules are not counted again.
 #[inline(always)]
 pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
-    let packet = match parse(reader) {
-        Ok(Frame::Ip(packet)) => packet,
+    let mut packet = IpPacket::EMPTY;
+    match parse(reader, &mut packet) {
+        Ok(Frame::Ip) => {}
         Ok(Frame::Arp | Frame::NonIp) => return Judgement::lifeline(),
         Err(reason) => return Judgement::drop(reason),
-    };
+    }
     match packet.upper {
         Upper::NeighbourDiscovery => return Judgement::lifeline(),
         // IKE of this machine, and ESP that the kernel's own SAs made.
-        Upper::Ike | Upper::NatKeepalive | Upper::Esp { .. } | Upper::UdpEsp { .. }
+        Upper::Ike | Upper::NatKeepalive | Upper::Esp | Upper::UdpEsp
             if tables.is_local(&packet.flow.source) =>
         {
             return Judgement::lifeline();
@@ -218,7 +221,7 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
 fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Judgement {
     match parsed {
         Err(reason) => Judgement::drop(reason),
-        Ok(Frame::Arp | Frame::Ip(_)) => Judgement::lifeline(),
+        Ok(Frame::Arp | Frame::Ip) => Judgement::lifeline(),
         Ok(Frame::NonIp) => match tables.rule_set().and_then(|rule_set| tables.header(rule_set)) {
             None => Judgement::drop(DropReason::NoRuleSet),
             Some(header) if matches!(header.non_ip, crate::Action::Permit) => {
@@ -231,13 +234,13 @@ fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Jud
 
 /// ESP from the wire: for a known SPI the shield's checks, else `None`, and the filters judge it like any packet.
 #[inline(always)]
-fn decide_esp<T: Tables>(packet: &IpPacket, spi: u32, kind: Kind, tables: &T) -> Option<Judgement> {
+fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Judgement> {
     // RFC 4303 section 2.1: "the set of SPI values in the range 1 through 255 are reserved", and "the SPI value
     // of zero (0) is reserved for local, implementation-specific use and MUST NOT be sent on the wire".
-    if spi <= 255 {
+    if packet.spi <= 255 {
         return Some(Judgement::drop(DropReason::SpiReserved));
     }
-    let endpoint = tables.inbound(spi)?;
+    let endpoint = tables.inbound(packet.spi)?;
     let flow = &packet.flow;
     let (encapsulation, udp_header) = match kind {
         Kind::OpenUdpEsp => (Encapsulation::Udp, 8),

@@ -6,7 +6,7 @@
 
 use crate::{DropReason, Family, Flow, Ports, Reader, address_v6, mapped_v4};
 
-/// A frame as the filter sees it.
+/// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// ARP: always passes.
@@ -14,7 +14,7 @@ pub enum Frame {
     /// Neither IP nor ARP; the policy's `non-ip` decides.
     NonIp,
     /// IPv4 or IPv6.
-    Ip(IpPacket),
+    Ip,
 }
 
 /// An IP packet inside a frame.
@@ -32,9 +32,30 @@ pub struct IpPacket {
     pub fragment: bool,
     /// What the packet carries, as far as Ravelin treats it apart.
     pub upper: Upper,
+    /// Security parameters index in host order, with [`Upper::Esp`] and [`Upper::UdpEsp`]; else 0.
+    pub spi: u32,
 }
 
 impl IpPacket {
+    /// A packet to parse into.
+    pub const EMPTY: Self = Self {
+        flow: Flow {
+            source: [0; 2],
+            destination: [0; 2],
+            source_port: 0,
+            destination_port: 0,
+            family: Family::V4,
+            protocol: 0,
+            ports: Ports::Absent,
+        },
+        l3_offset: 0,
+        l3_length: 0,
+        upper_offset: 0,
+        fragment: false,
+        upper: Upper::Other,
+        spi: 0,
+    };
+
     /// Bytes behind the IP header and its extensions.
     #[must_use]
     #[inline(always)]
@@ -55,15 +76,9 @@ pub enum Upper {
     /// One byte 0xff on UDP port 4500 (RFC 3948 section 2.3).
     NatKeepalive,
     /// ESP over IP.
-    Esp {
-        /// Security parameters index, host order.
-        spi: u32,
-    },
+    Esp,
     /// ESP over UDP port 4500.
-    UdpEsp {
-        /// Security parameters index, host order.
-        spi: u32,
-    },
+    UdpEsp,
 }
 
 const ETHERNET_HEADER: usize = 14;
@@ -96,14 +111,17 @@ mod protocol {
 const IKE_PORT: u16 = 500;
 const NAT_TRAVERSAL_PORT: u16 = 4500;
 
-/// Parses a frame that starts at its Ethernet header.
+/// Parses a frame that starts at its Ethernet header. With [`Frame::Ip`] the packet is in `packet`.
+///
+/// The packet is an output parameter, defined on every path: in an enum's payload it would be undefined on some,
+/// and LLVM then stores undefined registers, which the verifier refuses.
 ///
 /// # Errors
 ///
 /// The reason to drop the frame, when a header is truncated, contradicts what encloses it, or hides what the
 /// filters would have to see.
 #[inline(always)]
-pub fn parse<R: Reader>(reader: &R) -> Result<Frame, DropReason> {
+pub fn parse<R: Reader>(reader: &R, packet: &mut IpPacket) -> Result<Frame, DropReason> {
     let Some(bytes) = reader.read::<2>(12) else {
         return Err(DropReason::EthernetTruncated);
     };
@@ -119,8 +137,8 @@ pub fn parse<R: Reader>(reader: &R) -> Result<Frame, DropReason> {
         tags += 1;
     }
     match ether {
-        ether_type::IPV4 => Ok(Frame::Ip(parse_ipv4(reader, l3_offset)?)),
-        ether_type::IPV6 => Ok(Frame::Ip(parse_ipv6(reader, l3_offset)?)),
+        ether_type::IPV4 => parse_ipv4(reader, l3_offset, packet),
+        ether_type::IPV6 => parse_ipv6(reader, l3_offset, packet),
         ether_type::ARP => Ok(Frame::Arp),
         ether if is_vlan(ether) => Err(DropReason::VlanTooDeep),
         _ => Ok(Frame::NonIp),
@@ -132,28 +150,35 @@ const fn is_vlan(ether: u16) -> bool {
     ether == ether_type::VLAN || ether == ether_type::QINQ
 }
 
-/// Where a packet stands in its datagram.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fragment {
-    Whole,
-    First,
-    /// Offset in units of eight bytes, never 0.
-    Later(u16),
+/// Where a packet stands in its datagram. A plain struct: an enum's unused payload is undefined, and LLVM then
+/// lets pointers flow into it, which the verifier refuses.
+#[derive(Clone, Copy)]
+struct Fragment {
+    /// In units of eight bytes; 0 for a first fragment and for a whole datagram.
+    offset: u16,
+    /// More fragments follow.
+    more: bool,
 }
 
 impl Fragment {
+    const WHOLE: Self = Self {
+        offset: 0,
+        more: false,
+    };
+
     #[inline(always)]
-    const fn new(offset: u16, more: bool) -> Self {
-        match (offset, more) {
-            (0, false) => Self::Whole,
-            (0, true) => Self::First,
-            (offset, _) => Self::Later(offset),
-        }
+    const fn is_whole(self) -> bool {
+        self.offset == 0 && !self.more
+    }
+
+    #[inline(always)]
+    const fn is_later(self) -> bool {
+        self.offset != 0
     }
 }
 
 #[inline(always)]
-fn parse_ipv4<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropReason> {
+fn parse_ipv4<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) -> Result<Frame, DropReason> {
     let Some(header) = reader.read::<20>(l3_offset) else {
         return Err(DropReason::IpTruncated);
     };
@@ -165,12 +190,15 @@ fn parse_ipv4<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropR
     if header_length < 20 || header_length > l3_length {
         return Err(DropReason::IpBadHeaderLength);
     }
-    if l3_offset + l3_length > reader.len() {
+    if !reader.holds(l3_offset + l3_length) {
         return Err(DropReason::IpBadTotalLength);
     }
     let fragment_field = u16::from_be_bytes([header[6], header[7]]);
-    let fragment = Fragment::new(fragment_field & 0x1fff, fragment_field & 0x2000 != 0);
-    let flow = Flow {
+    let fragment = Fragment {
+        offset: fragment_field & 0x1fff,
+        more: fragment_field & 0x2000 != 0,
+    };
+    packet.flow = Flow {
         source: mapped_v4([header[12], header[13], header[14], header[15]]),
         destination: mapped_v4([header[16], header[17], header[18], header[19]]),
         source_port: 0,
@@ -179,19 +207,15 @@ fn parse_ipv4<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropR
         protocol: header[9],
         ports: Ports::Absent,
     };
-    let packet = IpPacket {
-        flow,
-        l3_offset: l3_offset as u16,
-        l3_length: l3_length as u16,
-        upper_offset: header_length as u16,
-        fragment: !matches!(fragment, Fragment::Whole),
-        upper: Upper::Other,
-    };
+    packet.l3_offset = l3_offset as u16;
+    packet.l3_length = l3_length as u16;
+    packet.upper_offset = header_length as u16;
+    packet.fragment = !fragment.is_whole();
     parse_upper(reader, packet, fragment, 0)
 }
 
 #[inline(always)]
-fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropReason> {
+fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) -> Result<Frame, DropReason> {
     let Some(header) = reader.read::<8>(l3_offset) else {
         return Err(DropReason::IpTruncated);
     };
@@ -205,13 +229,13 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropR
         return Err(DropReason::IpBadVersion);
     }
     let l3_length = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
-    if l3_offset + l3_length > reader.len() || l3_length > usize::from(u16::MAX) {
+    if l3_length > usize::from(u16::MAX) || !reader.holds(l3_offset + l3_length) {
         return Err(DropReason::IpBadTotalLength);
     }
     let hop_limit = header[7];
     let mut next_header = header[6];
     let mut upper_offset = 40;
-    let mut fragment = Fragment::Whole;
+    let mut fragment = Fragment::WHOLE;
     let mut headers = 0;
     while is_extension(next_header) {
         if headers == MOST_EXTENSION_HEADERS {
@@ -220,9 +244,7 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropR
         // A later fragment's payload starts in the middle of something; what looks like a header chain here is
         // data, and the upper-layer protocol is known to the first fragment alone. The same goes for a
         // fragment inside a fragment.
-        if matches!(fragment, Fragment::Later(_))
-            || (next_header == protocol::FRAGMENT && headers_fragment(fragment))
-        {
+        if fragment.is_later() || (next_header == protocol::FRAGMENT && fragment.more) {
             return Err(DropReason::FragmentUnknown);
         }
         if upper_offset + 8 > l3_length {
@@ -233,7 +255,10 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropR
         };
         if next_header == protocol::FRAGMENT {
             let field = u16::from_be_bytes([extension[2], extension[3]]);
-            fragment = Fragment::new(field >> 3, field & 1 != 0);
+            fragment = Fragment {
+                offset: field >> 3,
+                more: field & 1 != 0,
+            };
             upper_offset += 8;
         } else {
             upper_offset += (usize::from(extension[1]) + 1) * 8;
@@ -244,7 +269,7 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropR
         next_header = extension[0];
         headers += 1;
     }
-    let flow = Flow {
+    packet.flow = Flow {
         source: address_v6(source),
         destination: address_v6(destination),
         source_port: 0,
@@ -253,20 +278,11 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize) -> Result<IpPacket, DropR
         protocol: next_header,
         ports: Ports::Absent,
     };
-    let packet = IpPacket {
-        flow,
-        l3_offset: l3_offset as u16,
-        l3_length: l3_length as u16,
-        upper_offset: upper_offset as u16,
-        fragment: !matches!(fragment, Fragment::Whole),
-        upper: Upper::Other,
-    };
+    packet.l3_offset = l3_offset as u16;
+    packet.l3_length = l3_length as u16;
+    packet.upper_offset = upper_offset as u16;
+    packet.fragment = !fragment.is_whole();
     parse_upper(reader, packet, fragment, hop_limit)
-}
-
-#[inline(always)]
-const fn headers_fragment(fragment: Fragment) -> bool {
-    !matches!(fragment, Fragment::Whole)
 }
 
 #[inline(always)]
@@ -293,31 +309,32 @@ const fn shortest_header(family: Family, protocol: u8) -> usize {
 #[inline(always)]
 fn parse_upper<R: Reader>(
     reader: &R,
-    mut packet: IpPacket,
+    packet: &mut IpPacket,
     fragment: Fragment,
     hop_limit: u8,
-) -> Result<IpPacket, DropReason> {
+) -> Result<Frame, DropReason> {
     let upper_protocol = packet.flow.protocol;
     let shortest = shortest_header(packet.flow.family, upper_protocol);
     if shortest == 0 {
-        return Ok(packet);
+        return Ok(Frame::Ip);
     }
-    if let Fragment::Later(offset) = fragment {
+    if fragment.is_later() {
         // RFC 1858 section 4.2: a fragment that starts inside the TCP header could rewrite its flags.
-        if upper_protocol == protocol::TCP && usize::from(offset) * 8 < shortest {
+        if upper_protocol == protocol::TCP && usize::from(fragment.offset) * 8 < shortest {
             return Err(DropReason::FragmentTiny);
         }
         if upper_protocol != protocol::ESP {
             packet.flow.ports = Ports::Unknown;
         }
-        return Ok(packet);
+        return Ok(Frame::Ip);
     }
     let length = usize::from(packet.upper_length());
     let offset = usize::from(packet.l3_offset) + usize::from(packet.upper_offset);
     let Some(start) = reader.read::<8>(offset).filter(|_| length >= shortest) else {
-        return Err(match fragment {
-            Fragment::Whole => DropReason::TransportTruncated,
-            _ => DropReason::FragmentTiny,
+        return Err(if fragment.is_whole() {
+            DropReason::TransportTruncated
+        } else {
+            DropReason::FragmentTiny
         });
     };
     let first = u16::from_be_bytes([start[0], start[1]]);
@@ -331,7 +348,8 @@ fn parse_upper<R: Reader>(
             packet.flow.ports = Ports::Absent;
             packet.flow.source_port = 0;
             packet.flow.destination_port = 0;
-            packet.upper = Upper::Esp { spi: word };
+            packet.upper = Upper::Esp;
+            packet.spi = word;
         }
         protocol::ICMP | protocol::ICMP6 => {
             packet.flow.source_port = u16::from(start[0]);
@@ -349,47 +367,44 @@ fn parse_upper<R: Reader>(
                 return Err(DropReason::TransportTruncated);
             };
             let header_length = usize::from(data_offset[0] >> 4) * 4;
-            if header_length < 20 || (header_length > length && matches!(fragment, Fragment::Whole)) {
+            if header_length < 20 || (header_length > length && fragment.is_whole()) {
                 return Err(DropReason::TransportBadLength);
             }
         }
         protocol::UDP => {
             let udp_length = usize::from(u16::from_be_bytes([start[4], start[5]]));
-            if udp_length < 8 || (udp_length > length && matches!(fragment, Fragment::Whole)) {
+            if udp_length < 8 || (udp_length > length && fragment.is_whole()) {
                 return Err(DropReason::TransportBadLength);
             }
-            packet.upper = udp_upper(reader, offset + 8, udp_length - 8, first, second);
+            udp_upper(reader, offset + 8, udp_length - 8, packet);
         }
         _ => {}
     }
-    Ok(packet)
+    Ok(Frame::Ip)
 }
 
 #[inline(always)]
-fn udp_upper<R: Reader>(
-    reader: &R,
-    offset: usize,
-    length: usize,
-    source_port: u16,
-    destination_port: u16,
-) -> Upper {
-    if source_port == IKE_PORT || destination_port == IKE_PORT {
-        return Upper::Ike;
+fn udp_upper<R: Reader>(reader: &R, offset: usize, length: usize, packet: &mut IpPacket) {
+    let (source, destination) = (packet.flow.source_port, packet.flow.destination_port);
+    if source == IKE_PORT || destination == IKE_PORT {
+        packet.upper = Upper::Ike;
+        return;
     }
-    if source_port != NAT_TRAVERSAL_PORT && destination_port != NAT_TRAVERSAL_PORT {
-        return Upper::Other;
+    if source != NAT_TRAVERSAL_PORT && destination != NAT_TRAVERSAL_PORT {
+        return;
     }
     if length == 1 {
-        return match reader.read::<1>(offset) {
-            Some([0xff]) => Upper::NatKeepalive,
-            _ => Upper::Other,
-        };
+        if reader.read::<1>(offset) == Some([0xff]) {
+            packet.upper = Upper::NatKeepalive;
+        }
+        return;
     }
-    match reader.read::<4>(offset) {
-        Some(bytes) if length >= 4 => match u32::from_be_bytes(bytes) {
-            0 => Upper::Ike,
-            spi => Upper::UdpEsp { spi },
-        },
-        _ => Upper::Other,
+    if let (true, Some(bytes)) = (length >= 4, reader.read::<4>(offset)) {
+        packet.spi = u32::from_be_bytes(bytes);
+        packet.upper = if packet.spi == 0 {
+            Upper::Ike
+        } else {
+            Upper::UdpEsp
+        };
     }
 }

@@ -5,13 +5,8 @@ pub trait Reader {
     /// The `N` bytes at `offset`, or `None` if the packet ends before them.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// Length of the packet in bytes.
-    fn len(&self) -> usize;
-
-    /// Whether the packet has no byte at all.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+    /// Whether the packet has at least `length` bytes.
+    fn holds(&self, length: usize) -> bool;
 }
 
 /// A [`Reader`] over a slice, for the host.
@@ -25,7 +20,7 @@ impl Reader for SliceReader<'_> {
     }
 
     #[inline(always)]
-    fn len(&self) -> usize {
-        self.0.len()
+    fn holds(&self, length: usize) -> bool {
+        length <= self.0.len()
     }
 }

@@ -70,7 +70,7 @@ impl Tables for KernelTables {
     ) -> Option<Verdict> {
         let mut walk = Walk {
             lines,
-            flow: *flow,
+            flow,
             direction,
             verdict: Verdict::default(header),
             complete: true,
@@ -103,9 +103,9 @@ impl Tables for KernelTables {
 }
 
 /// The state of a walk over the lines.
-struct Walk {
+struct Walk<'a> {
     lines: &'static Lines,
-    flow: Flow,
+    flow: &'a Flow,
     direction: Direction,
     verdict: Verdict,
     complete: bool,
@@ -114,12 +114,12 @@ struct Walk {
 /// One step of `bpf_loop`: 0 goes on, 1 stops.
 unsafe extern "C" fn on_line(index: u64, walk: *mut c_void) -> i64 {
     // SAFETY: `classify` passes a `Walk` that outlives the loop, and nothing else refers to it meanwhile.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
+    let walk = unsafe { &mut *walk.cast::<Walk<'_>>() };
     let Some(line) = walk.lines.get(index as u32 + 1) else {
         walk.complete = false;
         return 1;
     };
-    match step(line, &walk.flow, walk.direction) {
+    match step(line, walk.flow, walk.direction) {
         Some(verdict) => {
             walk.verdict = verdict;
             1

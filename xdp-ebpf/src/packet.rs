@@ -6,64 +6,92 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use ravelin_xdp_common::{FrameMetadata, Reader};
 
 /// Offsets beyond this are refused, so that the verifier knows a bound.
-const FARTHEST: usize = 0x7fff;
+const FARTHEST: usize = 0xffff;
 
 /// The bytes of an XDP frame.
-pub struct XdpBytes {
+pub struct XdpBytes<'a> {
+    ctx: &'a XdpContext,
     start: usize,
     end: usize,
 }
 
-impl XdpBytes {
+impl<'a> XdpBytes<'a> {
     #[inline(always)]
-    pub fn new(ctx: &XdpContext) -> Self {
+    pub fn new(ctx: &'a XdpContext) -> Self {
         Self {
+            ctx,
             start: ctx.data(),
             end: ctx.data_end(),
         }
     }
 }
 
-impl Reader for XdpBytes {
+impl Reader for XdpBytes<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if offset > FARTHEST {
-            return None;
-        }
-        let start = self.start + offset;
-        if start + N > self.end {
-            return None;
-        }
-        // SAFETY: `start..start + N` lies inside the frame, as just checked.
-        Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+        read_between(self.start, self.end, offset)
     }
 
+    // Not `end - start`: LLVM would subtract in 32 bits, which the verifier forbids for pointers. And from the
+    // context anew: what LLVM learns here must not remove a check in `read`, whose reason the verifier cannot see.
     #[inline(always)]
-    fn len(&self) -> usize {
-        self.end - self.start
+    fn holds(&self, length: usize) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        let end = unsafe { (&raw const (*self.ctx.ctx).data_end).read_volatile() } as usize;
+        length <= FARTHEST && self.start + length <= end
     }
 }
 
-/// The bytes of a socket buffer, which may be spread over fragments.
-pub struct SkbBytes<'a>(&'a TcContext);
+/// Headers are looked for in this many bytes of a socket buffer.
+const HEADERS: u32 = 256;
+
+/// The headers of a socket buffer. Its payload may be spread over fragments and is of no interest.
+pub struct SkbBytes<'a> {
+    ctx: &'a TcContext,
+    start: usize,
+    end: usize,
+}
 
 impl<'a> SkbBytes<'a> {
+    /// Makes the headers readable in place. Should the kernel fail to, the parser finds them truncated.
     #[inline(always)]
     pub fn new(ctx: &'a TcContext) -> Self {
-        Self(ctx)
+        if ctx.data() + HEADERS as usize > ctx.data_end() {
+            let length = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
+            let _ = ctx.pull_data(length);
+        }
+        Self {
+            ctx,
+            start: ctx.data(),
+            end: ctx.data_end(),
+        }
     }
 }
 
 impl Reader for SkbBytes<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.0.load(offset).ok()
+        read_between(self.start, self.end, offset)
     }
 
     #[inline(always)]
-    fn len(&self) -> usize {
-        self.0.len() as usize
+    fn holds(&self, length: usize) -> bool {
+        length <= self.ctx.len() as usize
     }
+}
+
+/// The `N` bytes at `offset` from `start`, if they end before `end`.
+#[inline(always)]
+fn read_between<const N: usize>(start: usize, end: usize, offset: usize) -> Option<[u8; N]> {
+    if offset > FARTHEST {
+        return None;
+    }
+    let start = start + offset;
+    if start + N > end {
+        return None;
+    }
+    // SAFETY: `start..start + N` lies inside the packet, as just checked.
+    Some(unsafe { (start as *const [u8; N]).read_unaligned() })
 }
 
 /// Makes room in front of the packet and writes the metadata there; false if the driver leaves no room.

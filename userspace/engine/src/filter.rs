@@ -1,0 +1,252 @@
+//! The BPF side as user space sees it: loading the object, filling its maps, attaching its programs and reading
+//! its counters.
+
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use ravelin_classifier::RuleSet;
+use ravelin_xdp_common::line::LINE_SLOTS;
+use ravelin_xdp_common::{
+    Address, DropReason, Header, InboundEndpoint, Line, MAX_RULES, Pass, RuleCounter, map_names,
+};
+use thiserror::Error;
+
+use crate::address::to_address;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("RAVELIN_BPF_OBJECT"));
+
+/// One side of the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The wire: ESP.
+    Outer,
+    /// The clear side.
+    Inner,
+}
+
+impl Side {
+    /// `outer` or `inner`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outer => "outer",
+            Self::Inner => "inner",
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Outer => map_names::OUTER_PROGRAM,
+            Self::Inner => map_names::INNER_PROGRAM,
+        }
+    }
+
+    const fn sockets(self) -> &'static str {
+        match self {
+            Self::Outer => map_names::OUTER_SOCKETS,
+            Self::Inner => map_names::INNER_SOCKETS,
+        }
+    }
+}
+
+/// What went wrong between user space and the BPF programs.
+#[derive(Debug, Error)]
+pub enum FilterError {
+    /// The object could not be loaded.
+    #[error("cannot load the BPF object: {0}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and a kernel with BTF and XDP")]
+    Load(#[from] EbpfError),
+    /// A program was refused.
+    #[error("the kernel refused BPF program `{program}`: {source}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and Linux 6.6 or newer")]
+    Program {
+        /// Name in the object.
+        program: &'static str,
+        /// The kernel's answer, with the verifier's log.
+        source: Box<ProgramError>,
+    },
+    /// A map could not be read or written.
+    #[error("BPF map `{map}`: {source}")]
+    Map {
+        /// Name in the object.
+        map: &'static str,
+        /// The kernel's answer.
+        source: Box<MapError>,
+    },
+    /// The object lacks a program or map: it is not the one this build wants.
+    #[error("the BPF object holds no `{0}`; rebuild with `cargo xtask build-ebpf`")]
+    Missing(&'static str),
+}
+
+/// The loaded BPF object.
+#[derive(Debug)]
+pub struct Filter {
+    bpf: Ebpf,
+    rule_set: ArrayOfMaps<MapData, Array<MapData, Line>>,
+}
+
+impl Filter {
+    /// Loads the object and its programs into the kernel. Nothing is attached yet, and without a rule set every
+    /// IP packet would be dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError`] when the kernel refuses the object or a program.
+    pub fn load() -> Result<Self, FilterError> {
+        let mut bpf = EbpfLoader::new().load(OBJECT)?;
+        for side in [Side::Outer, Side::Inner] {
+            let name = side.program();
+            xdp(&mut bpf, name)?.load().map_err(program_error(name))?;
+        }
+        let name = map_names::EGRESS_PROGRAM;
+        classifier(&mut bpf, name)?.load().map_err(program_error(name))?;
+        let map = bpf.take_map(map_names::RULE_SET).ok_or(FilterError::Missing(map_names::RULE_SET))?;
+        let rule_set = map.try_into().map_err(map_error(map_names::RULE_SET))?;
+        Ok(Self { bpf, rule_set })
+    }
+
+    /// Puts a rule set in force: every packet sees the old one whole or the new one whole.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`]; the old set stays in force.
+    pub fn apply(&mut self, rules: &RuleSet, generation: u32) -> Result<(), FilterError> {
+        let name = map_names::RULE_SET;
+        let slots = LINE_SLOTS as u32;
+        let mut fresh: Array<MapData, Line> = Array::create(slots, 0).map_err(map_error(name))?;
+        let header = Header { generation, ..rules.header() };
+        for (index, line) in (0..).zip(std::iter::once(&header.to_line()).chain(rules.lines())) {
+            fresh.set(index, line, 0).map_err(map_error(name))?;
+        }
+        self.rule_set.set(0, &fresh, 0).map_err(map_error(name))
+    }
+
+    /// Announces an inbound SA to the driver.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`], for instance when the map is full.
+    pub fn add_inbound(&mut self, spi: u32, endpoint: &InboundEndpoint) -> Result<(), FilterError> {
+        let name = map_names::INBOUND;
+        let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
+        let mut inbound: HashMap<_, u32, InboundEndpoint> = HashMap::try_from(map).map_err(map_error(name))?;
+        inbound.insert(spi, endpoint, 0).map_err(map_error(name))
+    }
+
+    /// Makes the set of this machine's own addresses exactly `addresses`.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), FilterError> {
+        let name = map_names::LOCAL;
+        let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
+        let mut local: HashMap<_, Address, u32> = HashMap::try_from(map).map_err(map_error(name))?;
+        let wanted: Vec<Address> = addresses.iter().copied().map(to_address).collect();
+        let present: Vec<Address> = local.keys().collect::<Result<_, _>>().map_err(map_error(name))?;
+        for gone in present.iter().filter(|address| !wanted.contains(address)) {
+            local.remove(gone).map_err(map_error(name))?;
+        }
+        for new in wanted.iter().filter(|address| !present.contains(address)) {
+            local.insert(new, 1, 0).map_err(map_error(name))?;
+        }
+        Ok(())
+    }
+
+    /// Lets packets of a queue go to a worker's socket. The kernel empties the slot when the socket closes.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn set_socket(&mut self, side: Side, queue: u32, socket: &impl AsRawFd) -> Result<(), FilterError> {
+        let name = side.sockets();
+        let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
+        let mut sockets: XskMap<_> = XskMap::try_from(map).map_err(map_error(name))?;
+        sockets.set(queue, socket.as_raw_fd(), 0).map_err(map_error(name))
+    }
+
+    /// The XDP program of a side, to attach it or to run it on a test packet.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Missing`].
+    pub fn xdp(&mut self, side: Side) -> Result<&mut Xdp, FilterError> {
+        xdp(&mut self.bpf, side.program())
+    }
+
+    /// The tcx egress program of the outer device.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Missing`].
+    pub fn egress(&mut self) -> Result<&mut SchedClassifier, FilterError> {
+        classifier(&mut self.bpf, map_names::EGRESS_PROGRAM)
+    }
+
+    /// Packets dropped at the driver, by [`DropReason`].
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn drops(&self) -> Result<Vec<u64>, FilterError> {
+        self.sums(map_names::DROPS, DropReason::COUNT)
+    }
+
+    /// Packets left to the kernel, by [`Pass`].
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn passes(&self) -> Result<Vec<u64>, FilterError> {
+        self.sums(map_names::PASSES, Pass::ALL.len())
+    }
+
+    /// What the first `count` rules have seen.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn rules(&self, count: usize) -> Result<Vec<RuleCounter>, FilterError> {
+        let name = map_names::RULES;
+        let map = self.bpf.map(name).ok_or(FilterError::Missing(name))?;
+        let counters: PerCpuArray<_, RuleCounter> = PerCpuArray::try_from(map).map_err(map_error(name))?;
+        (0..MAX_RULES)
+            .take(count)
+            .map(|index| {
+                let values = counters.get(&index, 0).map_err(map_error(name))?;
+                Ok(values.iter().fold(RuleCounter::default(), |sum, one| RuleCounter {
+                    packets: sum.packets + one.packets,
+                    bytes: sum.bytes + one.bytes,
+                }))
+            })
+            .collect()
+    }
+
+    fn sums(&self, name: &'static str, count: usize) -> Result<Vec<u64>, FilterError> {
+        let map = self.bpf.map(name).ok_or(FilterError::Missing(name))?;
+        let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(map_error(name))?;
+        (0u32..)
+            .take(count)
+            .map(|index| Ok(counters.get(&index, 0).map_err(map_error(name))?.iter().sum()))
+            .collect()
+    }
+}
+
+fn xdp<'a>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, FilterError> {
+    let program = bpf.program_mut(name).ok_or(FilterError::Missing(name))?;
+    program.try_into().map_err(program_error(name))
+}
+
+fn classifier<'a>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, FilterError> {
+    let program = bpf.program_mut(name).ok_or(FilterError::Missing(name))?;
+    program.try_into().map_err(program_error(name))
+}
+
+fn program_error(program: &'static str) -> impl Fn(ProgramError) -> FilterError {
+    move |source| FilterError::Program { program, source: Box::new(source) }
+}
+
+fn map_error(map: &'static str) -> impl Fn(MapError) -> FilterError {
+    move |source| FilterError::Map { map, source: Box::new(source) }
+}
