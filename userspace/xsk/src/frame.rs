@@ -14,7 +14,7 @@ use crate::Umem;
 /// Sending a frame ([`Port::tx`](crate::Port::tx)) gives it away; dropping it returns the chunk to the free list. It
 /// cannot outlive its UMEM and cannot leave the thread:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0597
 /// let frame = {
 ///     let umem = ravelin_xsk::Umem::new(&Default::default()).unwrap();
 ///     umem.frame()
@@ -22,13 +22,13 @@ use crate::Umem;
 /// drop(frame);
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// # let umem = ravelin_xsk::Umem::new(&Default::default()).unwrap();
 /// let frame = umem.frame().unwrap();
 /// std::thread::scope(|scope| { scope.spawn(move || drop(frame)); });
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// # let umem = ravelin_xsk::Umem::new(&Default::default()).unwrap();
 /// let mut batch = ravelin_xsk::Batch::new();
 /// let mut frame = umem.frame().unwrap();
