@@ -1,1 +1,43 @@
-//! Under construction.
+//! ESP (RFC 4303) with AES-GCM (RFC 4106), sans I/O: bytes in, bytes out, in place, in batches.
+//!
+//! In the order a packet meets them:
+//! - [`SaParameters`] say what a security association is; [`OutboundSa::new`] and [`InboundSa::new`] check them and
+//!   build what the fast path reads.
+//! - A [`Packet`] is an IP packet inside a larger buffer, with room in front and behind.
+//! - [`OutboundSa::seal_batch`] takes numbers from the [`SequenceCounter`], encrypts and encapsulates.
+//! - [`InboundSa::open_batch`] asks the [`ReplayWindow`], verifies, decrypts and decapsulates.
+//!
+//! Each packet ends as [`Sealed`] or [`Opened`], or with the one [`DropReason`] that says why it must be dropped; after
+//! a drop the buffer's content is unspecified. One packet's fate never touches another's.
+//!
+//! This crate never looks up an SA, applies policy, fragments or reassembles, decrements a TTL or keeps keys anywhere
+//! but in its SAs. It does not allocate once an SA exists.
+
+#![forbid(unsafe_code)]
+
+mod checksum;
+mod counters;
+mod decapsulation;
+mod ecn;
+mod inbound;
+mod ip;
+mod layout;
+mod nonce;
+mod outbound;
+mod outer_header;
+mod packet;
+mod parameters;
+mod replay;
+mod sequence;
+mod trailer;
+
+pub use counters::Counts;
+pub use inbound::{InboundSa, Opened};
+pub use layout::{MAX_BATCH, MAX_HEADROOM, MAX_TAILROOM};
+pub use outbound::{OutboundSa, Sealed};
+pub use packet::{NoRoom, Packet};
+pub use parameters::{Encapsulation, Mode, SALT_LEN, SaError, SaParameters};
+pub use ravelin_gcm::{Algorithm, Provider, Secret};
+pub use ravelin_xdp_common::DropReason;
+pub use replay::ReplayWindow;
+pub use sequence::{SequenceCounter, SequenceNumber, SequenceNumbers};

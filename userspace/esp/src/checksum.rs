@@ -1,0 +1,89 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+
+/// A sum of 16-bit words, not yet folded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sum(u64);
+
+impl Sum {
+    /// Adds `bytes` as big-endian words, an odd last byte padded with zero.
+    pub(crate) fn add(self, bytes: &[u8]) -> Self {
+        let (words, rest) = bytes.as_chunks::<4>();
+        let mut sum = words
+            .iter()
+            .fold(self.0, |sum, word| sum + u64::from(u32::from_be_bytes(*word)));
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        sum += u64::from(u32::from_be_bytes(last));
+        Self(sum)
+    }
+
+    /// Adds one word.
+    pub(crate) fn add_word(self, word: u16) -> Self {
+        Self(self.0 + u64::from(word))
+    }
+
+    /// The one's complement of the folded sum: the value of the checksum field.
+    pub(crate) fn checksum(self) -> u16 {
+        let mut sum = self.0;
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+}
+
+/// The checksum of an IPv4 header whose checksum field is zero.
+pub(crate) fn ipv4_header(header: &[u8]) -> u16 {
+    Sum::default().add(header).checksum()
+}
+
+/// The checksum after one 16-bit word changed from `old` to `new`; a wrong checksum stays wrong (RFC 1624 equation 3).
+pub(crate) fn update(checksum: u16, old: u16, new: u16) -> u16 {
+    Sum::default()
+        .add_word(!checksum)
+        .add_word(!old)
+        .add_word(new)
+        .checksum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Sum, ipv4_header, update};
+
+    /// The header and checksum of the worked example in Wikipedia's "Internet checksum".
+    #[test]
+    fn known_header() {
+        let header = [
+            0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7,
+        ];
+        assert_eq!(ipv4_header(&header), 0xb861);
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_plain_sum(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut plain = 0_u32;
+            for pair in bytes.chunks(2) {
+                plain += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+                plain = (plain & 0xffff) + (plain >> 16);
+            }
+            prop_assert_eq!(Sum::default().add(&bytes).checksum(), !(plain as u16));
+        }
+
+        #[test]
+        fn update_equals_a_new_sum(mut header in any::<[u8; 18]>(), word in 0_usize..9, new in any::<[u8; 2]>()) {
+            // A sum of zero words only is the one case where RFC 1624 differs in the sign of zero.
+            header[0] |= 1;
+            let word = if word == 0 { 2 } else { word * 2 };
+            let old = [header[word], header[word + 1]];
+            let before = ipv4_header(&header);
+            header[word..word + 2].copy_from_slice(&new);
+            prop_assert_eq!(
+                update(before, u16::from_be_bytes(old), u16::from_be_bytes(new)),
+                ipv4_header(&header)
+            );
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What is done with a packet after its ICV verified (RFC 4303 section 3.4.4, RFC 4301 section 5.2).
+
+use ravelin_xdp_common::DropReason;
+
+use crate::inbound::Located;
+use crate::ip::{
+    self, Family, IpHeader, PROTOCOL_FRAGMENT, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_NO_NEXT_HEADER,
+};
+use crate::layout::{HEADER_LEN, ICV_LEN};
+use crate::trailer::Trailer;
+use crate::{NoRoom, Packet, ecn};
+
+/// Leaves the inner packet of tunnel mode.
+pub(crate) fn tunnel(packet: &mut Packet<'_>, located: &Located) -> Result<(), DropReason> {
+    let payload_at = located.esp_at + HEADER_LEN;
+    let trailer = trailer(packet, payload_at)?;
+    let family = match trailer.next_header {
+        PROTOCOL_IPV4 => Family::V4,
+        PROTOCOL_IPV6 => Family::V6,
+        _ => return Err(DropReason::NextHeader),
+    };
+    packet
+        .trim_front(payload_at)
+        .map_err(|NoRoom| DropReason::EspTruncated)?;
+    packet.truncate(trailer.payload_len);
+    let inner = IpHeader::parse(packet.bytes()).map_err(|_| DropReason::InnerMalformed)?;
+    if inner.family != family {
+        return Err(DropReason::InnerMalformed);
+    }
+    // Bytes behind the inner packet are traffic flow confidentiality padding (RFC 4303 section 2.7).
+    packet.truncate(inner.total_len);
+    let traffic_class = ecn::decapsulate(located.header.traffic_class, inner.traffic_class)?;
+    if traffic_class != inner.traffic_class {
+        ip::set_traffic_class(packet.bytes_mut(), family, traffic_class);
+    }
+    Ok(())
+}
+
+/// Puts the packet of transport mode together again: its IP headers, then the payload.
+pub(crate) fn transport(packet: &mut Packet<'_>, located: &Located) -> Result<(), DropReason> {
+    let payload_at = located.esp_at + HEADER_LEN;
+    let trailer = trailer(packet, payload_at)?;
+    // Transport mode carries whole datagrams. A fragment header inside ESP would make a fragment whose ports nobody
+    // has checked.
+    if located.header.family == Family::V6 && trailer.next_header == PROTOCOL_FRAGMENT {
+        return Err(DropReason::NextHeader);
+    }
+    let removed = payload_at - located.ip_len;
+    packet.bytes_mut().copy_within(..located.ip_len, removed);
+    packet
+        .trim_front(removed)
+        .map_err(|NoRoom| DropReason::EspTruncated)?;
+    let total_len = located.ip_len + trailer.payload_len;
+    packet.truncate(total_len);
+    let family = located.header.family;
+    let len = ip::length_field(family, total_len).ok_or(DropReason::InnerMalformed)?;
+    ip::rewrite_chain(
+        packet.bytes_mut(),
+        family,
+        located.next_header_at,
+        trailer.next_header,
+        len,
+    );
+    Ok(())
+}
+
+/// The trailer of the packet whose plaintext begins at `payload_at`.
+fn trailer(packet: &Packet<'_>, payload_at: usize) -> Result<Trailer, DropReason> {
+    let plaintext_and_icv = packet.bytes().get(payload_at..).ok_or(DropReason::EspTruncated)?;
+    let (plaintext, _) = plaintext_and_icv
+        .split_last_chunk::<ICV_LEN>()
+        .ok_or(DropReason::EspTruncated)?;
+    let trailer = Trailer::parse(plaintext)?;
+    // RFC 4303 section 2.6: "the protocol value 59 … MUST be used to designate a 'dummy' packet", which "MUST [be]
+    // discard[ed] … without prejudice".
+    if trailer.next_header == PROTOCOL_NO_NEXT_HEADER {
+        return Err(DropReason::Dummy);
+    }
+    Ok(trailer)
+}

@@ -1,0 +1,291 @@
+//! The receiving side of an SA (RFC 4303 section 3.4).
+
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use arrayvec::ArrayVec;
+use ravelin_gcm::{Aead, OpenJob, Provider};
+use ravelin_xdp_common::DropReason;
+
+use crate::counters::{Counters, Counts};
+use crate::decapsulation;
+use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
+use crate::layout::{HEADER_LEN, ICV_LEN, MAX_BATCH, MIN_ESP_LEN};
+use crate::nonce::{self, Salt};
+use crate::{Encapsulation, Mode, Packet, ReplayWindow, SaError, SaParameters, SequenceCounter};
+
+/// A packet that was authentic, fresh and well-formed. Policy has still to accept what it holds (RFC 4301 section 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its sequence number, all 64 bits of it.
+    pub sequence: u64,
+}
+
+/// An SA to receive with, usable from any number of threads at once.
+#[derive(Debug)]
+pub struct InboundSa {
+    spi: u32,
+    extended: bool,
+    mode: Mode,
+    encapsulation: Encapsulation,
+    aead: Box<dyn Aead>,
+    salt: Salt,
+    /// `None` with anti-replay off. Locked twice per batch, never while a packet is decrypted.
+    window: Option<Mutex<ReplayWindow>>,
+    counters: Counters,
+}
+
+/// Where the parts of a received packet are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Located {
+    pub(crate) header: IpHeader,
+    /// Bytes of the IP header and its extension headers.
+    pub(crate) ip_len: usize,
+    /// The byte that names ESP, or UDP.
+    pub(crate) next_header_at: usize,
+    /// Offset of the ESP header.
+    pub(crate) esp_at: usize,
+    /// Low half of the sequence number, later all of it.
+    pub(crate) sequence: u64,
+}
+
+impl InboundSa {
+    /// Checks `parameters` and expands the key. Only sequence numbers above `highest_seen` are taken, 0 for a new key.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn new(parameters: SaParameters, provider: Provider, highest_seen: u64) -> Result<Self, SaError> {
+        parameters.validate()?;
+        let extended = parameters.extended_sequence_numbers;
+        let limit = SequenceCounter::limit_of(extended);
+        if highest_seen > limit {
+            return Err(SaError::SequenceMark {
+                mark: highest_seen,
+                limit,
+            });
+        }
+        let SaParameters {
+            spi,
+            mode,
+            encapsulation,
+            replay_window,
+            ..
+        } = parameters;
+        let (aead, salt) = parameters.into_key(provider)?;
+        let window = (replay_window != 0)
+            .then(|| Mutex::new(ReplayWindow::new(replay_window, extended, highest_seen)));
+        Ok(Self {
+            spi,
+            extended,
+            mode,
+            encapsulation,
+            aead,
+            salt,
+            window,
+            counters: Counters::default(),
+        })
+    }
+
+    /// The security parameters index.
+    #[must_use]
+    pub fn spi(&self) -> u32 {
+        self.spi
+    }
+
+    /// Tunnel or transport.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The AEAD implementation in use.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.aead.provider()
+    }
+
+    /// What was opened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counts {
+        self.counters.counts()
+    }
+
+    /// The highest sequence number accepted; `None` with anti-replay off.
+    #[must_use]
+    pub fn highest_sequence(&self) -> Option<u64> {
+        self.lock_window().map(|window| window.highest())
+    }
+
+    /// Verifies, decrypts and decapsulates each packet in place, and says in the outcome at the same index how it went.
+    /// The slices have equal lengths; packets without an outcome are left alone.
+    ///
+    /// # Errors
+    /// As the outcome of a packet, which must then be dropped: every reason of the group "ESP before and after
+    /// decryption" but `InnerPolicy`, and the reasons for a malformed outer header.
+    pub fn open_batch(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Opened, DropReason>]) {
+        debug_assert_eq!(packets.len(), outcomes.len());
+        for (packets, outcomes) in packets.chunks_mut(MAX_BATCH).zip(outcomes.chunks_mut(MAX_BATCH)) {
+            self.open_chunk(packets, outcomes);
+        }
+    }
+
+    fn open_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Opened, DropReason>]) {
+        let mut states: ArrayVec<Result<Located, DropReason>, MAX_BATCH> = packets
+            .iter_mut()
+            .zip(&*outcomes)
+            .map(|(packet, _)| self.locate(packet))
+            .collect();
+        // RFC 4303 section 3.4.3: "Duplicates are rejected through the use of a sliding receive window", first of all,
+        // so that a replay costs no decryption …
+        self.check_window(&mut states);
+        self.decrypt(packets, &mut states);
+        // … "The receive window is updated only if the integrity verification succeeds."
+        self.update_window(&mut states);
+        let mut counts = Counts::default();
+        for ((packet, state), outcome) in packets.iter_mut().zip(&states).zip(outcomes) {
+            *outcome = state.and_then(|located| {
+                match self.mode {
+                    Mode::Tunnel { .. } => decapsulation::tunnel(packet, &located)?,
+                    Mode::Transport => decapsulation::transport(packet, &located)?,
+                }
+                counts.packets += 1;
+                counts.bytes += packet.len() as u64;
+                Ok(Opened {
+                    sequence: located.sequence,
+                })
+            });
+        }
+        self.counters.add(counts);
+    }
+
+    /// Finds the ESP header and checks all that needs no key.
+    fn locate(&self, packet: &mut Packet<'_>) -> Result<Located, DropReason> {
+        let header = IpHeader::parse(packet.bytes())?;
+        packet.truncate(header.total_len);
+        let bytes = packet.bytes();
+        let chain = HeaderChain::walk(bytes, &header)?;
+        // RFC 4303 section 3.4.1: a packet "offered to ESP for processing [that] appears to be an IP fragment … MUST"
+        // be discarded.
+        if chain.fragment {
+            return Err(DropReason::EspFragment);
+        }
+        if let Mode::Tunnel { local, remote } = self.mode
+            && !has_addresses(bytes, header.family, remote, local)
+        {
+            return Err(DropReason::SpiWrongEndpoint);
+        }
+        let ip_len = chain.upper.offset;
+        let esp_at = match (self.encapsulation, chain.upper.next_header) {
+            (Encapsulation::None, PROTOCOL_ESP) => ip_len,
+            (Encapsulation::Udp { destination_port, .. }, PROTOCOL_UDP) => {
+                check_udp(&bytes[ip_len..], destination_port)?;
+                ip_len + UDP_HEADER_LEN
+            }
+            _ => return Err(DropReason::SpiWrongEndpoint),
+        };
+        let esp = bytes.get(esp_at..).unwrap_or_default();
+        let fixed: &[u8; HEADER_LEN] = esp.first_chunk().ok_or(DropReason::EspTruncated)?;
+        let (words, _) = fixed.as_chunks::<4>();
+        let (spi, sequence) = (u32::from_be_bytes(words[0]), u32::from_be_bytes(words[1]));
+        if spi != self.spi {
+            return Err(if spi <= 255 {
+                DropReason::SpiReserved
+            } else {
+                DropReason::SpiUnknown
+            });
+        }
+        if esp.len() < MIN_ESP_LEN {
+            return Err(DropReason::EspTruncated);
+        }
+        if !(esp.len() - HEADER_LEN - ICV_LEN).is_multiple_of(4) {
+            return Err(DropReason::EspMisaligned);
+        }
+        let (next_header_at, sequence) = (chain.upper.next_header_at, u64::from(sequence));
+        Ok(Located {
+            header,
+            ip_len,
+            next_header_at,
+            esp_at,
+            sequence,
+        })
+    }
+
+    fn lock_window(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
+        // Nothing panics while it holds the lock, and the window is consistent between any two steps.
+        self.window
+            .as_ref()
+            .map(|window| window.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Drops replays and completes the sequence numbers of the rest.
+    fn check_window(&self, states: &mut [Result<Located, DropReason>]) {
+        let Some(window) = self.lock_window() else { return };
+        for state in states {
+            *state = state.and_then(|mut located| {
+                located.sequence = window.check(located.sequence as u32)?;
+                Ok(located)
+            });
+        }
+    }
+
+    fn decrypt(&self, packets: &mut [Packet<'_>], states: &mut [Result<Located, DropReason>]) {
+        let mut jobs = ArrayVec::<OpenJob<'_>, MAX_BATCH>::new();
+        for (packet, state) in packets.iter_mut().zip(&mut *states) {
+            *state = state.and_then(|located| {
+                jobs.push(self.open_job(packet, &located).ok_or(DropReason::EspTruncated)?);
+                Ok(located)
+            });
+        }
+        self.aead.open_batch(&mut jobs);
+        for (job, state) in jobs.iter().zip(states.iter_mut().filter(|state| state.is_ok())) {
+            if !job.is_verified() {
+                *state = Err(DropReason::IcvMismatch);
+            }
+        }
+    }
+
+    fn open_job<'p>(&self, packet: &'p mut Packet<'_>, located: &Located) -> Option<OpenJob<'p>> {
+        let (header, sealed) = packet
+            .bytes_mut()
+            .split_at_mut_checked(located.esp_at + HEADER_LEN)?;
+        let (ciphertext, icv) = sealed.split_last_chunk_mut::<ICV_LEN>()?;
+        let nonce = self.salt.nonce(*header.last_chunk()?);
+        let aad = nonce::associated_data(self.spi, located.sequence, self.extended);
+        Some(OpenJob::new(nonce, aad, ciphertext, icv))
+    }
+
+    /// Records the authentic packets' numbers; of two with the same number only one passes.
+    fn update_window(&self, states: &mut [Result<Located, DropReason>]) {
+        let Some(mut window) = self.lock_window() else {
+            return;
+        };
+        for state in states {
+            *state = state.and_then(|located| window.accept(located.sequence).map(|()| located));
+        }
+    }
+}
+
+/// Checks the UDP header that `bytes` begin with.
+fn check_udp(bytes: &[u8], destination_port: u16) -> Result<(), DropReason> {
+    let udp: &[u8; UDP_HEADER_LEN] = bytes.first_chunk().ok_or(DropReason::TransportTruncated)?;
+    if u16::from_be_bytes([udp[2], udp[3]]) != destination_port {
+        return Err(DropReason::SpiWrongEndpoint);
+    }
+    if usize::from(u16::from_be_bytes([udp[4], udp[5]])) != bytes.len() {
+        return Err(DropReason::TransportBadLength);
+    }
+    Ok(())
+}
+
+/// Whether the packet's outer addresses are the tunnel's.
+fn has_addresses(bytes: &[u8], family: Family, source: IpAddr, destination: IpAddr) -> bool {
+    match (family, source, destination) {
+        (Family::V4, IpAddr::V4(source), IpAddr::V4(destination)) => {
+            bytes[12..16] == source.octets() && bytes[16..20] == destination.octets()
+        }
+        (Family::V6, IpAddr::V6(source), IpAddr::V6(destination)) => {
+            bytes[8..24] == source.octets() && bytes[24..40] == destination.octets()
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,345 @@
+//! The sending side of an SA (RFC 4303 section 3.3).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arrayvec::ArrayVec;
+use ravelin_gcm::{Aead, Provider, SealJob};
+use ravelin_xdp_common::DropReason;
+
+use crate::counters::{Counters, Counts};
+use crate::ip::{self, Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
+use crate::layout::{HEADER_LEN, ICV_LEN, IV_LEN, MAX_BATCH, ciphertext_len};
+use crate::nonce::{self, Salt};
+use crate::outer_header::{self, OuterHeader};
+use crate::parameters::check_path_mtu;
+use crate::sequence::SequenceNumber;
+use crate::{Encapsulation, Mode, NoRoom, Packet, SaError, SaParameters, SequenceCounter, trailer};
+
+/// A packet that may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Its sequence number, all 64 bits of it.
+    pub sequence: u64,
+}
+
+/// An SA to send with, usable from any number of threads at once.
+#[derive(Debug)]
+pub struct OutboundSa {
+    spi: u32,
+    extended: bool,
+    /// `None` in transport mode.
+    outer: Option<OuterHeader>,
+    encapsulation: Encapsulation,
+    udp_zero_checksum: bool,
+    aead: Box<dyn Aead>,
+    salt: Salt,
+    sequence: SequenceCounter,
+    mode: Mode,
+    /// Bytes; 0 for none.
+    path_mtu: AtomicU32,
+    counters: Counters,
+}
+
+/// How one packet will be laid out, decided before a sequence number is spent on it.
+struct Plan {
+    header: IpHeader,
+    /// Bytes of the original headers that stay in front of ESP: none in tunnel mode.
+    kept: usize,
+    /// What ESP's trailer names.
+    next_header: u8,
+    /// Transport mode: the byte that names ESP or UDP instead.
+    next_header_at: usize,
+    /// Bytes in front of ESP once sealed.
+    esp_at: usize,
+    /// Bytes of the sealed packet.
+    total_len: u16,
+}
+
+impl OutboundSa {
+    /// Checks `parameters` and expands the key. Sequence numbers go on after `last_used`, 0 for a new key; none may be
+    /// used before [`SequenceCounter::raise_ceiling`] was called on [`OutboundSa::sequence`].
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn new(parameters: SaParameters, provider: Provider, last_used: u64) -> Result<Self, SaError> {
+        parameters.validate()?;
+        let extended = parameters.extended_sequence_numbers;
+        let limit = SequenceCounter::limit_of(extended);
+        if last_used > limit {
+            return Err(SaError::SequenceMark {
+                mark: last_used,
+                limit,
+            });
+        }
+        let SaParameters {
+            spi,
+            mode,
+            encapsulation,
+            path_mtu,
+            udp_zero_checksum,
+            ..
+        } = parameters;
+        let (aead, salt) = parameters.into_key(provider)?;
+        let outer = match mode {
+            Mode::Tunnel { local, remote } => Some(OuterHeader::new(local, remote, encapsulation, spi)),
+            Mode::Transport => None,
+        };
+        Ok(Self {
+            spi,
+            extended,
+            outer,
+            encapsulation,
+            udp_zero_checksum,
+            aead,
+            salt,
+            sequence: SequenceCounter::new(extended, last_used),
+            mode,
+            path_mtu: AtomicU32::new(path_mtu.unwrap_or(0)),
+            counters: Counters::default(),
+        })
+    }
+
+    /// The security parameters index.
+    #[must_use]
+    pub fn spi(&self) -> u32 {
+        self.spi
+    }
+
+    /// Tunnel or transport.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The AEAD implementation in use.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.aead.provider()
+    }
+
+    /// The sequence numbers of this SA.
+    #[must_use]
+    pub fn sequence(&self) -> &SequenceCounter {
+        &self.sequence
+    }
+
+    /// What was sealed so far.
+    #[must_use]
+    pub fn counters(&self) -> Counts {
+        self.counters.counts()
+    }
+
+    /// Sets the longest outer packet in bytes, as path MTU discovery learns it.
+    ///
+    /// # Errors
+    /// [`SaError::PathMtu`]; the old value stays.
+    pub fn set_path_mtu(&self, path_mtu: Option<u32>) -> Result<(), SaError> {
+        check_path_mtu(self.mode, path_mtu)?;
+        self.path_mtu.store(path_mtu.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The longest outer packet in bytes, if limited.
+    #[must_use]
+    pub fn path_mtu(&self) -> Option<u32> {
+        match self.path_mtu.load(Ordering::Relaxed) {
+            0 => None,
+            mtu => Some(mtu),
+        }
+    }
+
+    /// The longest clear packet in bytes, from its IP header on, that fits the path MTU once sealed; one byte more does
+    /// not. What an ICMP "packet too big" must say. `None` without a path MTU.
+    #[must_use]
+    pub fn inner_mtu(&self) -> Option<u32> {
+        let ciphertext = self.path_mtu()? as usize - self.fixed_overhead();
+        // In transport mode the headers in front are multiples of 4 bytes, so the same rounding holds.
+        Some((ciphertext / 4 * 4 - crate::layout::TRAILER_LEN) as u32)
+    }
+
+    /// Bytes of the sealed packet for a clear packet of `inner_len` bytes, from their IP headers on.
+    #[must_use]
+    pub fn sealed_len(&self, inner_len: usize) -> usize {
+        self.fixed_overhead() + ciphertext_len(inner_len)
+    }
+
+    /// Bytes that sealing adds, whatever the packet, without trailer.
+    fn fixed_overhead(&self) -> usize {
+        self.outer.as_ref().map_or(0, OuterHeader::len) + self.udp_len() + HEADER_LEN + ICV_LEN
+    }
+
+    fn udp_len(&self) -> usize {
+        match self.encapsulation {
+            Encapsulation::None => 0,
+            Encapsulation::Udp { .. } => UDP_HEADER_LEN,
+        }
+    }
+
+    /// Encrypts and encapsulates each packet in place, and says in the outcome at the same index how it went. The
+    /// slices have equal lengths; packets without an outcome are left alone.
+    ///
+    /// # Errors
+    /// As the outcome of a packet, which must then not be sent: `PacketTooBig` (see [`OutboundSa::inner_mtu`]),
+    /// `FrameShort`, `FragmentTransport`, `SequenceExhausted`, and the reasons for a malformed IP header. Only
+    /// packets that pass every other check take a sequence number.
+    pub fn seal_batch(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Sealed, DropReason>]) {
+        debug_assert_eq!(packets.len(), outcomes.len());
+        for (packets, outcomes) in packets.chunks_mut(MAX_BATCH).zip(outcomes.chunks_mut(MAX_BATCH)) {
+            self.seal_chunk(packets, outcomes);
+        }
+    }
+
+    fn seal_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Sealed, DropReason>]) {
+        let path_mtu = self.path_mtu().unwrap_or(u32::from(u16::MAX));
+        let plans: ArrayVec<_, MAX_BATCH> = packets
+            .iter_mut()
+            .zip(&*outcomes)
+            .map(|(packet, _)| self.plan(packet, path_mtu))
+            .collect();
+        let wanted = plans.iter().filter(|plan| plan.is_ok()).count() as u32;
+        let mut numbers = self.sequence.reserve_up_to(wanted);
+        let mut jobs = ArrayVec::<_, MAX_BATCH>::new();
+        let mut counts = Counts::default();
+        for ((packet, plan), outcome) in packets.iter_mut().zip(&plans).zip(&mut *outcomes) {
+            *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
+                let number = numbers.next().ok_or(DropReason::SequenceExhausted)?;
+                let (job, sealed) = self
+                    .lay_out(packet, plan, number)
+                    .map_err(|NoRoom| DropReason::FrameShort)?;
+                jobs.push(job);
+                counts.packets += 1;
+                counts.bytes += plan.header.total_len as u64;
+                Ok(sealed)
+            });
+        }
+        self.aead.seal_batch(&mut jobs);
+        for (job, outcome) in jobs
+            .iter()
+            .zip(outcomes.iter_mut().filter(|outcome| outcome.is_ok()))
+        {
+            if !job.is_sealed() {
+                // Only a packet beyond AES-GCM's 64 GiB can fail; it would otherwise go out in clear.
+                *outcome = Err(DropReason::PacketTooBig);
+            }
+        }
+        drop(jobs);
+        self.complete_checksums(packets, &plans, outcomes);
+        self.counters.add(counts);
+    }
+
+    /// Decides how `packet` will be sealed and whether it can be.
+    fn plan(&self, packet: &mut Packet<'_>, path_mtu: u32) -> Result<Plan, DropReason> {
+        let header = IpHeader::parse(packet.bytes())?;
+        // Link-layer padding behind the packet must not be sealed as if it were payload.
+        packet.truncate(header.total_len);
+        let (kept, next_header, next_header_at, outer_len) = if let Some(outer) = &self.outer {
+            (0, header.family.protocol(), 0, outer.len())
+        } else {
+            let chain = HeaderChain::walk(packet.bytes(), &header)?;
+            // RFC 4303 section 3.3.4: "transport mode ESP is applied only to whole IP datagrams (not to IP
+            // fragments)".
+            if chain.fragment {
+                return Err(DropReason::FragmentTransport);
+            }
+            (
+                chain.esp.offset,
+                chain.esp.next_header,
+                chain.esp.next_header_at,
+                chain.esp.offset,
+            )
+        };
+        let esp_at = outer_len + self.udp_len();
+        let payload_len = header.total_len - kept;
+        let total_len = esp_at + HEADER_LEN + ciphertext_len(payload_len) + ICV_LEN;
+        if total_len > path_mtu as usize {
+            return Err(DropReason::PacketTooBig);
+        }
+        let total_len = u16::try_from(total_len).map_err(|_| DropReason::PacketTooBig)?;
+        if packet.headroom() < esp_at + HEADER_LEN - kept
+            || packet.tailroom() < ciphertext_len(payload_len) - payload_len + ICV_LEN
+        {
+            return Err(DropReason::FrameShort);
+        }
+        Ok(Plan {
+            header,
+            kept,
+            next_header,
+            next_header_at,
+            esp_at,
+            total_len,
+        })
+    }
+
+    /// Writes everything around the payload and makes the job that encrypts it.
+    fn lay_out<'p>(
+        &self,
+        packet: &'p mut Packet<'_>,
+        plan: &Plan,
+        number: SequenceNumber,
+    ) -> Result<(SealJob<'p>, Sealed), NoRoom> {
+        let sequence = number.into_value();
+        let payload_len = plan.header.total_len - plan.kept;
+        let front = plan.esp_at + HEADER_LEN - plan.kept;
+        packet.append(ciphertext_len(payload_len) - payload_len + ICV_LEN)?;
+        packet.prepend(front)?;
+        let bytes = packet.bytes_mut();
+
+        if let Some(outer) = &self.outer {
+            outer.write(bytes, plan.total_len, &plan.header, sequence);
+        } else {
+            bytes.copy_within(front..front + plan.kept, 0);
+            let next_header = match self.encapsulation {
+                Encapsulation::None => PROTOCOL_ESP,
+                Encapsulation::Udp { .. } => PROTOCOL_UDP,
+            };
+            let family = plan.header.family;
+            let len = ip::length_field(family, plan.total_len.into()).ok_or(NoRoom)?;
+            ip::rewrite_chain(bytes, family, plan.next_header_at, next_header, len);
+        }
+
+        let (headers, sealed) = bytes.split_at_mut(plan.esp_at + HEADER_LEN);
+        let (before, esp) = headers.split_last_chunk_mut::<HEADER_LEN>().ok_or(NoRoom)?;
+        if let Encapsulation::Udp {
+            source_port,
+            destination_port,
+        } = self.encapsulation
+        {
+            let udp = before.last_chunk_mut::<UDP_HEADER_LEN>().ok_or(NoRoom)?;
+            let udp_len = plan.total_len - (plan.esp_at - UDP_HEADER_LEN) as u16;
+            outer_header::write_udp(udp, source_port, destination_port, udp_len);
+        }
+        let iv: [u8; IV_LEN] = nonce::iv(sequence);
+        esp[0..4].copy_from_slice(&self.spi.to_be_bytes());
+        esp[4..8].copy_from_slice(&(sequence as u32).to_be_bytes());
+        esp[8..].copy_from_slice(&iv);
+
+        let (plaintext, icv) = sealed.split_last_chunk_mut::<ICV_LEN>().ok_or(NoRoom)?;
+        trailer::write(&mut plaintext[payload_len..], plan.next_header);
+        let aad = nonce::associated_data(self.spi, sequence, self.extended);
+        Ok((
+            SealJob::new(self.salt.nonce(iv), aad, plaintext, icv),
+            Sealed { sequence },
+        ))
+    }
+
+    /// UDP over IPv6 carries a checksum over the ciphertext.
+    fn complete_checksums(
+        &self,
+        packets: &mut [Packet<'_>],
+        plans: &[Result<Plan, DropReason>],
+        outcomes: &[Result<Sealed, DropReason>],
+    ) {
+        if self.udp_zero_checksum || self.encapsulation == Encapsulation::None {
+            return;
+        }
+        let outer_family = self.outer.as_ref().map(OuterHeader::family);
+        for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(outcomes) {
+            let (Ok(plan), Ok(_)) = (plan, outcome) else {
+                continue;
+            };
+            if outer_family.unwrap_or(plan.header.family) == Family::V6 {
+                outer_header::complete_udp_checksum(packet.bytes_mut(), plan.esp_at - UDP_HEADER_LEN);
+            }
+        }
+    }
+}

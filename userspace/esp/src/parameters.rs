@@ -1,0 +1,337 @@
+//! What a security association is, before it is checked.
+
+use std::net::IpAddr;
+
+use ravelin_gcm::{Aead, Algorithm, KeyError, KeyMaterial, Provider, Secret};
+
+use crate::nonce::Salt;
+
+/// Bytes of salt behind the AES key in the keying material (RFC 4106 section 8.1).
+pub const SALT_LEN: usize = 4;
+
+/// The smallest path MTU an SA takes over IPv4, in bytes. RFC 791 permits 68, but below this only attacks have been
+/// seen; Linux has the same floor.
+const MIN_PATH_MTU_IPV4: u32 = 552;
+/// RFC 8200 section 5.
+const MIN_PATH_MTU_IPV6: u32 = 1280;
+
+/// What is protected (RFC 4301 section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The whole IP packet, inside a new one between two gateways or hosts.
+    Tunnel {
+        /// Our outer address: source of what we send, destination of what we receive.
+        local: IpAddr,
+        /// The peer's outer address.
+        remote: IpAddr,
+    },
+    /// The payload of a packet between the two hosts.
+    Transport,
+}
+
+/// What stands between IP and ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Nothing: IP protocol 50.
+    None,
+    /// A UDP header (RFC 3948), ports as they stand in packets of this SA's direction.
+    ///
+    /// The checksum is 0 over IPv4 (RFC 3948 section 2.1), and computed over IPv6 unless
+    /// [`SaParameters::udp_zero_checksum`] is set. On receipt only the destination port is checked: a NAT may
+    /// change the source port at any time, and the checksum says less than the ICV.
+    Udp {
+        /// Source port.
+        source_port: u16,
+        /// Destination port.
+        destination_port: u16,
+    },
+}
+
+/// The parameters of one unidirectional SA (RFC 4301 section 4.4.2.1). Not `Clone`: an SA consumes its parameters, so
+/// that one key does not end in two senders by accident.
+#[derive(Debug)]
+pub struct SaParameters {
+    /// Security parameters index, 256 and up.
+    pub spi: u32,
+    /// Tunnel or transport.
+    pub mode: Mode,
+    /// UDP encapsulation or none.
+    pub encapsulation: Encapsulation,
+    /// AES-GCM by key length, always with a 16-byte ICV.
+    pub algorithm: Algorithm,
+    /// KEYMAT of RFC 4106 section 8.1: the AES key, then 4 bytes of salt.
+    pub key_material: Secret,
+    /// 64-bit sequence numbers (RFC 4303 section 2.2.1).
+    pub extended_sequence_numbers: bool,
+    /// Inbound: numbers the anti-replay window spans, a multiple of 64 from 64 to 65536; 0 turns anti-replay off.
+    pub replay_window: u32,
+    /// Outbound: the longest outer packet in bytes, from its IP header on; `None` for no limit but IP's own.
+    pub path_mtu: Option<u32>,
+    /// Outbound, UDP over IPv6: send checksum 0 as RFC 6935 lets tunnels do, if the peer is known to take it. Linux
+    /// does not without a socket option, hence the default `false`.
+    pub udp_zero_checksum: bool,
+}
+
+impl SaParameters {
+    /// Parameters with the defaults: no UDP, 32-bit sequence numbers, a window of 1024, no path MTU.
+    #[must_use]
+    pub fn new(spi: u32, mode: Mode, algorithm: Algorithm, key_material: Secret) -> Self {
+        Self {
+            spi,
+            mode,
+            encapsulation: Encapsulation::None,
+            algorithm,
+            key_material,
+            extended_sequence_numbers: false,
+            replay_window: 1024,
+            path_mtu: None,
+            udp_zero_checksum: false,
+        }
+    }
+
+    /// Checks every field.
+    pub(crate) fn validate(&self) -> Result<(), SaError> {
+        // RFC 4303 section 2.1: "The set of SPI values in the range 1 through 255 are reserved"; 0 "is reserved for
+        // local, implementation-specific use and MUST NOT be sent on the wire".
+        if self.spi <= 255 {
+            return Err(SaError::Spi { spi: self.spi });
+        }
+        let expected = self.algorithm.key_len() + SALT_LEN;
+        if self.key_material.len() != expected {
+            let (algorithm, actual) = (self.algorithm, self.key_material.len());
+            return Err(SaError::KeyLength {
+                algorithm,
+                expected,
+                actual,
+            });
+        }
+        let window = self.replay_window;
+        if window > 65536 || !window.is_multiple_of(64) {
+            return Err(SaError::ReplayWindow { window });
+        }
+        // The window is also what tells the high half of the number (RFC 4303 appendix A2).
+        if window == 0 && self.extended_sequence_numbers {
+            return Err(SaError::ExtendedWithoutReplay);
+        }
+        if let Mode::Tunnel { local, remote } = self.mode {
+            if local.is_ipv4() != remote.is_ipv4() {
+                return Err(SaError::TunnelFamilies { local, remote });
+            }
+            for (field, address) in [("local", local), ("remote", remote)] {
+                if address.is_unspecified() || address.is_multicast() {
+                    return Err(SaError::TunnelAddress { field, address });
+                }
+            }
+            if local == remote {
+                return Err(SaError::TunnelToSelf { address: local });
+            }
+        }
+        if let Encapsulation::Udp {
+            source_port,
+            destination_port,
+        } = self.encapsulation
+        {
+            for (field, port) in [("source", source_port), ("destination", destination_port)] {
+                if port == 0 {
+                    return Err(SaError::UdpPort { field });
+                }
+            }
+        }
+        check_path_mtu(self.mode, self.path_mtu)
+    }
+
+    /// Expands the key and sets the salt apart; the keying material itself is erased.
+    pub(crate) fn into_key(self, provider: Provider) -> Result<(Box<dyn Aead>, Salt), SaError> {
+        let expected = self.algorithm.key_len() + SALT_LEN;
+        let (algorithm, actual) = (self.algorithm, self.key_material.len());
+        let split = self.key_material.expose().split_last_chunk::<SALT_LEN>();
+        let (key, salt) = split.ok_or(SaError::KeyLength {
+            algorithm,
+            expected,
+            actual,
+        })?;
+        let key = KeyMaterial::new(algorithm, Secret::copy_from(key))?;
+        Ok((provider.key(&key)?, Salt::new(*salt)))
+    }
+}
+
+/// Checks a path MTU in bytes against the outer family's minimum; transport mode may carry either family.
+pub(crate) fn check_path_mtu(mode: Mode, path_mtu: Option<u32>) -> Result<(), SaError> {
+    let min = match mode {
+        Mode::Tunnel {
+            local: IpAddr::V6(_), ..
+        } => MIN_PATH_MTU_IPV6,
+        Mode::Tunnel { .. } | Mode::Transport => MIN_PATH_MTU_IPV4,
+    };
+    match path_mtu {
+        Some(mtu) if mtu < min || mtu > u32::from(u16::MAX) => Err(SaError::PathMtu { mtu, min }),
+        _ => Ok(()),
+    }
+}
+
+/// Which field of an SA is wrong, and what it may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SaError {
+    /// A reserved SPI.
+    #[error("spi {spi}: 0 to 255 are reserved (RFC 4303 section 2.1); use 256 to 4294967295")]
+    Spi {
+        /// The SPI given.
+        spi: u32,
+    },
+    /// Keying material of a wrong length.
+    #[error(
+        "key material of {actual} bytes; {algorithm} takes {expected}: the AES key, then {SALT_LEN} bytes of salt \
+         (RFC 4106 section 8.1)"
+    )]
+    KeyLength {
+        /// The algorithm asked for.
+        algorithm: Algorithm,
+        /// Bytes it takes, with salt.
+        expected: usize,
+        /// Bytes given.
+        actual: usize,
+    },
+    /// A replay window that is neither 0 nor a multiple of 64 up to 65536.
+    #[error("replay window {window}; use a multiple of 64 from 64 to 65536, or 0 for no anti-replay")]
+    ReplayWindow {
+        /// The window given.
+        window: u32,
+    },
+    /// Extended sequence numbers cannot be received without a window.
+    #[error("extended sequence numbers need anti-replay; use a replay window of 64 to 65536")]
+    ExtendedWithoutReplay,
+    /// Tunnel endpoints of two families.
+    #[error(
+        "tunnel endpoints {local} and {remote} are of different families; use two IPv4 or two IPv6 addresses"
+    )]
+    TunnelFamilies {
+        /// Our address.
+        local: IpAddr,
+        /// The peer's address.
+        remote: IpAddr,
+    },
+    /// A tunnel endpoint that is no host's address.
+    #[error("{field} tunnel endpoint {address}; use a unicast address")]
+    TunnelAddress {
+        /// `local` or `remote`.
+        field: &'static str,
+        /// The address given.
+        address: IpAddr,
+    },
+    /// Both tunnel endpoints are one address.
+    #[error("both tunnel endpoints are {address}; use two addresses")]
+    TunnelToSelf {
+        /// The address given.
+        address: IpAddr,
+    },
+    /// UDP port 0.
+    #[error("UDP {field} port 0; use 1 to 65535, as a rule 4500")]
+    UdpPort {
+        /// `source` or `destination`.
+        field: &'static str,
+    },
+    /// A path MTU that no path has.
+    #[error("path MTU {mtu}; use {min} to 65535 bytes")]
+    PathMtu {
+        /// The MTU given.
+        mtu: u32,
+        /// The least for the SA's outer family.
+        min: u32,
+    },
+    /// A recorded sequence number that the SA cannot have used.
+    #[error("sequence number {mark} recorded as used, but this SA's numbers end at {limit}; rekey it")]
+    SequenceMark {
+        /// The number given.
+        mark: u64,
+        /// The last number of the SA.
+        limit: u64,
+    },
+    /// The provider refused the key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Algorithm, Encapsulation, Mode, SaError, SaParameters, Secret};
+
+    fn parameters() -> SaParameters {
+        let mode = Mode::Tunnel {
+            local: [192, 0, 2, 1].into(),
+            remote: [192, 0, 2, 2].into(),
+        };
+        SaParameters::new(256, mode, Algorithm::Aes128Gcm, Secret::copy_from(&[0; 20]))
+    }
+
+    fn refused(change: impl FnOnce(&mut SaParameters)) -> String {
+        let mut parameters = parameters();
+        change(&mut parameters);
+        parameters.validate().expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(parameters().validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_wrong_field_is_named() {
+        for spi in [0, 1, 255] {
+            assert!(refused(|p| p.spi = spi).starts_with(&format!("spi {spi}: 0 to 255")));
+        }
+        for len in [0, 16, 19, 21, 36] {
+            let error = refused(|p| p.key_material = Secret::copy_from(&vec![0; len]));
+            assert!(
+                error.contains(&format!("{len} bytes; aes-128-gcm takes 20")),
+                "{error}"
+            );
+        }
+        for window in [1, 63, 65, 100, 65537, 65600, u32::MAX] {
+            assert!(refused(|p| p.replay_window = window).contains("multiple of 64 from 64 to 65536"));
+        }
+        assert!(
+            refused(|p| (p.replay_window, p.extended_sequence_numbers) = (0, true)).contains("anti-replay")
+        );
+        let tunnel = |local: &str, remote: &str| Mode::Tunnel {
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+        };
+        assert!(refused(|p| p.mode = tunnel("192.0.2.1", "2001:db8::1")).contains("different families"));
+        assert!(
+            refused(|p| p.mode = tunnel("0.0.0.0", "192.0.2.1")).contains("local tunnel endpoint 0.0.0.0")
+        );
+        assert!(
+            refused(|p| p.mode = tunnel("2001:db8::1", "ff02::1")).contains("remote tunnel endpoint ff02::1")
+        );
+        assert!(refused(|p| p.mode = tunnel("192.0.2.1", "192.0.2.1")).contains("both tunnel endpoints"));
+        let udp = |source_port, destination_port| Encapsulation::Udp {
+            source_port,
+            destination_port,
+        };
+        assert!(refused(|p| p.encapsulation = udp(0, 4500)).contains("source port 0"));
+        assert!(refused(|p| p.encapsulation = udp(4500, 0)).contains("destination port 0"));
+        assert!(refused(|p| p.path_mtu = Some(551)).contains("552 to 65535"));
+        assert!(refused(|p| p.path_mtu = Some(65536)).contains("552 to 65535"));
+        let over_ipv6 = |p: &mut SaParameters| {
+            (p.mode, p.path_mtu) = (tunnel("2001:db8::1", "2001:db8::2"), Some(1279));
+        };
+        assert!(refused(over_ipv6).contains("1280 to 65535"));
+    }
+
+    #[test]
+    fn the_edges_are_taken() {
+        for window in [0, 64, 1024, 65536] {
+            let mut parameters = parameters();
+            parameters.replay_window = window;
+            assert_eq!(parameters.validate(), Ok::<(), SaError>(()));
+        }
+    }
+
+    #[test]
+    fn printing_shows_no_key() {
+        let mut parameters = parameters();
+        parameters.key_material = Secret::copy_from(&[0xc5; 20]);
+        let printed = format!("{parameters:?}");
+        assert!(printed.contains("Secret(20 bytes)") && !printed.contains("197") && !printed.contains("c5"));
+    }
+}

@@ -1,0 +1,246 @@
+//! Sequence numbers that can be used only once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One reserved sequence number. Not `Clone`: whoever holds it is the only one to use it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SequenceNumber(u64);
+
+impl SequenceNumber {
+    /// Uses the number up.
+    #[must_use]
+    pub fn into_value(self) -> u64 {
+        self.0
+    }
+}
+
+/// A run of reserved sequence numbers, given out one by one. Numbers left over are lost, never used again.
+#[derive(Debug)]
+#[must_use = "dropping reserved numbers wastes them"]
+pub struct SequenceNumbers {
+    // Both inclusive of what is left: the next number is last - left + 1.
+    last: u64,
+    left: u32,
+}
+
+impl SequenceNumbers {
+    /// How many are left.
+    #[must_use]
+    pub fn remaining(&self) -> u32 {
+        self.left
+    }
+}
+
+impl Iterator for SequenceNumbers {
+    type Item = SequenceNumber;
+
+    fn next(&mut self) -> Option<SequenceNumber> {
+        let value = self.last - u64::from(self.left.checked_sub(1)?);
+        self.left -= 1;
+        Some(SequenceNumber(value))
+    }
+}
+
+/// Where an outbound SA's sequence numbers come from.
+///
+/// Each number is also the AES-GCM nonce's variable part, so using one twice under a key breaks the cipher. Therefore:
+/// - numbers only go up, for any number of callers at once, and stop at the end of the space (RFC 4303 section 3.3.3:
+///   "the sender MUST NOT send a packet on an SA if doing so would cause the sequence number to cycle");
+/// - none may be used beyond the *ceiling*, the highest number recorded durably as used. After a crash the SA is built
+///   again with that mark as `last_used`, so what was sent in between cannot be sent again. A new counter's ceiling is
+///   `last_used` itself: nothing can be sent before somebody has recorded a mark and raised it.
+#[derive(Debug)]
+pub struct SequenceCounter {
+    /// The highest number given out. Invariant: last <= ceiling <= limit.
+    last: AtomicU64,
+    /// The highest number that may be given out.
+    ceiling: AtomicU64,
+    /// The highest number there is: 2^32 - 1, or 2^64 - 1 with extended sequence numbers.
+    limit: u64,
+}
+
+impl SequenceCounter {
+    /// A counter that goes on after `last_used` (0 for a new SA); a mark beyond the number space exhausts it at once.
+    #[must_use]
+    pub fn new(extended: bool, last_used: u64) -> Self {
+        let limit = Self::limit_of(extended);
+        let last = last_used.min(limit);
+        Self {
+            last: AtomicU64::new(last),
+            ceiling: AtomicU64::new(last),
+            limit,
+        }
+    }
+
+    /// The highest number of an SA with or without extended sequence numbers (RFC 4303 section 2.2.1).
+    #[must_use]
+    pub const fn limit_of(extended: bool) -> u64 {
+        if extended { u64::MAX } else { u32::MAX as u64 }
+    }
+
+    /// Permits numbers up to and including `ceiling`, which the caller has recorded durably. Never lowers it, and never
+    /// passes the end of the number space.
+    pub fn raise_ceiling(&self, ceiling: u64) {
+        // Release pairs with the Acquire below: whoever sees the ceiling also sees that the mark was recorded.
+        self.ceiling.fetch_max(ceiling.min(self.limit), Ordering::Release);
+    }
+
+    /// Reserves exactly `count` numbers, or none.
+    #[must_use]
+    pub fn reserve(&self, count: u32) -> Option<SequenceNumbers> {
+        self.take(count, count)
+    }
+
+    /// Reserves as many of `count` numbers as there are, perhaps none.
+    pub fn reserve_up_to(&self, count: u32) -> SequenceNumbers {
+        self.take(0, count)
+            .unwrap_or(SequenceNumbers { last: 0, left: 0 })
+    }
+
+    /// Takes `most` numbers, or what is free if that is at least `least`.
+    fn take(&self, least: u32, most: u32) -> Option<SequenceNumbers> {
+        // The ceiling only rises, so reading it once is at worst too careful. The exchange succeeds only if nobody has
+        // taken numbers since `last` was read, which makes the taken range this caller's alone; a failed attempt
+        // changes nothing.
+        let ceiling = self.ceiling.load(Ordering::Acquire);
+        let mut last = self.last.load(Ordering::Relaxed);
+        loop {
+            let free = u32::try_from(ceiling.saturating_sub(last)).unwrap_or(u32::MAX);
+            if free < least {
+                return None;
+            }
+            let count = free.min(most);
+            let taken = last + u64::from(count);
+            match self
+                .last
+                .compare_exchange_weak(last, taken, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => {
+                    return Some(SequenceNumbers {
+                        last: taken,
+                        left: count,
+                    });
+                }
+                Err(seen) => last = seen,
+            }
+        }
+    }
+
+    /// The highest number given out so far; 0 if none.
+    #[must_use]
+    pub fn last_used(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// The highest number that may be given out now.
+    #[must_use]
+    pub fn ceiling(&self) -> u64 {
+        self.ceiling.load(Ordering::Relaxed)
+    }
+
+    /// Whether the number space is used up for good. The SA must be replaced; raising the ceiling does not help.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.last_used() == self.limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::SequenceCounter;
+
+    fn values(numbers: impl Iterator<Item = super::SequenceNumber>) -> Vec<u64> {
+        numbers.map(super::SequenceNumber::into_value).collect()
+    }
+
+    #[test]
+    fn nothing_before_the_ceiling_is_raised() {
+        let counter = SequenceCounter::new(false, 0);
+        assert!(counter.reserve(1).is_none());
+        counter.raise_ceiling(2);
+        assert_eq!(counter.reserve(2).map(values), Some(vec![1, 2]));
+        assert!(counter.reserve(1).is_none());
+    }
+
+    #[test]
+    fn a_failed_reservation_takes_nothing() {
+        let counter = SequenceCounter::new(false, 0);
+        counter.raise_ceiling(10);
+        assert!(counter.reserve(11).is_none());
+        assert_eq!(counter.last_used(), 0);
+        assert_eq!(values(counter.reserve_up_to(11)), (1..=10).collect::<Vec<_>>());
+        assert_eq!(counter.reserve_up_to(11).remaining(), 0);
+    }
+
+    #[test]
+    fn the_ceiling_never_falls() {
+        let counter = SequenceCounter::new(true, 5);
+        counter.raise_ceiling(9);
+        counter.raise_ceiling(7);
+        assert_eq!(counter.ceiling(), 9);
+        assert_eq!(counter.reserve(1).map(values), Some(vec![6]));
+    }
+
+    #[test]
+    fn stops_at_the_end_of_the_space() {
+        for (extended, limit) in [(false, u64::from(u32::MAX)), (true, u64::MAX)] {
+            let counter = SequenceCounter::new(extended, limit - 3);
+            counter.raise_ceiling(u64::MAX);
+            assert_eq!(counter.reserve(2).map(values), Some(vec![limit - 2, limit - 1]));
+            assert!(counter.reserve(2).is_none());
+            assert!(!counter.is_exhausted());
+            assert_eq!(counter.reserve(1).map(values), Some(vec![limit]));
+            assert!(counter.is_exhausted());
+            counter.raise_ceiling(u64::MAX);
+            assert!(counter.reserve(1).is_none());
+            assert_eq!(counter.last_used(), limit);
+        }
+    }
+
+    #[test]
+    fn a_mark_beyond_the_space_exhausts_the_counter() {
+        let counter = SequenceCounter::new(false, 1 << 40);
+        counter.raise_ceiling(u64::MAX);
+        assert!(counter.is_exhausted());
+        assert!(counter.reserve(1).is_none());
+    }
+
+    #[test]
+    fn concurrent_callers_never_share_a_number() {
+        const END: u64 = 200_000;
+        let counter = SequenceCounter::new(false, 0);
+        let taken: Vec<Vec<u64>> = std::thread::scope(|scope| {
+            let taker = |size: u32| {
+                let counter = &counter;
+                scope.spawn(move || {
+                    let mut mine = Vec::new();
+                    while !(counter.ceiling() == END && counter.last_used() == END) {
+                        let before = mine.last().copied().unwrap_or(0);
+                        let numbers = values(counter.reserve_up_to(size));
+                        assert!(
+                            numbers.first().is_none_or(|first| *first > before),
+                            "numbers only go up"
+                        );
+                        assert!(numbers.last().is_none_or(|last| *last <= counter.ceiling()));
+                        mine.extend(numbers);
+                    }
+                    mine
+                })
+            };
+            let takers = [1, 3, 32, 64].map(taker);
+            for ceiling in (0..=END).step_by(1000) {
+                counter.raise_ceiling(ceiling);
+            }
+            takers.into_iter().map(|taker| taker.join().unwrap()).collect()
+        });
+        let all: HashSet<u64> = taken.iter().flatten().copied().collect();
+        assert_eq!(
+            all.len(),
+            taken.iter().map(Vec::len).sum::<usize>(),
+            "a number was given out twice"
+        );
+        assert_eq!(all, (1..=END).collect());
+    }
+}
