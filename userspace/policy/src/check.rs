@@ -82,7 +82,7 @@ fn check_spis_and_keys(connections: &[Connection], report: &mut Report<'_>) {
             if let Some(first) = key_files.claim(lexically_normal(&sa.key_file), sa.position) {
                 let message = format!(
                     "key file {} is already used at {first}; one key in two SAs repeats nonces, which breaks AES-GCM \
-                     (RFC 4106 section 2): make a key for each direction",
+                     (RFC 4106 section 3.1): make a key for each direction",
                     quote(&sa.key_file.display().to_string())
                 );
                 report.error_at(sa.position, message);

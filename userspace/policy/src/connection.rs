@@ -362,16 +362,16 @@ fn check_endpoints(report: &mut Report<'_>, table: &Table<'_>, local: IpAddr, re
 }
 
 fn check_path_mtu(report: &mut Report<'_>, table: &Table<'_>, family: Family, path_mtu: u16) {
-    let (least, source) = match family {
-        Family::V4 => (576, "RFC 1122 section 3.3.3"),
-        Family::V6 => (1280, "RFC 8200 section 5"),
+    let least = match family {
+        Family::V4 => 576,
+        Family::V6 => 1280,
     };
     if path_mtu < least
         && let Some(node) = table.optional("path-mtu")
     {
         report.error(
             &node.span(),
-            format!("path-mtu {path_mtu} is too small; {family} needs at least {least} ({source})"),
+            format!("path-mtu {path_mtu} is too small; over {family} it is at least {least}"),
         );
     }
 }

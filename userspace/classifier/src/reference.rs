@@ -1,0 +1,243 @@
+//! What a policy says about a packet, straight from its filters: the truth that compiled rule sets are held against.
+//!
+//! Deliberately slow and plain. It shares no code with the compiler: it compares filters pair by pair, one field of
+//! the order after the other, and never builds a line or a rank.
+
+use std::cmp::Ordering;
+use std::net::IpAddr;
+
+use ravelin_policy::{Action, Address, DefaultAction, Filter, Policy, Rule, Selector};
+use ravelin_xdp_common::line::{NO_CONNECTION, NO_RULE};
+use ravelin_xdp_common::{Decision, Direction, Family, Flow, Ports, Verdict};
+
+use crate::expand::to_address;
+
+/// The selector values of one packet. Source and destination are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Upper-layer protocol number.
+    pub protocol: u8,
+    /// What is known of its transport header.
+    pub transport: Transport,
+}
+
+/// What a packet's transport header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Source and destination port in host order, or ICMP type and code.
+    Ports(u16, u16),
+    /// The protocol has neither.
+    Absent,
+    /// A later fragment of a protocol that has them.
+    LaterFragment,
+}
+
+impl Packet {
+    /// The packet in the classifier's form.
+    #[must_use]
+    pub fn flow(&self) -> Flow {
+        let (ports, source_port, destination_port) = match self.transport {
+            Transport::Ports(source, destination) => (Ports::Known, source, destination),
+            Transport::Absent => (Ports::Absent, 0, 0),
+            Transport::LaterFragment => (Ports::Unknown, 0, 0),
+        };
+        Flow {
+            source: to_address(self.source),
+            destination: to_address(self.destination),
+            source_port,
+            destination_port,
+            family: if self.source.is_ipv4() {
+                Family::V4
+            } else {
+                Family::V6
+            },
+            protocol: self.protocol,
+            ports,
+        }
+    }
+
+    /// The packet that answers this one: addresses and ports swapped, ICMP type and code as they are.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        let transport = match self.transport {
+            Transport::Ports(a, b) if !matches!(self.protocol, 1 | 58) => Transport::Ports(b, a),
+            other => other,
+        };
+        Self {
+            source: self.destination,
+            destination: self.source,
+            transport,
+            ..*self
+        }
+    }
+}
+
+/// What the policy says about a packet.
+#[must_use]
+pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdict {
+    let mut best: Option<(usize, &Rule, &Filter, Match)> = None;
+    for (id, rule) in policy.rules().iter().enumerate().filter(|(_, rule)| rule.active) {
+        for filter in policy.filters(rule) {
+            let found = match_rule(rule, filter, packet, direction);
+            // A permit whose ports cannot be seen lets nothing through, and stops nothing.
+            if found == Match::No || (found == Match::ButPorts && rule.action == Action::Permit) {
+                continue;
+            }
+            // Rules and filters come in the order of definition, so an equal one does not replace the best.
+            if best.is_none_or(|(_, r, f, _)| compare((rule, filter), (r, f)) == Ordering::Less) {
+                best = Some((id, rule, filter, found));
+            }
+        }
+    }
+    let Some((id, rule, _, found)) = best else {
+        let decision = match policy.default_action() {
+            DefaultAction::Permit => Decision::Permit,
+            DefaultAction::Block => Decision::Block,
+        };
+        return Verdict {
+            rule_id: NO_RULE,
+            connection: NO_CONNECTION,
+            decision,
+            accept_unsecured: false,
+        };
+    };
+    let (decision, connection, accept_unsecured) = match rule.action {
+        Action::Permit => (Decision::Permit, NO_CONNECTION, false),
+        Action::Block => (Decision::Block, NO_CONNECTION, false),
+        Action::Protect {
+            connection,
+            accept_unsecured,
+        } => (Decision::Protect, connection as u32, accept_unsecured),
+    };
+    let decision = if found == Match::ButPorts {
+        Decision::FragmentUnknown
+    } else {
+        decision
+    };
+    Verdict {
+        rule_id: id as u32,
+        connection,
+        decision,
+        accept_unsecured,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Match {
+    No,
+    ButPorts,
+    Yes,
+}
+
+fn match_rule(rule: &Rule, filter: &Filter, packet: &Packet, direction: Direction) -> Match {
+    let forward = match_filter(filter, packet);
+    let backward = match_filter(filter, &packet.reversed());
+    match (rule.action, direction) {
+        (Action::Protect { .. }, Direction::Outbound) => forward,
+        (Action::Protect { .. }, Direction::Inbound) => backward,
+        _ if filter.mirrored => forward.max(backward),
+        _ => forward,
+    }
+}
+
+fn match_filter(filter: &Filter, packet: &Packet) -> Match {
+    if !filter.source.contains(packet.source)
+        || !filter.destination.contains(packet.destination)
+        || filter
+            .protocol
+            .is_some_and(|protocol| protocol.0 != packet.protocol)
+    {
+        return Match::No;
+    }
+    let matches = |found: bool| if found { Match::Yes } else { Match::No };
+    match (&filter.selector, packet.transport) {
+        (Selector::Any, _) => Match::Yes,
+        // ICMP of the other family's version has no type that could match (RFC 4443 section 1).
+        (Selector::Icmp { .. }, _) if packet.source.is_ipv4() != (packet.protocol == 1) => Match::No,
+        (_, Transport::LaterFragment) => Match::ButPorts,
+        (_, Transport::Absent) => Match::No,
+        (Selector::Ports { source, destination }, Transport::Ports(from, to)) => {
+            matches(source.contains(from) && destination.contains(to))
+        }
+        (Selector::Icmp { kind, code }, Transport::Ports(from, to)) => {
+            matches(u16::from(*kind) == from && code.is_none_or(|code| u16::from(code) == to))
+        }
+    }
+}
+
+/// `Less` if `a` wins over `b`.
+fn compare(a: (&Rule, &Filter), b: (&Rule, &Filter)) -> Ordering {
+    let priority = match (a.0.priority, b.0.priority) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    };
+    let shorter = |f: &Filter| common_bits(&f.source).min(common_bits(&f.destination));
+    let longer = |f: &Filter| common_bits(&f.source).max(common_bits(&f.destination));
+    priority
+        .then(shorter(b.1).cmp(&shorter(a.1)))
+        .then(longer(b.1).cmp(&longer(a.1)))
+        .then(b.1.protocol.is_some().cmp(&a.1.protocol.is_some()))
+        .then(ports_given(b.1).cmp(&ports_given(a.1)))
+        .then(pairs(a.1).cmp(&pairs(b.1)))
+        .then(strictness(a.0).cmp(&strictness(b.0)))
+}
+
+/// The number of leading bits that all addresses have in common.
+fn common_bits(address: &Address) -> usize {
+    let (first, last) = match address {
+        Address::Any => return 0,
+        Address::Prefix(prefix) => (prefix.network(), prefix.broadcast()),
+        Address::Range(first, last) => (*first, *last),
+    };
+    let bits = |address: IpAddr| -> Vec<bool> {
+        let octets = match address {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        octets
+            .iter()
+            .flat_map(|octet| (0..8).rev().map(move |bit| octet >> bit & 1 == 1))
+            .collect()
+    };
+    bits(first)
+        .iter()
+        .zip(bits(last))
+        .take_while(|(a, b)| **a == *b)
+        .count()
+}
+
+fn ports_given(filter: &Filter) -> usize {
+    match &filter.selector {
+        Selector::Any => 0,
+        Selector::Ports { source, destination } => {
+            [source, destination].iter().filter(|s| !s.is_any()).count()
+        }
+        Selector::Icmp { code, .. } => 1 + code.iter().count(),
+    }
+}
+
+/// How many pairs of ports match.
+fn pairs(filter: &Filter) -> u64 {
+    let count =
+        |set: &ravelin_policy::PortSet| (0..=u16::MAX).filter(|port| set.contains(*port)).count() as u64;
+    match &filter.selector {
+        Selector::Any => 65_536 * 65_536,
+        Selector::Ports { source, destination } => count(source) * count(destination),
+        Selector::Icmp { code: None, .. } => 65_536,
+        Selector::Icmp { code: Some(_), .. } => 1,
+    }
+}
+
+fn strictness(rule: &Rule) -> usize {
+    match rule.action {
+        Action::Block => 0,
+        Action::Protect { .. } => 1,
+        Action::Permit => 2,
+    }
+}
