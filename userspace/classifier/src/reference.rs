@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
-use ravelin_policy::{Action, Address, DefaultAction, Filter, Policy, Rule, Selector};
+use ravelin_policy::{Action, Address, DefaultAction, Filter, Policy, PortSet, Rule, Selector};
 use ravelin_xdp_common::line::{NO_CONNECTION, NO_RULE};
 use ravelin_xdp_common::{Decision, Direction, Family, Flow, Ports, Verdict};
 
@@ -224,8 +224,10 @@ fn ports_given(filter: &Filter) -> usize {
 
 /// How many pairs of ports match.
 fn pairs(filter: &Filter) -> u64 {
-    let count =
-        |set: &ravelin_policy::PortSet| (0..=u16::MAX).filter(|port| set.contains(*port)).count() as u64;
+    let count = |set: &PortSet| match set.ranges() {
+        [] => 65_536,
+        ranges => ranges.iter().map(|range| range.clone().count() as u64).sum(),
+    };
     match &filter.selector {
         Selector::Any => 65_536 * 65_536,
         Selector::Ports { source, destination } => count(source) * count(destination),

@@ -60,7 +60,7 @@ fn list(rules: &[(String, usize)]) -> String {
 /// # Errors
 /// [`CompileError`] when it is larger than the maps.
 pub fn compile(policy: &Policy) -> Result<RuleSet, CompileError> {
-    check_size(policy)?;
+    let counted = check_size(policy)?;
     let mut filters = Vec::new();
     for (rule_id, rule) in policy.rules().iter().enumerate().filter(|(_, rule)| rule.active) {
         for (index, filter) in policy.filters(rule).iter().enumerate() {
@@ -79,6 +79,11 @@ pub fn compile(policy: &Policy) -> Result<RuleSet, CompileError> {
         let rule_id = u32::try_from(rule_id).expect("check_size bounds the number of rules");
         expand(filter, rule.action, rule_id, rank, &mut lines);
     }
+    debug_assert_eq!(
+        lines.len(),
+        counted,
+        "a filter expands to as many lines as were counted for it"
+    );
     let header = Header {
         line_count: u32::try_from(lines.len()).expect("check_size bounds the number of lines"),
         generation: 0,
@@ -108,7 +113,8 @@ impl RuleSet {
     }
 }
 
-fn check_size(policy: &Policy) -> Result<(), CompileError> {
+/// The number of lines, counted without making them: a hostile policy could ask for billions.
+fn check_size(policy: &Policy) -> Result<usize, CompileError> {
     let limit = MAX_RULES as usize;
     if policy.rules().len() > limit {
         return Err(CompileError::TooManyRules {
@@ -135,7 +141,7 @@ fn check_size(policy: &Policy) -> Result<(), CompileError> {
             largest: sizes,
         });
     }
-    Ok(())
+    Ok(lines)
 }
 
 fn to_action(default: DefaultAction) -> Action {

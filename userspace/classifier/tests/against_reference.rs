@@ -298,11 +298,11 @@ fn parsed(text: &str) -> Policy {
 }
 
 fn compiled(text: &str) -> RuleSet {
-    compile(&parsed(text)).unwrap()
+    compile(&parsed(text)).expect("the policy fits")
 }
 
 fn tcp(source: &str, destination: &str, source_port: u16, destination_port: u16) -> Packet {
-    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
     Packet {
         source: address(source),
         destination: address(destination),

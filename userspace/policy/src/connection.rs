@@ -24,8 +24,8 @@ const KEYS: &[&str] = &[
 const STATIC_KEYS: &[&str] = &["algorithm", "esn", "replay-window", "outbound", "inbound"];
 const SA_KEYS: &[&str] = &["spi", "key-file"];
 
-/// RFC 4303 section 3.4.3: a window of 32 must be supported.
-const REPLAY_WINDOW: std::ops::RangeInclusive<i64> = 32..=65_536;
+/// Smallest and largest anti-replay window in packets, in steps of 64. RFC 4303 section 3.4.3 has 64 as the default.
+const REPLAY_WINDOW: std::ops::RangeInclusive<i64> = 64..=65_536;
 
 /// Both directions between two endpoints: mode, addresses, algorithm and keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ pub struct StaticKeys {
     pub algorithm: Algorithm,
     /// Whether sequence numbers have 64 bits (RFC 4303 section 2.2.1).
     pub esn: bool,
-    /// Size of the anti-replay window in packets, 32 to 65,536.
+    /// Size of the anti-replay window in packets, a multiple of 64 from 64 to 65,536.
     pub replay_window: u32,
     /// The SA that seals.
     pub outbound: StaticSa,
@@ -226,6 +226,14 @@ impl StaticKeys {
         let esn = table.or_default("esn", true, |node| node.boolean(report));
         let replay_window = table.or_default("replay-window", 1024, |node| {
             let window = node.integer(report, *REPLAY_WINDOW.start(), *REPLAY_WINDOW.end())?;
+            if window % 64 != 0 {
+                let near = (window + 32) / 64 * 64;
+                report.error(
+                    &node.span(),
+                    format!("replay-window is a multiple of 64, for instance {near}"),
+                );
+                return None;
+            }
             u32::try_from(window).ok()
         });
         let outbound = table
