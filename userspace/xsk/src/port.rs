@@ -106,7 +106,8 @@ pub struct PortOptions {
     pub mode: Mode,
     /// Let the driver say when it needs a system call. Off: every `kick` with something queued is one.
     pub need_wakeup: bool,
-    /// Packets per system call in copy mode (`XDP_MAX_TX_SKB_BUDGET`); kernels before 6.17 send 32 whatever this says.
+    /// Packets per system call in copy mode (`XDP_MAX_TX_SKB_BUDGET`), at least 32 and at most `tx_ring`; kernels
+    /// before 6.17 send 32 whatever this says.
     pub tx_budget: u32,
     /// Busy polling, off by default.
     pub busy_poll: Option<BusyPoll>,

@@ -1,19 +1,17 @@
 //! One AF_XDP socket: four rings on one queue of one device.
 
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+mod open;
 
-use crate::error::{OpenError, PortError};
-use crate::if_xdp::{
-    Descriptor, SO_BUSY_POLL, SO_BUSY_POLL_BUDGET, SO_PREFER_BUSY_POLL, SOL_XDP, XDP_COPY,
-    XDP_MAX_TX_SKB_BUDGET, XDP_OPTIONS_ZEROCOPY, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_RX_RING,
-    XDP_SHARED_UMEM, XDP_TX_RING, XDP_UMEM_COMPLETION_RING, XDP_UMEM_FILL_RING,
-    XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XDP_USE_NEED_WAKEUP, XDP_ZEROCOPY,
-};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+pub use self::open::queue_count;
+use crate::error::PortError;
+use crate::if_xdp::Descriptor;
 use crate::ledger::Owner;
 use crate::ring::{ConsumerRing, ProducerRing};
 use crate::umem::PortSlot;
-use crate::{Batch, Kick, Mode, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem, syscall};
+use crate::{Batch, Kick, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem, syscall};
 
 /// Shortest frame worth sending, bytes: an Ethernet header.
 pub(crate) const SHORTEST_FRAME: usize = 14;
@@ -75,101 +73,6 @@ impl Drop for Attachment<'_> {
 }
 
 impl<'u> Socket<'u> {
-    /// Opens a socket on queue `queue` (from 0) of the device named `device` in the thread's network namespace, and
-    /// fills its fill ring.
-    ///
-    /// Packets arrive once a program redirects them to the socket ([`Port::fd`] goes into an XSKMAP).
-    ///
-    /// # Errors
-    /// [`OpenError`], which names device, queue and system call, and what to do.
-    pub fn open(umem: &'u Umem, device: &str, queue: u32, options: &PortOptions) -> Result<Self, OpenError> {
-        check_rings(options)?;
-        let context = Context { device, queue };
-        let queues = queue_count(device)?;
-        let interface =
-            syscall::interface_index(device).map_err(|error| context.error("if_nametoindex", error))?;
-        if queue >= queues {
-            return Err(OpenError::NoSuchQueue {
-                device: device.to_owned(),
-                queue,
-                queues,
-            });
-        }
-        let taken = |port| matches!(port, PortSlot::Bound { interface: i, queue: q, .. } if (i, q) == (interface, queue));
-        if umem.ports().any(taken) {
-            return Err(OpenError::QueueInUse {
-                device: device.to_owned(),
-                queue,
-            });
-        }
-        let Some(attachment) = Attachment::new(umem) else {
-            return Err(OpenError::TooManyPorts {
-                device: device.to_owned(),
-                queue,
-            });
-        };
-
-        let fd = syscall::socket().map_err(|error| match error.raw_os_error() {
-            Some(libc::EAFNOSUPPORT) => OpenError::NoAfXdp { source: error },
-            _ => context.error("socket(AF_XDP)", error),
-        })?;
-        let socket = fd.as_fd();
-        let set_ring = |call, option, size| {
-            syscall::set_number(socket, SOL_XDP, option, size).map_err(|error| context.error(call, error))
-        };
-        set_ring(
-            "setsockopt(XDP_UMEM_FILL_RING)",
-            XDP_UMEM_FILL_RING,
-            options.fill_ring,
-        )?;
-        set_ring(
-            "setsockopt(XDP_UMEM_COMPLETION_RING)",
-            XDP_UMEM_COMPLETION_RING,
-            options.completion_ring,
-        )?;
-        set_ring("setsockopt(XDP_RX_RING)", XDP_RX_RING, options.rx_ring)?;
-        set_ring("setsockopt(XDP_TX_RING)", XDP_TX_RING, options.tx_ring)?;
-        let offsets = syscall::ring_offsets(socket)
-            .map_err(|error| context.error("getsockopt(XDP_MMAP_OFFSETS)", error))?;
-        let map = |error| context.error("mmap of a ring", error);
-        let slot = attachment.slot();
-        let mut socket = Self {
-            umem,
-            fill: ProducerRing::map(
-                socket,
-                XDP_UMEM_PGOFF_FILL_RING as libc::off_t,
-                &offsets.fr,
-                options.fill_ring,
-            )
-            .map_err(map)?,
-            rx: ConsumerRing::map(socket, XDP_PGOFF_RX_RING, &offsets.rx, options.rx_ring).map_err(map)?,
-            tx: ProducerRing::map(socket, XDP_PGOFF_TX_RING, &offsets.tx, options.tx_ring).map_err(map)?,
-            completion: ConsumerRing::map(
-                socket,
-                XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t,
-                &offsets.cr,
-                options.completion_ring,
-            )
-            .map_err(map)?,
-            outstanding: Outstanding::default(),
-            options: options.clone(),
-            counters: PortCounters::default(),
-            receiving: Owner::fill(slot),
-            sending: Owner::tx(slot),
-            fd,
-            zero_copy: false,
-            fault: None,
-            device: device.to_owned(),
-            queue,
-            attachment,
-        };
-        socket.set_limits()?;
-        // Before bind: drivers that receive into the UMEM take chunks at once.
-        socket.refill();
-        socket.bind(interface)?;
-        Ok(socket)
-    }
-
     /// Name of the device when the socket was opened.
     #[must_use]
     pub fn device(&self) -> &str {
@@ -186,95 +89,6 @@ impl<'u> Socket<'u> {
     #[must_use]
     pub fn zero_copy(&self) -> bool {
         self.zero_copy
-    }
-
-    /// Options beside `SOL_XDP`'s rings; those that an older kernel lacks only cost speed.
-    fn set_limits(&mut self) -> Result<(), OpenError> {
-        let context = Context {
-            device: &self.device,
-            queue: self.queue,
-        };
-        let socket = self.fd.as_fd();
-        match syscall::set_number(socket, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, self.options.tx_budget) {
-            Err(error) if !syscall::is_errno(&error, libc::ENOPROTOOPT) => {
-                return Err(context.error("setsockopt(XDP_MAX_TX_SKB_BUDGET)", error));
-            }
-            _ => {}
-        }
-        // In copy mode every queued packet counts against the send buffer, whose default holds about 90 of them. Without
-        // CAP_NET_ADMIN it stays so, and the kernel asks to be called again more often.
-        let send_buffer = (self.options.tx_ring * 4096).min(1 << 30);
-        let _ = syscall::set_number(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
-        if let Some(busy_poll) = self.options.busy_poll {
-            for (call, option, number) in [
-                ("setsockopt(SO_PREFER_BUSY_POLL)", SO_PREFER_BUSY_POLL, 1),
-                ("setsockopt(SO_BUSY_POLL)", SO_BUSY_POLL, busy_poll.microseconds),
-                (
-                    "setsockopt(SO_BUSY_POLL_BUDGET)",
-                    SO_BUSY_POLL_BUDGET,
-                    busy_poll.budget,
-                ),
-            ] {
-                syscall::set_number(socket, libc::SOL_SOCKET, option, number)
-                    .map_err(|error| context.error(call, error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Binds: shares the registration of a socket that is bound already, or registers the UMEM.
-    fn bind(&mut self, interface: u32) -> Result<(), OpenError> {
-        let context = Context {
-            device: &self.device,
-            queue: self.queue,
-        };
-        let socket = self.fd.as_fd();
-        let mut bound = false;
-        for port in self.umem.ports() {
-            let PortSlot::Bound { fd, .. } = port else {
-                continue;
-            };
-            // Mode and need_wakeup are those of the other socket; any other flag here is EINVAL.
-            match syscall::bind(socket, interface, self.queue, XDP_SHARED_UMEM, fd as u32) {
-                Ok(()) => {
-                    bound = true;
-                    break;
-                }
-                // That socket has lost its device.
-                Err(error) if syscall::is_errno(&error, libc::EBADF) => {}
-                Err(error) => return Err(context.error("bind(XDP_SHARED_UMEM)", error)),
-            }
-        }
-        if !bound {
-            syscall::register_umem(socket, self.umem.registration())
-                .map_err(|error| context.error("setsockopt(XDP_UMEM_REG)", error))?;
-            let mode = match self.options.mode {
-                // The kernel tries zero-copy first and falls back by itself (`xp_assign_dev`).
-                Mode::Auto => 0,
-                Mode::Copy => XDP_COPY,
-                Mode::ZeroCopy => XDP_ZEROCOPY,
-            };
-            let wakeup = if self.options.need_wakeup {
-                XDP_USE_NEED_WAKEUP
-            } else {
-                0
-            };
-            syscall::bind(socket, interface, self.queue, mode | wakeup, 0)
-                .map_err(|error| context.error("bind", error))?;
-        }
-        let flags =
-            syscall::options(socket).map_err(|error| context.error("getsockopt(XDP_OPTIONS)", error))?;
-        self.zero_copy = flags & XDP_OPTIONS_ZEROCOPY != 0;
-        if self.options.mode == Mode::ZeroCopy && !self.zero_copy {
-            return Err(context.error("bind", io::Error::from_raw_os_error(libc::EOPNOTSUPP)));
-        }
-        let port = PortSlot::Bound {
-            fd: self.fd.as_raw_fd(),
-            interface,
-            queue: self.queue,
-        };
-        self.umem.set_port(self.attachment.slot(), port);
-        Ok(())
     }
 
     fn wake_rx(&mut self) {
@@ -491,78 +305,10 @@ impl Drop for Socket<'_> {
     }
 }
 
-/// Number of queues of a device, as far as AF_XDP can use them; 1 if the driver does not say.
-///
-/// # Errors
-/// [`OpenError::NoSuchDevice`], or what the ioctl said.
-pub fn queue_count(device: &str) -> Result<u32, OpenError> {
-    let context = Context { device, queue: 0 };
-    match syscall::channels(device) {
-        Ok(channels) => Ok((channels.combined_count + channels.rx_count.max(channels.tx_count)).max(1)),
-        Err(error) if syscall::is_errno(&error, libc::EOPNOTSUPP) => Ok(1),
-        Err(error) => Err(context.error("ioctl(ETHTOOL_GCHANNELS)", error)),
-    }
-}
-
-fn check_rings(options: &PortOptions) -> Result<(), OpenError> {
-    let rings = [
-        ("receive", options.rx_ring),
-        ("transmit", options.tx_ring),
-        ("fill", options.fill_ring),
-        ("completion", options.completion_ring),
-    ];
-    for (ring, size) in rings {
-        if !size.is_power_of_two() || !(16..=32768).contains(&size) {
-            return Err(OpenError::RingSize { ring, size });
-        }
-    }
-    Ok(())
-}
-
 /// Conditions that pass: call again later.
 fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM | libc::EINTR)
     )
-}
-
-/// What an error message names.
-struct Context<'a> {
-    device: &'a str,
-    queue: u32,
-}
-
-impl Context<'_> {
-    fn error(&self, call: &'static str, source: io::Error) -> OpenError {
-        let (device, queue) = (self.device.to_owned(), self.queue);
-        match source.raw_os_error() {
-            Some(libc::ENODEV | libc::ENXIO) => OpenError::NoSuchDevice { device },
-            Some(libc::EBUSY) => OpenError::QueueInUse { device, queue },
-            Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted {
-                device,
-                queue,
-                call,
-                source,
-            },
-            Some(libc::EOPNOTSUPP) => OpenError::ModeNotSupported {
-                device,
-                queue,
-                call,
-                source,
-            },
-            Some(libc::ENOBUFS) => OpenError::LockedMemory {
-                device,
-                queue,
-                call,
-                source,
-            },
-            _ => OpenError::Call {
-                device,
-                queue,
-                call,
-                source,
-            },
-        }
-    }
 }

@@ -408,6 +408,24 @@ mod tests {
     }
 
     #[test]
+    fn packets_stay_out_of_core_dumps_and_children() {
+        let umem = Umem::new(&small()).unwrap();
+        let start = umem.memory.start().addr().get();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let range = |line: &str| {
+            let (first, end) = line.split_once(' ')?.0.split_once('-')?;
+            Some(usize::from_str_radix(first, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+        };
+        let flags = maps
+            .lines()
+            .skip_while(|line| !range(line).is_some_and(|range| range.contains(&start)))
+            .find(|line| line.starts_with("VmFlags:"))
+            .unwrap();
+        // proc_pid_smaps(5): "dd" do not include in core dump, "dc" do not copy on fork.
+        assert!(flags.contains(" dd") && flags.contains(" dc"), "{flags}");
+    }
+
+    #[test]
     fn pages_are_what_was_asked_for() {
         let umem = Umem::new(&UmemOptions {
             huge_pages: HugePages::Never,

@@ -1,0 +1,529 @@
+//! AF_XDP sockets on veth pairs, in network namespaces that the tests make themselves. Needs root.
+//!
+//! The outside witness is the kernel's packet socket at the other end of each pair.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
+mod support;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ravelin_xsk::{
+    Batch, FrameCounts, Kick, Mode, OpenError, Port as _, PortError, PortOptions, Socket, Umem, UmemOptions,
+    queue_count,
+};
+use support::bpf::{METADATA, Redirect};
+use support::net::{in_namespace, ip, veth};
+use support::packet::{Witness, frame, number};
+
+fn umem(frame_count: u32) -> Umem {
+    Umem::new(&UmemOptions {
+        frame_count,
+        ..UmemOptions::default()
+    })
+    .unwrap()
+}
+
+/// Small rings, so that wrap-around and shortage happen within a test.
+fn rings(size: u32) -> PortOptions {
+    PortOptions {
+        rx_ring: size,
+        tx_ring: size,
+        fill_ring: size,
+        completion_ring: size,
+        ..PortOptions::default()
+    }
+}
+
+/// Receives until `count` frames are in the batch, waiting in `poll`.
+fn receive<'u>(port: &mut Socket<'u>, batch: &mut Batch<'u>, count: usize) {
+    port.rx(batch);
+    while batch.len() < count {
+        let mut fds = [PollFd::new(port.fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::from(5000u16)).unwrap();
+        assert_eq!(
+            ready,
+            1,
+            "{} of {count} frames: {:?}",
+            batch.len(),
+            port.statistics()
+        );
+        port.rx(batch);
+    }
+}
+
+/// Kicks until the kernel has taken everything.
+fn flush(port: &mut Socket<'_>) {
+    while port.kick().unwrap() == Kick::Retry {
+        port.reclaim();
+    }
+}
+
+fn batch_of<'u>(umem: &'u Umem, numbers: std::ops::Range<u64>, len: usize) -> Batch<'u> {
+    let mut batch = Batch::new();
+    for number in numbers {
+        let mut filled = umem.frame().unwrap();
+        filled.append(len).unwrap().copy_from_slice(&frame(number, len));
+        batch.push(filled).unwrap();
+    }
+    batch
+}
+
+#[test]
+fn received_packets_are_whole_and_have_metadata_and_headroom() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let witness = Witness::new("a0");
+        let program = Redirect::attach("a1");
+        let umem = umem(256);
+        let mut port = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        assert!(!port.zero_copy());
+        program.set(0, port.fd());
+        let mut batch = Batch::new();
+        for number in 0..1000 {
+            let sent = frame(number, 22 + (number as usize * 13) % 1493);
+            witness.send(&sent);
+            receive(&mut port, &mut batch, 1);
+            assert_eq!(batch[0].data(), sent);
+            assert_eq!(batch[0].metadata(8), Some(&METADATA.to_ne_bytes()[..]));
+            assert_eq!(batch[0].headroom(), 256);
+            batch.clear();
+        }
+        let statistics = port.statistics().unwrap();
+        assert_eq!(
+            (
+                statistics.rx_dropped,
+                statistics.rx_ring_full,
+                statistics.rx_invalid_descriptors
+            ),
+            (0, 0, 0)
+        );
+        assert_eq!((port.counters().received, port.counters().invalid), (1000, 0));
+    });
+}
+
+#[test]
+fn sent_frames_arrive_in_order_with_what_was_put_in_front() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let witness = Witness::new("a0");
+        let umem = umem(256);
+        let mut port = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        for round in 0..50 {
+            let mut batch = batch_of(&umem, round * 40..(round + 1) * 40, 200);
+            for queued in &mut batch {
+                queued.trim_front(22).unwrap();
+                let header = frame(number(&[&[0; 14][..], &[0; 8]].concat()), 22);
+                queued.prepend(22).unwrap().copy_from_slice(&header);
+                let (chunk, start, end) = queued.chunk_mut();
+                chunk[end] = 0xee;
+                queued.set_range(start, end + 1).unwrap();
+            }
+            assert_eq!(port.tx(&mut batch), 40);
+            flush(&mut port);
+            for number in round * 40..(round + 1) * 40 {
+                let mut expected = frame(number, 200);
+                expected[14..22].fill(0);
+                expected.push(0xee);
+                assert_eq!(witness.receive(), expected);
+            }
+            port.reclaim();
+        }
+        assert_eq!(port.counters().queued, 2000);
+        assert_eq!(port.counters().completed, 2000);
+        assert_eq!(
+            umem.counts(),
+            FrameCounts {
+                free: 192,
+                receiving: 64,
+                ..FrameCounts::default()
+            }
+        );
+    });
+}
+
+#[test]
+fn two_devices_share_one_umem_and_no_frame_is_lost() {
+    const TOTAL: u64 = 100_000;
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        veth("b0", "b1", 1500);
+        let (source, sink) = (Witness::new("a0"), Witness::new("b0"));
+        let (program_a, program_b) = (Redirect::attach("a1"), Redirect::attach("b1"));
+        let umem = umem(512);
+        // The transmit ring is no multiple of what arrives, so batches are cut and rings wrap.
+        let mut a = Socket::open(&umem, "a1", 0, &rings(128)).unwrap();
+        let mut b = Socket::open(&umem, "b1", 0, &rings(64)).unwrap();
+        program_a.set(0, a.fd());
+        program_b.set(0, b.fd());
+        let mut batch = Batch::new();
+        let (mut sent, mut seen) = (0, 0);
+        while seen < TOTAL {
+            while sent < TOTAL && sent < seen + 48 {
+                source.send(&frame(sent, 60));
+                sent += 1;
+            }
+            receive(&mut a, &mut batch, 1);
+            b.tx(&mut batch);
+            flush(&mut b);
+            b.reclaim();
+            while let Some(arrived) = sink.try_receive() {
+                assert_eq!(arrived, frame(seen, 60));
+                seen += 1;
+            }
+        }
+        // And back again, the other way round.
+        sink.send(&frame(7, 60));
+        receive(&mut b, &mut batch, 1);
+        assert_eq!(a.tx(&mut batch), 1);
+        flush(&mut a);
+        assert_eq!(source.receive(), frame(7, 60));
+
+        a.reclaim();
+        b.reclaim();
+        a.refill();
+        b.refill();
+        let expected = FrameCounts {
+            free: 512 - 192,
+            receiving: 192,
+            ..FrameCounts::default()
+        };
+        assert_eq!(umem.counts(), expected, "{:?} {:?}", a.counters(), b.counters());
+        assert_eq!(a.outstanding().receiving + b.outstanding().receiving, 192);
+        assert_eq!((a.counters().received, b.counters().completed), (TOTAL, TOTAL));
+        assert_eq!((a.counters().completed, b.counters().received), (1, 1));
+        assert_eq!((a.counters().invalid, b.counters().invalid), (0, 0));
+    });
+}
+
+#[test]
+fn frames_leave_only_when_kicked_or_polled() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let witness = Witness::new("a0");
+        let umem = umem(256);
+        let mut port = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        assert_eq!(port.kick().unwrap(), Kick::Idle);
+        assert_eq!(port.counters().wakeups, 0, "nothing queued, no system call");
+        port.tx(&mut batch_of(&umem, 0..1, 60));
+        assert_eq!(witness.try_receive(), None);
+        assert_eq!(port.kick().unwrap(), Kick::Sent);
+        assert_eq!(witness.receive(), frame(0, 60));
+        assert_eq!(port.counters().wakeups, 1);
+
+        port.tx(&mut batch_of(&umem, 1..2, 60));
+        poll(
+            &mut [PollFd::new(port.fd(), PollFlags::POLLIN)],
+            PollTimeout::ZERO,
+        )
+        .unwrap();
+        assert_eq!(witness.receive(), frame(1, 60));
+        drop(port);
+
+        let always = PortOptions {
+            need_wakeup: false,
+            ..rings(64)
+        };
+        let mut port = Socket::open(&umem, "a1", 0, &always).unwrap();
+        port.tx(&mut batch_of(&umem, 2..3, 60));
+        assert_eq!(port.kick().unwrap(), Kick::Sent);
+        assert_eq!(witness.receive(), frame(2, 60));
+    });
+}
+
+#[test]
+fn a_full_transmit_ring_leaves_the_rest_and_a_large_one_goes_in_few_calls() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let witness = Witness::new("a0");
+        let umem = umem(1024);
+        let mut small = Socket::open(&umem, "a1", 0, &rings(16)).unwrap();
+        let mut batch = batch_of(&umem, 0..40, 60);
+        assert_eq!(small.tx(&mut batch), 16);
+        assert_eq!(batch.len(), 24);
+        assert_eq!(small.tx(&mut batch), 0);
+        while !batch.is_empty() {
+            flush(&mut small);
+            small.reclaim();
+            small.tx(&mut batch);
+        }
+        flush(&mut small);
+        for number in 0..40 {
+            assert_eq!(witness.receive(), frame(number, 60));
+        }
+        drop(small);
+
+        let mut large = Socket::open(&umem, "a1", 0, &rings(256)).unwrap();
+        for start in [0, 60, 120, 180] {
+            assert_eq!(large.tx(&mut batch_of(&umem, start..start + 60, 60)), 60);
+        }
+        flush(&mut large);
+        for number in 0..240 {
+            assert_eq!(witness.receive(), frame(number, 60));
+        }
+        // 32 descriptors per call before Linux 6.17, 240 in one since.
+        assert!(large.counters().wakeups <= 8, "{:?}", large.counters());
+    });
+}
+
+#[test]
+fn what_the_kernel_drops_is_in_its_statistics() {
+    in_namespace(|| {
+        veth("a0", "a1", 2000);
+        let witness = Witness::new("a0");
+        let program = Redirect::attach("a1");
+        let umem = umem(256);
+        let options = PortOptions {
+            fill_ring: 64,
+            ..rings(16)
+        };
+        let mut port = Socket::open(&umem, "a1", 0, &options).unwrap();
+        program.set(0, port.fd());
+        let mut batch = Batch::new();
+        witness.send(&frame(0, 1793));
+        witness.send(&frame(1, 1792));
+        receive(&mut port, &mut batch, 1);
+        assert_eq!(number(batch[0].data()), 1);
+        assert_eq!(batch[0].tailroom(), 0);
+        assert_eq!(port.statistics().unwrap().rx_dropped, 1);
+        batch.clear();
+
+        for number in 0..40 {
+            witness.send(&frame(number, 60));
+        }
+        while port.statistics().unwrap().rx_ring_full < 24 {
+            std::thread::yield_now();
+        }
+        receive(&mut port, &mut batch, 16);
+        assert_eq!(port.rx(&mut batch), 0);
+        let numbers: Vec<_> = batch.iter().map(|frame| number(frame.data())).collect();
+        assert_eq!(numbers, (0..16).collect::<Vec<_>>());
+        batch.clear();
+        port.refill();
+        assert_eq!(
+            umem.counts(),
+            FrameCounts {
+                free: 192,
+                receiving: 64,
+                ..FrameCounts::default()
+            }
+        );
+
+        // Chunks whose packet found no room are used again.
+        for number in 0..200 {
+            witness.send(&frame(number, 60));
+            receive(&mut port, &mut batch, 1);
+            batch.clear();
+        }
+        assert_eq!(port.counters().invalid, 0);
+    });
+}
+
+#[test]
+fn a_device_that_is_down_is_an_error_and_frames_wait() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let witness = Witness::new("a0");
+        let umem = umem(256);
+        let mut port = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        port.check().unwrap();
+        port.tx(&mut batch_of(&umem, 0..3, 60));
+        ip(&["link", "set", "a1", "down"]);
+        let error = port.kick().unwrap_err();
+        assert!(matches!(error, PortError::DeviceDown { .. }), "{error}");
+        assert!(error.to_string().contains("a1 queue 0"), "{error}");
+        assert!(matches!(port.check(), Err(PortError::DeviceDown { .. })));
+        ip(&["link", "set", "a1", "up"]);
+        flush(&mut port);
+        for number in 0..3 {
+            assert_eq!(witness.receive(), frame(number, 60));
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_is_down_costs_frames_but_does_not_stick() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let umem = umem(256);
+        let mut port = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        ip(&["link", "set", "a0", "down"]);
+        port.tx(&mut batch_of(&umem, 0..32, 60));
+        flush(&mut port);
+        assert_eq!(port.reclaim(), 32, "dropped frames complete");
+        assert_eq!(port.counters().dropped, 32);
+        assert_eq!(umem.counts().free, 192);
+    });
+}
+
+#[test]
+fn a_removed_device_is_an_error_and_its_chunks_come_back() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        veth("b0", "b1", 1500);
+        let source = Witness::new("a0");
+        let sink = Witness::new("b0");
+        let program = Redirect::attach("a1");
+        let umem = umem(512);
+        let mut first = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        let mut second = Socket::open(&umem, "b1", 0, &rings(64)).unwrap();
+        program.set(0, first.fd());
+        source.send(&frame(0, 60));
+        let mut batch = Batch::new();
+        receive(&mut first, &mut batch, 1);
+        batch.clear();
+        assert_eq!(first.tx(&mut batch_of(&umem, 0..10, 60)), 10);
+
+        ip(&["link", "del", "a0"]);
+        let error = first.kick().unwrap_err();
+        assert!(matches!(error, PortError::DeviceGone { .. }), "{error}");
+        assert!(matches!(first.check(), Err(PortError::DeviceGone { .. })));
+        assert_eq!(first.rx(&mut batch), 0);
+        drop(first);
+        assert_eq!(
+            umem.counts(),
+            FrameCounts {
+                free: 448,
+                receiving: 64,
+                ..FrameCounts::default()
+            }
+        );
+
+        // The UMEM was registered through the socket that is gone; a new one shares through the other.
+        drop(program);
+        drop(source);
+        veth("a0", "a1", 1500);
+        let source = Witness::new("a0");
+        let program = Redirect::attach("a1");
+        let mut first = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        program.set(0, first.fd());
+        source.send(&frame(1, 60));
+        receive(&mut first, &mut batch, 1);
+        assert_eq!(second.tx(&mut batch), 1);
+        flush(&mut second);
+        assert_eq!(sink.receive(), frame(1, 60));
+    });
+}
+
+#[test]
+fn chunks_of_a_socket_closed_in_use_are_lost_and_counted() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let umem = umem(256);
+        let mut port = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        port.tx(&mut batch_of(&umem, 0..5, 60));
+        drop(port);
+        assert_eq!(
+            umem.counts(),
+            FrameCounts {
+                free: 187,
+                lost: 69,
+                ..FrameCounts::default()
+            }
+        );
+    });
+}
+
+#[test]
+fn opening_fails_with_advice() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let umem = umem(256);
+        let fails = |umem, device: &str, queue, options: &PortOptions| {
+            let error = Socket::open(umem, device, queue, options).unwrap_err();
+            (error.to_string(), error)
+        };
+
+        let (text, error) = fails(&umem, "nosuch0", 0, &rings(16));
+        assert!(
+            matches!(error, OpenError::NoSuchDevice { .. }) && text.contains("nosuch0"),
+            "{text}"
+        );
+        let (text, error) = fails(&umem, "a-name-that-is-too-long", 0, &rings(16));
+        assert!(matches!(error, OpenError::NoSuchDevice { .. }), "{text}");
+        let (text, error) = fails(&umem, "a1", 4, &rings(16));
+        assert!(
+            matches!(error, OpenError::NoSuchQueue { queues: 1, .. }),
+            "{text}"
+        );
+        assert!(text.contains("ethtool -l a1"), "{text}");
+        let (text, error) = fails(
+            &umem,
+            "a1",
+            0,
+            &PortOptions {
+                mode: Mode::ZeroCopy,
+                ..rings(16)
+            },
+        );
+        assert!(
+            matches!(error, OpenError::ModeNotSupported { .. }) && text.contains("copy mode"),
+            "{text}"
+        );
+        for size in [0, 8, 100, 65536] {
+            let (text, error) = fails(&umem, "a1", 0, &rings(size));
+            assert!(matches!(error, OpenError::RingSize { .. }), "{text}");
+        }
+        assert_eq!(umem.counts().free, 256, "a failed opening keeps nothing");
+
+        let _port = Socket::open(
+            &umem,
+            "a1",
+            0,
+            &PortOptions {
+                mode: Mode::Copy,
+                ..rings(16)
+            },
+        )
+        .unwrap();
+        let (text, error) = fails(&umem, "a1", 0, &rings(16));
+        assert!(matches!(error, OpenError::QueueInUse { .. }), "{text}");
+        let other = self::umem(64);
+        let (text, error) = fails(&other, "a1", 0, &rings(16));
+        assert!(
+            matches!(error, OpenError::QueueInUse { .. }) && text.contains("another AF_XDP socket"),
+            "{text}"
+        );
+        assert_eq!(other.counts().free, 64);
+    });
+}
+
+#[test]
+fn without_privilege_opening_says_which_is_missing() {
+    in_namespace(|| {
+        veth("a0", "a1", 1500);
+        let umem = umem(64);
+        // The raw call changes this thread only, which ends with the test.
+        // SAFETY: no pointers.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(changed, 0);
+        let error = Socket::open(&umem, "a1", 0, &rings(16)).unwrap_err();
+        assert!(matches!(error, OpenError::NotPermitted { .. }), "{error}");
+        assert!(error.to_string().contains("CAP_NET_RAW"), "{error}");
+    });
+}
+
+#[test]
+fn queues_are_counted() {
+    in_namespace(|| {
+        ip(&[
+            "link",
+            "add",
+            "a0",
+            "numrxqueues",
+            "3",
+            "numtxqueues",
+            "3",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "a1",
+        ]);
+        assert_eq!(queue_count("a0").unwrap(), 3);
+        assert_eq!(queue_count("lo").unwrap(), 1);
+        assert!(matches!(
+            queue_count("nosuch0"),
+            Err(OpenError::NoSuchDevice { .. })
+        ));
+    });
+}
