@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod build_ebpf;
+mod demo;
 mod load;
 mod program;
 mod setup;
@@ -36,6 +37,7 @@ enum Task {
     Setup(setup::Args),
     BuildEbpf(build_ebpf::Args),
     Load(load::Args),
+    Demo(demo::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +56,11 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(&workspace, &args)?,
         Task::BuildEbpf(args) => {
             build_ebpf::run(&workspace, &args)?;
+        }
+        Task::Demo(args) => {
+            if !demo::run(&workspace, &args)? {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Task::Load(args) => match load::run(&workspace, &args)? {},
     }

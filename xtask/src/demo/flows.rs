@@ -1,0 +1,417 @@
+//! The traffic of real programs between the two hosts.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::{
+    gateway::{DATAGRAMS, SITES},
+    interrupt,
+    process::Process,
+    topology::{GW2_V4, HOST2_V4, HOST2_V6, Topology},
+};
+
+/// TCP ports of host2.
+const WEB: u16 = 80;
+const BULK: u16 = 5201;
+pub(super) const STATUS_PAGE: u16 = 8080;
+const TELNET: u16 = 23;
+
+/// The file that is downloaded and its size in bytes.
+const DOWNLOAD: &str = "random.bin";
+const DOWNLOAD_SIZE: u64 = 64 << 20;
+
+/// A blocked packet is dropped silently, so its sender can only wait. Several times a round trip here.
+const SILENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// What must become of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Arrives, through this connection.
+    Protected(&'static str),
+    /// Arrives, in the clear, by this rule.
+    Clear(&'static str),
+    /// Does not arrive; the counter is the gateway's that drops it.
+    Blocked(&'static str),
+}
+
+/// Which program sends what.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Traffic {
+    Ping(&'static str),
+    Tcp { to: &'static str, reverse: bool },
+    Udp(&'static str),
+    Download(&'static str),
+    StatusPage(&'static str),
+    Telnet(&'static str),
+}
+
+/// One line of the demo's table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    pub(super) name: &'static str,
+    pub(super) traffic: Traffic,
+    pub(super) fate: Fate,
+}
+
+/// All flows of the demo, each run apart, so that counters can be told apart.
+pub(super) const FLOWS: &[Flow] = &[
+    flow("ping IPv4", Traffic::Ping(HOST2_V4), Fate::Protected(SITES)),
+    flow("ping IPv6", Traffic::Ping(HOST2_V6), Fate::Protected(SITES)),
+    flow(
+        "TCP IPv4 →",
+        Traffic::Tcp {
+            to: HOST2_V4,
+            reverse: false,
+        },
+        Fate::Protected(SITES),
+    ),
+    flow(
+        "TCP IPv4 ←",
+        Traffic::Tcp {
+            to: HOST2_V4,
+            reverse: true,
+        },
+        Fate::Protected(SITES),
+    ),
+    flow(
+        "TCP IPv6 →",
+        Traffic::Tcp {
+            to: HOST2_V6,
+            reverse: false,
+        },
+        Fate::Protected(SITES),
+    ),
+    flow(
+        "TCP IPv6 ←",
+        Traffic::Tcp {
+            to: HOST2_V6,
+            reverse: true,
+        },
+        Fate::Protected(SITES),
+    ),
+    flow(
+        "HTTP 64 MiB IPv4",
+        Traffic::Download(HOST2_V4),
+        Fate::Protected(SITES),
+    ),
+    flow(
+        "HTTP 64 MiB IPv6",
+        Traffic::Download(HOST2_V6),
+        Fate::Protected(SITES),
+    ),
+    flow("UDP IPv4", Traffic::Udp(HOST2_V4), Fate::Protected(DATAGRAMS)),
+    flow("UDP IPv6", Traffic::Udp(HOST2_V6), Fate::Protected(DATAGRAMS)),
+    flow(
+        "HTTP port 8080 IPv4",
+        Traffic::StatusPage(HOST2_V4),
+        Fate::Clear("rules.status-page.packets"),
+    ),
+    flow(
+        "HTTP port 8080 IPv6",
+        Traffic::StatusPage(HOST2_V6),
+        Fate::Clear("rules.status-page.packets"),
+    ),
+    flow(
+        "TCP port 23 IPv4",
+        Traffic::Telnet(HOST2_V4),
+        Fate::Blocked("drops.rule_block"),
+    ),
+    flow(
+        "TCP port 23 IPv6",
+        Traffic::Telnet(HOST2_V6),
+        Fate::Blocked("drops.rule_block"),
+    ),
+    flow(
+        "ping gw2 (no rule)",
+        Traffic::Ping(GW2_V4),
+        Fate::Blocked("drops.default_block"),
+    ),
+];
+
+const fn flow(name: &'static str, traffic: Traffic, fate: Fate) -> Flow {
+    Flow { name, traffic, fate }
+}
+
+/// What became of a flow.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) arrival: Arrival,
+    pub(super) text: String,
+    pub(super) gbit: Option<f64>,
+}
+
+/// How much of a flow arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// All that had to.
+    Complete,
+    /// Something, but not as it had to.
+    Faulty,
+    /// Nothing, and nothing came back.
+    Silence,
+}
+
+impl Outcome {
+    fn new(arrival: Arrival, text: impl Into<String>) -> Self {
+        Self {
+            arrival,
+            text: text.into(),
+            gbit: None,
+        }
+    }
+
+    fn of(complete: bool, text: impl Into<String>) -> Self {
+        Self::new(
+            if complete {
+                Arrival::Complete
+            } else {
+                Arrival::Faulty
+            },
+            text,
+        )
+    }
+}
+
+/// The servers on host2, and the folder with what they serve.
+#[derive(Debug)]
+pub(super) struct Servers {
+    folder: PathBuf,
+    checksum: String,
+    _web: Vec<Process>,
+    _telnet: TcpListener,
+}
+
+impl Servers {
+    /// Starts them and waits until they answer.
+    pub(super) fn start(topology: &Topology, folder: &Path) -> Result<Self> {
+        let site = folder.join("www");
+        fs::create_dir(&site).with_context(|| site.display().to_string())?;
+        let random = fs::File::open("/dev/urandom").context("/dev/urandom")?;
+        let mut file = fs::File::create(site.join(DOWNLOAD)).context("download file")?;
+        io::copy(&mut random.take(DOWNLOAD_SIZE), &mut file).context("download file")?;
+        fs::write(site.join("status.txt"), "all is well\n").context("status page")?;
+
+        let mut web = Vec::new();
+        for port in [WEB, STATUS_PAGE] {
+            let mut command = topology.host2.command("/usr/bin/python3");
+            command
+                .args([
+                    "-m",
+                    "http.server",
+                    "--bind",
+                    "::",
+                    &port.to_string(),
+                    "--directory",
+                ])
+                .arg(&site);
+            web.push(Process::spawn(&mut command, &folder.join(format!("web-{port}")))?);
+        }
+        // Accepts connections by itself: the kernel completes them up to the backlog.
+        let telnet = topology.host2.enter(|| Ok(TcpListener::bind(("::", TELNET))?))?;
+        for port in [WEB, STATUS_PAGE, TELNET] {
+            let local = SocketAddr::from(([127, 0, 0, 1], port));
+            interrupt::wait_until(
+                &format!("the server at port {port}"),
+                Duration::from_secs(10),
+                || {
+                    topology
+                        .host2
+                        .enter(|| Ok(TcpStream::connect_timeout(&local, SILENCE).is_ok()))
+                },
+            )?;
+        }
+        let checksum = sha256(&site.join(DOWNLOAD), folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            checksum,
+            _web: web,
+            _telnet: telnet,
+        })
+    }
+
+    /// Lets the servers run on after this program.
+    pub(super) fn detach(&mut self) {
+        self._web.iter_mut().for_each(Process::detach);
+    }
+
+    /// Runs one flow. What goes wrong is its outcome, except for a signal.
+    pub(super) fn run(&self, topology: &Topology, traffic: Traffic) -> Result<Outcome> {
+        let outcome = match traffic {
+            Traffic::Ping(to) => self.ping(topology, to),
+            Traffic::Tcp { to, reverse } => self.tcp(topology, to, reverse),
+            Traffic::Udp(to) => self.udp(topology, to),
+            Traffic::Download(from) => self.download(topology, from),
+            Traffic::StatusPage(from) => self.status_page(topology, from),
+            Traffic::Telnet(to) => telnet(topology, to),
+        };
+        interrupt::check()?;
+        Ok(outcome.unwrap_or_else(|error| {
+            let text = format!("{error:#}");
+            Outcome::new(Arrival::Faulty, text.lines().next().unwrap_or_default())
+        }))
+    }
+
+    fn ping(&self, topology: &Topology, to: &str) -> Result<Outcome> {
+        let mut command = topology.host1.command("ping");
+        command.args(["-n", "-q", "-c", "10", "-i", "0.02", "-W", "0.7", to]);
+        let mut process = Process::spawn(&mut command, &self.folder.join("ping"))?;
+        process.wait(PATIENCE)?;
+        let output = process.output();
+        let summary = output
+            .lines()
+            .find(|line| line.contains("packets transmitted"))
+            .with_context(|| process.last_words())?;
+        let received = summary
+            .split(", ")
+            .nth(1)
+            .and_then(|part| part.split(' ').next())
+            .unwrap_or("0");
+        let arrival = match received {
+            "10" => Arrival::Complete,
+            "0" => Arrival::Silence,
+            _ => Arrival::Faulty,
+        };
+        Ok(Outcome::new(arrival, format!("{received} of 10 answered")))
+    }
+
+    fn tcp(&self, topology: &Topology, to: &str, reverse: bool) -> Result<Outcome> {
+        let mut arguments = vec!["-n", "32M"];
+        if reverse {
+            arguments.push("-R");
+        }
+        let result = self.iperf(topology, to, &arguments)?;
+        let received = &result["end"]["sum_received"];
+        let bytes = received["bytes"].as_u64().context("iperf3 counted no bytes")?;
+        let mut outcome = Outcome::of(bytes >= 32 << 20, format!("{} MiB arrived", bytes >> 20));
+        outcome.gbit = gbit(received);
+        Ok(outcome)
+    }
+
+    fn udp(&self, topology: &Topology, to: &str) -> Result<Outcome> {
+        let result = self.iperf(topology, to, &["-u", "-b", "200M", "-l", "1200", "-n", "12M"])?;
+        let sum = &result["end"]["sum"];
+        let count = |key: &str| {
+            sum[key]
+                .as_u64()
+                .with_context(|| format!("iperf3 reported no {key}"))
+        };
+        let (packets, lost) = (count("packets")?, count("lost_packets")?);
+        // The machine may be busy for a moment, and UDP does not repeat.
+        let mut outcome = Outcome::of(
+            packets > 0 && lost * 100 <= packets,
+            format!("{} of {packets} arrived", packets - lost),
+        );
+        outcome.gbit = gbit(sum);
+        Ok(outcome)
+    }
+
+    /// Bits per second of one TCP stream that runs for `seconds`, host1 to host2, in 10^9.
+    pub(super) fn speed(&self, topology: &Topology, to: &str, seconds: u32) -> Result<f64> {
+        let result = self.iperf(topology, to, &["-t", &seconds.to_string(), "-O", "1"])?;
+        gbit(&result["end"]["sum_received"]).context("iperf3 measured nothing")
+    }
+
+    fn iperf(&self, topology: &Topology, to: &str, arguments: &[&str]) -> Result<Value> {
+        let port = BULK.to_string();
+        let mut server = topology.host2.command("iperf3");
+        // For one test: the next one could come before the server is ready again.
+        server.args(["-s", "-1", "--forceflush", "-p", &port]);
+        let mut server = Process::spawn(&mut server, &self.folder.join("iperf-server"))?;
+        server.wait_for_text("Server listening", Duration::from_secs(5))?;
+        let mut client = topology.host1.command("iperf3");
+        client
+            .args(["-c", to, "-p", &port, "-J", "--connect-timeout", "3000"])
+            .args(arguments);
+        let mut client = Process::spawn(&mut client, &self.folder.join("iperf-client"))?;
+        let status = client.wait(PATIENCE)?;
+        let result: Value = serde_json::from_str(&client.output())
+            .with_context(|| format!("iperf3 ended with {status}: {}", client.last_words()))?;
+        match result["error"].as_str() {
+            Some(error) => bail!("iperf3: {error}"),
+            None => Ok(result),
+        }
+    }
+
+    fn download(&self, topology: &Topology, from: &str) -> Result<Outcome> {
+        let file = self.folder.join("downloaded");
+        let url = format!("http://{}/{DOWNLOAD}", SocketAddr::new(from.parse()?, WEB));
+        let speed = self.curl(topology, &url, &file)?;
+        let same = sha256(&file, &self.folder)? == self.checksum;
+        let mut outcome = Outcome::of(same, if same { "sha256 equal" } else { "sha256 DIFFERS" });
+        outcome.gbit = speed.parse::<f64>().ok().map(|bytes| bytes * 8.0 / 1e9);
+        Ok(outcome)
+    }
+
+    fn status_page(&self, topology: &Topology, from: &str) -> Result<Outcome> {
+        let file = self.folder.join("status-page");
+        let url = format!(
+            "http://{}/status.txt",
+            SocketAddr::new(from.parse()?, STATUS_PAGE)
+        );
+        self.curl(topology, &url, &file)?;
+        let same = fs::read(&file).context("status page")? == fs::read(self.folder.join("www/status.txt"))?;
+        Ok(Outcome::of(
+            same,
+            if same { "page arrived" } else { "page DIFFERS" },
+        ))
+    }
+
+    /// Fetches `url` into `file`; returns the speed in bytes per second, as a text.
+    fn curl(&self, topology: &Topology, url: &str, file: &Path) -> Result<String> {
+        let mut command = topology.host1.command("curl");
+        command
+            .args([
+                "-q",
+                "--globoff",
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--noproxy",
+                "*",
+            ])
+            .args([
+                "--connect-timeout",
+                "3",
+                "--max-time",
+                "30",
+                "--write-out",
+                "%{speed_download}",
+                "--output",
+            ])
+            .arg(file)
+            .arg(url);
+        Process::spawn(&mut command, &self.folder.join("curl"))?.finish(PATIENCE)
+    }
+}
+
+fn telnet(topology: &Topology, to: &str) -> Result<Outcome> {
+    let address = SocketAddr::new(to.parse()?, TELNET);
+    let result = topology
+        .host1
+        .enter(|| Ok(TcpStream::connect_timeout(&address, SILENCE)))?;
+    Ok(match result {
+        Ok(_) => Outcome::new(Arrival::Complete, "connected"),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Outcome::new(Arrival::Silence, "no answer"),
+        Err(error) => Outcome::new(Arrival::Faulty, error.to_string()),
+    })
+}
+
+fn gbit(sum: &Value) -> Option<f64> {
+    sum["bits_per_second"].as_f64().map(|bits| bits / 1e9)
+}
+
+fn sha256(file: &Path, folder: &Path) -> Result<String> {
+    let mut command = std::process::Command::new("sha256sum");
+    command.arg("--").arg(file);
+    let line = Process::spawn(&mut command, &folder.join("sha256"))?.finish(PATIENCE)?;
+    Ok(line.split(' ').next().unwrap_or_default().to_owned())
+}
