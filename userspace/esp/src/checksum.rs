@@ -1,12 +1,18 @@
-//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624). Public because whoever forwards what ESP
+//! yields needs the same sums; values are in host order.
 
 /// A sum of 16-bit words, not yet folded.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sum(u64);
+pub struct Sum(u64);
 
 impl Sum {
     /// Adds `bytes` as big-endian words, an odd last byte padded with zero.
-    pub(crate) fn add(self, bytes: &[u8]) -> Self {
+    #[must_use]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a sum of bytes is no `Add` of two equals"
+    )]
+    pub fn add(self, bytes: &[u8]) -> Self {
         let (words, rest) = bytes.as_chunks::<4>();
         let mut sum = words
             .iter()
@@ -18,12 +24,14 @@ impl Sum {
     }
 
     /// Adds one word.
-    pub(crate) fn add_word(self, word: u16) -> Self {
+    #[must_use]
+    pub fn add_word(self, word: u16) -> Self {
         Self(self.0 + u64::from(word))
     }
 
     /// The one's complement of the folded sum: the value of the checksum field.
-    pub(crate) fn checksum(self) -> u16 {
+    #[must_use]
+    pub fn checksum(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
@@ -32,13 +40,15 @@ impl Sum {
     }
 }
 
-/// The checksum of an IPv4 header whose checksum field is zero.
-pub(crate) fn ipv4_header(header: &[u8]) -> u16 {
+/// The checksum of an IPv4 header whose checksum field is zero; zero for a valid header with its checksum.
+#[must_use]
+pub fn ipv4_header(header: &[u8]) -> u16 {
     Sum::default().add(header).checksum()
 }
 
 /// The checksum after one 16-bit word changed from `old` to `new`; a wrong checksum stays wrong (RFC 1624 equation 3).
-pub(crate) fn update(checksum: u16, old: u16, new: u16) -> u16 {
+#[must_use]
+pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     Sum::default()
         .add_word(!checksum)
         .add_word(!old)

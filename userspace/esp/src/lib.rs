@@ -15,7 +15,7 @@
 
 #![forbid(unsafe_code)]
 
-mod checksum;
+pub mod checksum;
 mod counters;
 mod decapsulation;
 mod ecn;
