@@ -1,0 +1,298 @@
+//! The SAs of a policy's statically keyed connections.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ravelin_esp::{InboundSa, OutboundSa, Provider, SaError, SaParameters, Secret};
+use ravelin_policy::{self as policy, Connection, Policy, StaticSa};
+
+use crate::KeyFileError;
+use crate::fingerprint::Fingerprint;
+use crate::key_file;
+use crate::sequence_mark::{MarkError, SequenceMark};
+use crate::state_folder::StateFolder;
+
+/// The keys of every connection of a policy, each used once.
+#[derive(Debug)]
+pub struct StaticKeys {
+    /// By index of the connection in the policy.
+    pairs: Vec<KeyPair>,
+}
+
+#[derive(Debug)]
+struct KeyPair {
+    outbound: Secret,
+    inbound: Secret,
+}
+
+/// A connection's two SAs and what keeps its sequence numbers safe.
+#[derive(Debug)]
+pub struct StaticConnection {
+    connection: usize,
+    name: String,
+    extended: bool,
+    outbound: Arc<OutboundSa>,
+    inbound: Arc<InboundSa>,
+    mark: SequenceMark,
+}
+
+/// Why one connection cannot be keyed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyingError {
+    /// Its key file.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    /// A key that stands in two files.
+    #[error(
+        "{} and {} hold the same key; one key in two SAs repeats nonces, which breaks AES-GCM: make a key for each \
+         direction (`ravelin keygen`)", .first.display(), .second.display()
+    )]
+    SameKey {
+        /// The file read first.
+        first: PathBuf,
+        /// The other file.
+        second: PathBuf,
+    },
+    /// Its sequence numbers.
+    #[error("connection `{connection}`: {error}")]
+    Mark {
+        /// The connection's name.
+        connection: String,
+        /// Why.
+        error: MarkError,
+    },
+    /// Its parameters.
+    #[error("connection `{connection}`: {error}")]
+    Sa {
+        /// The connection's name.
+        connection: String,
+        /// Why.
+        error: SaError,
+    },
+}
+
+/// Everything that keeps a policy from being keyed; at least one error.
+#[derive(Debug)]
+pub struct KeyingErrors(Vec<KeyingError>);
+
+impl KeyingErrors {
+    /// The errors, in the order of the policy's connections; never empty.
+    #[must_use]
+    pub fn errors(&self) -> &[KeyingError] {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyingErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index > 0 { "\n" } else { "" };
+            write!(f, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for KeyingErrors {}
+
+impl StaticKeys {
+    /// Reads the key files of every connection. Changes nothing, so that a check can call it.
+    ///
+    /// # Errors
+    /// Every file that cannot be used, and every key that stands in two files.
+    pub fn read(policy: &Policy) -> Result<Self, KeyingErrors> {
+        let (mut pairs, mut errors) = (Vec::new(), Vec::new());
+        let mut seen: HashMap<Fingerprint, PathBuf> = HashMap::new();
+        for connection in policy.connections() {
+            let keys = &connection.keys;
+            let mut read = |sa: &StaticSa| -> Option<Secret> {
+                let secret = match key_file::read(&sa.key_file, keys.algorithm) {
+                    Ok(secret) => secret,
+                    Err(error) => {
+                        errors.push(error.into());
+                        return None;
+                    }
+                };
+                match seen.entry(Fingerprint::of(&secret)) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(sa.key_file.clone());
+                    }
+                    Entry::Occupied(entry) => {
+                        let (first, second) = (entry.get().clone(), sa.key_file.clone());
+                        errors.push(KeyingError::SameKey { first, second });
+                    }
+                }
+                Some(secret)
+            };
+            if let (Some(outbound), Some(inbound)) = (read(&keys.outbound), read(&keys.inbound)) {
+                pairs.push(KeyPair { outbound, inbound });
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self { pairs })
+        } else {
+            Err(KeyingErrors(errors))
+        }
+    }
+
+    /// Builds the SAs of every connection, each ready to send: its first block of sequence numbers is on disk.
+    /// `policy` is the one the keys were read for.
+    ///
+    /// # Errors
+    /// Every connection that cannot be started; then none is.
+    pub fn start(
+        self,
+        policy: &Policy,
+        folder: &Arc<StateFolder>,
+        provider: Provider,
+    ) -> Result<Vec<StaticConnection>, KeyingErrors> {
+        let (mut started, mut errors) = (Vec::new(), Vec::new());
+        for (index, (connection, keys)) in policy.connections().iter().zip(self.pairs).enumerate() {
+            match StaticConnection::start(index, connection, keys, folder, provider) {
+                Ok(connection) => started.push(connection),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            Ok(started)
+        } else {
+            Err(KeyingErrors(errors))
+        }
+    }
+}
+
+impl StaticConnection {
+    fn start(
+        index: usize,
+        connection: &Connection,
+        keys: KeyPair,
+        folder: &Arc<StateFolder>,
+        provider: Provider,
+    ) -> Result<Self, KeyingError> {
+        let name = connection.name.clone();
+        let failed_mark = |error| KeyingError::Mark {
+            connection: name.clone(),
+            error,
+        };
+        let failed_sa = |error| KeyingError::Sa {
+            connection: name.clone(),
+            error,
+        };
+
+        let spi = connection.keys.outbound.spi.value();
+        let mark = SequenceMark::open(folder, spi, &keys.outbound).map_err(failed_mark)?;
+        let outbound = OutboundSa::new(
+            outbound_parameters(connection, keys.outbound),
+            provider,
+            mark.last_used(),
+        )
+        .map_err(failed_sa)?;
+        let inbound =
+            InboundSa::new(inbound_parameters(connection, keys.inbound), provider, 0).map_err(failed_sa)?;
+        let mut started = Self {
+            connection: index,
+            name: name.clone(),
+            extended: connection.keys.esn,
+            outbound: Arc::new(outbound),
+            inbound: Arc::new(inbound),
+            mark,
+        };
+        started.extend()?;
+        Ok(started)
+    }
+
+    /// Index of the connection in its policy.
+    #[must_use]
+    pub fn connection(&self) -> usize {
+        self.connection
+    }
+
+    /// The connection's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The SA to send with.
+    #[must_use]
+    pub fn outbound(&self) -> &Arc<OutboundSa> {
+        &self.outbound
+    }
+
+    /// The SA to receive with.
+    #[must_use]
+    pub fn inbound(&self) -> &Arc<InboundSa> {
+        &self.inbound
+    }
+
+    /// Keeps sequence numbers ready; to be called about every 100 ms as long as the SA sends. Writes to disk, so never
+    /// from a worker.
+    ///
+    /// # Errors
+    /// [`KeyingError::Mark`]: the SA stops when the numbers it has are used up. Calling again tries again.
+    pub fn extend(&mut self) -> Result<(), KeyingError> {
+        let extended = self.mark.extend(self.outbound.sequence(), self.extended);
+        extended.map_err(|error| KeyingError::Mark {
+            connection: self.name.clone(),
+            error,
+        })
+    }
+}
+
+fn outbound_parameters(connection: &Connection, keymat: Secret) -> SaParameters {
+    let encapsulation = match connection.encapsulation {
+        policy::Encapsulation::None => ravelin_esp::Encapsulation::None,
+        policy::Encapsulation::Udp {
+            local_port,
+            remote_port,
+        } => ravelin_esp::Encapsulation::Udp {
+            source_port: local_port,
+            destination_port: remote_port,
+        },
+    };
+    SaParameters {
+        encapsulation,
+        path_mtu: connection.path_mtu.map(u32::from),
+        ..parameters(connection, &connection.keys.outbound, keymat)
+    }
+}
+
+fn inbound_parameters(connection: &Connection, keymat: Secret) -> SaParameters {
+    let encapsulation = match connection.encapsulation {
+        policy::Encapsulation::None => ravelin_esp::Encapsulation::None,
+        policy::Encapsulation::Udp {
+            local_port,
+            remote_port,
+        } => ravelin_esp::Encapsulation::Udp {
+            source_port: remote_port,
+            destination_port: local_port,
+        },
+    };
+    SaParameters {
+        encapsulation,
+        ..parameters(connection, &connection.keys.inbound, keymat)
+    }
+}
+
+/// What both directions have in common.
+fn parameters(connection: &Connection, sa: &StaticSa, keymat: Secret) -> SaParameters {
+    let mode = match connection.mode {
+        policy::Mode::Tunnel => ravelin_esp::Mode::Tunnel {
+            local: connection.local,
+            remote: connection.remote,
+        },
+        policy::Mode::Transport => ravelin_esp::Mode::Transport,
+    };
+    let algorithm = match connection.keys.algorithm {
+        policy::Algorithm::Aes128Gcm => ravelin_esp::Algorithm::Aes128Gcm,
+        policy::Algorithm::Aes256Gcm => ravelin_esp::Algorithm::Aes256Gcm,
+    };
+    SaParameters {
+        extended_sequence_numbers: connection.keys.esn,
+        replay_window: connection.keys.replay_window,
+        ..SaParameters::new(sa.spi.value(), mode, algorithm, keymat)
+    }
+}
