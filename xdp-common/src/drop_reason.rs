@@ -47,6 +47,7 @@ drop_reasons! {
     IpBadVersion = "ip_bad_version", "The IP version contradicts the EtherType.";
     IpBadHeaderLength = "ip_bad_header_length", "IPv4 header length below 20 bytes or beyond the packet.";
     IpBadTotalLength = "ip_bad_total_length", "The IP length field exceeds the frame or is below the header.";
+    IpBadChecksum = "ip_bad_checksum", "The IPv4 header checksum is wrong (RFC 1812 section 5.2.2).";
     Ipv6ExtensionTruncated = "ipv6_extension_truncated", "The packet ends inside an IPv6 extension header.";
     Ipv6TooManyExtensions = "ipv6_too_many_extensions", "More than eight IPv6 extension headers.";
     TransportTruncated = "transport_truncated", "The packet ends inside its transport header.";

@@ -25,6 +25,6 @@ pub use flow::{Address, Direction, Family, Flow, Ports, address_bytes, address_v
 pub use line::{Action, Header, Line};
 pub use map::{Encapsulation, InboundEndpoint, MAX_QUEUES, MAX_RULES, RuleCounter, map_names};
 pub use metadata::{FrameMetadata, Kind};
-pub use parse::{Frame, IpPacket, Upper, parse};
+pub use parse::{Frame, IpPacket, Upper, parse, parse_ip};
 pub use reader::{Reader, SliceReader};
 pub use walk::{Decision, Verdict, step, walk};

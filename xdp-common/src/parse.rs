@@ -145,6 +145,20 @@ pub fn parse<R: Reader>(reader: &R, packet: &mut IpPacket) -> Result<Frame, Drop
     }
 }
 
+/// Parses an IP packet that starts at its IP header: what is left after decryption.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_ip<R: Reader>(reader: &R, packet: &mut IpPacket) -> Result<(), DropReason> {
+    let Some([first]) = reader.read::<1>(0) else { return Err(DropReason::IpTruncated) };
+    match first >> 4 {
+        4 => parse_ipv4(reader, 0, packet).map(drop),
+        6 => parse_ipv6(reader, 0, packet).map(drop),
+        _ => Err(DropReason::IpBadVersion),
+    }
+}
+
 #[inline(always)]
 const fn is_vlan(ether: u16) -> bool {
     ether == ether_type::VLAN || ether == ether_type::QINQ

@@ -19,7 +19,7 @@ use crate::address::to_address;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("RAVELIN_BPF_OBJECT"));
 
 /// One side of the gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The wire: ESP.
     Outer,

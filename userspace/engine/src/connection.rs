@@ -1,0 +1,34 @@
+//! The connections as workers see them.
+
+use std::net::IpAddr;
+
+use ravelin_esp::{InboundSa, OutboundSa};
+use ravelin_xdp_common::Address;
+
+/// One connection with its SAs. Its index is the `slot` of [`ravelin_xdp_common::FrameMetadata`].
+#[derive(Debug)]
+pub struct Connection {
+    /// Name in the policy.
+    pub name: String,
+    /// The peer's outer address.
+    pub remote: IpAddr,
+    /// The same as the classifier has it.
+    pub remote_address: Address,
+    /// Longest outer packet in bytes that the policy allows.
+    pub path_mtu: Option<u32>,
+    /// Seals.
+    pub outbound: OutboundSa,
+    /// Opens.
+    pub inbound: InboundSa,
+}
+
+impl Connection {
+    /// Makes the SA obey the device's MTU and the policy's, whichever is smaller.
+    pub(crate) fn limit_to(&self, device_mtu: u32) {
+        let mtu = self.path_mtu.map_or(device_mtu, |limit| limit.min(device_mtu));
+        if self.outbound.path_mtu() != Some(mtu) {
+            // Too small for the mode's minimum: the old limit stays, and longer packets fail at the device.
+            let _ = self.outbound.set_path_mtu(Some(mtu));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What a worker counts. One writer, the worker; readers see each number whole.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ravelin_xdp_common::{DropReason, RuleCounter};
+
+/// A counter with one writer: a load and a store, no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds, from the one thread that writes.
+    #[inline]
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of one worker, apart from those of others by cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    drops: [Counter; DropReason::COUNT],
+    rules: Vec<[Counter; 2]>,
+    /// Clear packets sealed and handed to the outer device.
+    pub sealed: Counter,
+    /// ESP packets opened and handed to the inner device.
+    pub opened: Counter,
+    /// ICMP errors sent to hosts of the clear side.
+    pub icmp_errors: Counter,
+    /// Packets that waited for a neighbour.
+    pub waited: Counter,
+    /// Times the worker went to sleep.
+    pub sleeps: Counter,
+}
+
+impl WorkerCounters {
+    /// Counters for a policy with this many rules.
+    #[must_use]
+    pub fn new(rules: usize) -> Self {
+        Self {
+            drops: std::array::from_fn(|_| Counter::default()),
+            rules: std::iter::repeat_with(Default::default).take(rules).collect(),
+            sealed: Counter::default(),
+            opened: Counter::default(),
+            icmp_errors: Counter::default(),
+            waited: Counter::default(),
+            sleeps: Counter::default(),
+        }
+    }
+
+    /// Counts a dropped packet.
+    #[inline]
+    pub fn dropped(&self, reason: DropReason) {
+        self.drops[reason.index()].add(1);
+    }
+
+    /// Counts a packet of `bytes` for the rule that let it in.
+    #[inline]
+    pub fn matched(&self, rule_id: u32, bytes: usize) {
+        if let Some([packets, total]) = self.rules.get(rule_id as usize) {
+            packets.add(1);
+            total.add(bytes as u64);
+        }
+    }
+
+    /// Packets dropped for a reason.
+    #[must_use]
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason.index()].value()
+    }
+
+    /// What a rule has let in.
+    #[must_use]
+    pub fn rule(&self, index: usize) -> RuleCounter {
+        self.rules.get(index).map_or_else(RuleCounter::default, |[packets, bytes]| RuleCounter {
+            packets: packets.value(),
+            bytes: bytes.value(),
+        })
+    }
+}

@@ -1,0 +1,287 @@
+//! The path of packets through one worker: from the clear side sealed to the wire, from the wire opened to the
+//! clear side. No allocation, no lock, no log here; what it cannot do at once waits in the hold.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+use ravelin_classifier::RuleSet;
+use ravelin_esp::Packet;
+use ravelin_xdp_common::{Address, DropReason, Family, FrameMetadata};
+use ravelin_xsk::{BATCH, Batch, Frame, Kick, Port, PortError};
+
+use crate::adjacency::{Adjacencies, Hop, Question, Snapshot};
+use crate::connection::Connection;
+use crate::counters::WorkerCounters;
+use crate::device::Mac;
+use crate::filter::Side;
+use crate::hold::{Hold, Waiting};
+use crate::icmp::Budget;
+
+const ETHERNET: usize = 14;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// By slot.
+    pub connections: Vec<Connection>,
+    /// The rule set in force: opened packets are held against it.
+    pub rules: RuleSet,
+    /// Next hops.
+    pub adjacencies: Arc<Adjacencies>,
+}
+
+/// One worker's packet path.
+#[derive(Debug)]
+pub struct Forwarder<'a, 'u, P> {
+    pub(crate) inner: P,
+    pub(crate) outer: P,
+    pub(crate) shared: &'a Shared,
+    pub(crate) counters: &'a WorkerCounters,
+    pub(crate) received: Batch<'u>,
+    to_inner: Batch<'u>,
+    to_outer: Batch<'u>,
+    hold: Hold<'u>,
+    pub(crate) icmp_budget: Budget,
+    generation: u64,
+}
+
+/// What a turn found to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Frames received.
+    pub received: usize,
+    /// Frames that could not be handed to a device yet.
+    pub unsent: bool,
+    /// Packets wait for a neighbour.
+    pub holding: bool,
+}
+
+/// A frame on its way through a batch.
+#[derive(Debug)]
+pub(crate) struct Admitted<'u> {
+    pub(crate) frame: Frame<'u>,
+    /// What the driver said about it.
+    pub(crate) metadata: FrameMetadata,
+    /// How its transformation went.
+    pub(crate) outcome: Result<(), DropReason>,
+}
+
+impl<'u> Admitted<'u> {
+    /// Reads what the driver wrote in front of a frame and checks it against the frame.
+    pub(crate) fn new(frame: Frame<'u>) -> Result<Self, DropReason> {
+        let metadata = frame.metadata(FrameMetadata::LENGTH).and_then(FrameMetadata::from_bytes);
+        let metadata = metadata.ok_or(DropReason::MetadataInvalid)?;
+        if usize::from(metadata.l3_offset) + usize::from(metadata.l3_length) > frame.len() {
+            return Err(DropReason::MetadataInvalid);
+        }
+        Ok(Self { frame, metadata, outcome: Err(DropReason::SaMissing) })
+    }
+
+    /// Cuts off what surrounds the IP packet.
+    pub(crate) fn trim(&mut self) -> Result<(), DropReason> {
+        let trimmed = self.frame.trim_front(self.metadata.l3_offset.into());
+        trimmed.and_then(|()| self.frame.truncate(self.metadata.l3_length.into())).map_err(|_| DropReason::FrameShort)
+    }
+
+    /// The IP packet of a frame that was not trimmed yet.
+    pub(crate) fn packet_mut(&mut self) -> &mut [u8] {
+        let start = usize::from(self.metadata.l3_offset);
+        let end = start + usize::from(self.metadata.l3_length);
+        // `new` has checked the range.
+        self.frame.data_mut().get_mut(start..end).unwrap_or_default()
+    }
+}
+
+impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
+    /// A packet path between two ports.
+    pub fn new(inner: P, outer: P, shared: &'a Shared, counters: &'a WorkerCounters) -> Self {
+        Self {
+            inner,
+            outer,
+            shared,
+            counters,
+            received: Batch::new(),
+            to_inner: Batch::new(),
+            to_outer: Batch::new(),
+            hold: Hold::new(),
+            icmp_budget: Budget::new(Instant::now()),
+            generation: 0,
+        }
+    }
+
+    /// Takes one batch from each side as far as it goes.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError`] when a device is down or gone.
+    pub fn turn(&mut self) -> Result<Turn, PortError> {
+        let now = Instant::now();
+        let shared = self.shared;
+        let snapshot = shared.adjacencies.current();
+        let snapshot: &Snapshot = &snapshot;
+        if snapshot.generation != self.generation {
+            self.generation = snapshot.generation;
+            for connection in &self.shared.connections {
+                connection.limit_to(snapshot.outer.mtu);
+            }
+        }
+        self.release(snapshot, now);
+        let mut received = self.inner.rx(&mut self.received);
+        if received != 0 {
+            self.seal(snapshot, now);
+        }
+        let opened = self.outer.rx(&mut self.received);
+        if opened != 0 {
+            self.open(snapshot, now);
+        }
+        received += opened;
+        let unsent = self.send()?;
+        Ok(Turn { received, unsent, holding: !self.hold.is_empty() })
+    }
+
+    /// Hands what is ready to the devices.
+    fn send(&mut self) -> Result<bool, PortError> {
+        let mut unsent = false;
+        for (port, batch) in [(&mut self.outer, &mut self.to_outer), (&mut self.inner, &mut self.to_inner)] {
+            port.reclaim();
+            port.tx(batch);
+            unsent |= port.kick()? == Kick::Retry || batch.room() < BATCH;
+        }
+        Ok(unsent)
+    }
+
+    /// Gives the kernel room to receive into, before the worker sleeps.
+    pub(crate) fn refill(&mut self) {
+        for port in [&mut self.outer, &mut self.inner] {
+            port.reclaim();
+            port.refill();
+        }
+    }
+
+    /// Whether the devices are still there.
+    pub(crate) fn check(&mut self) -> Result<(), PortError> {
+        self.outer.check()?;
+        self.inner.check()
+    }
+
+    fn release(&mut self, snapshot: &Snapshot, now: Instant) {
+        if self.hold.is_empty() {
+            return;
+        }
+        let counters = self.counters;
+        for _ in 0..self.hold.len() {
+            let Some((waiting, mac)) = self.hold.release(snapshot, now, counters) else { continue };
+            self.emit(waiting.frame, waiting.side, mac, snapshot);
+        }
+    }
+
+    /// Sends an IP packet towards a destination beyond a device, or lets it wait for the neighbour.
+    pub(crate) fn forward(
+        &mut self,
+        frame: Frame<'u>,
+        side: Side,
+        (destination, address): (IpAddr, Address),
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        match snapshot.hop(side, address) {
+            Some(Hop::Ready(mac)) => self.emit(frame, side, mac, snapshot),
+            Some(Hop::Closed(reason)) => self.counters.dropped(reason),
+            unknown => {
+                if unknown.is_none() {
+                    self.shared.adjacencies.ask(Question { side, destination });
+                }
+                self.hold.push(Waiting { frame, side, destination: address }, now, self.counters);
+            }
+        }
+    }
+
+    /// Puts the Ethernet header in front of an IP packet and queues the frame.
+    fn emit(&mut self, mut frame: Frame<'u>, side: Side, destination: Mac, snapshot: &Snapshot) {
+        let ether_type = match frame.data().first().map(|first| first >> 4) {
+            Some(6) => [0x86, 0xdd],
+            _ => [0x08, 0x00],
+        };
+        let Ok(header) = frame.prepend(ETHERNET) else {
+            self.counters.dropped(DropReason::FrameShort);
+            return;
+        };
+        header[..6].copy_from_slice(&destination);
+        header[6..12].copy_from_slice(&snapshot.port(side).mac);
+        header[12..].copy_from_slice(&ether_type);
+        match side {
+            Side::Outer => self.counters.sealed.add(1),
+            Side::Inner => self.counters.opened.add(1),
+        }
+        self.queue(frame, side);
+    }
+
+    /// Queues a whole frame for a device. When the device takes no more, the frame is dropped and counted.
+    pub(crate) fn queue(&mut self, frame: Frame<'u>, side: Side) {
+        let (port, batch) = match side {
+            Side::Outer => (&mut self.outer, &mut self.to_outer),
+            Side::Inner => (&mut self.inner, &mut self.to_inner),
+        };
+        if batch.is_full() {
+            port.tx(batch);
+        }
+        if batch.push(frame).is_err() {
+            self.counters.dropped(DropReason::TransmitFailed);
+        }
+    }
+}
+
+/// Orders frames by slot, those of one slot as they came, and hands out one slot's at a time.
+pub(crate) fn by_slot<'b, 'u>(
+    admitted: &'b mut ArrayVec<Admitted<'u>, BATCH>,
+) -> impl Iterator<Item = &'b mut [Admitted<'u>]> {
+    if admitted.windows(2).any(|pair| pair[0].metadata.slot != pair[1].metadata.slot) {
+        insertion_sort(admitted);
+    }
+    admitted.chunk_by_mut(|a, b| a.metadata.slot == b.metadata.slot)
+}
+
+/// Stable and without allocation, which the standard library's stable sort is not. Batches are short and mostly in
+/// order.
+fn insertion_sort(admitted: &mut [Admitted<'_>]) {
+    for end in 1..admitted.len() {
+        let mut at = end;
+        while at > 0 && admitted[at - 1].metadata.slot > admitted[at].metadata.slot {
+            admitted.swap(at - 1, at);
+            at -= 1;
+        }
+    }
+}
+
+/// Seals or opens the frames of one slot in place and notes how each went.
+pub(crate) fn transform<T: Copy>(
+    run: &mut [Admitted<'_>],
+    crypt: impl FnOnce(&mut [Packet<'_>], &mut [Result<T, DropReason>]),
+) {
+    let mut packets: ArrayVec<Packet<'_>, BATCH> = ArrayVec::new();
+    for one in run.iter_mut() {
+        let (buffer, start, end) = one.frame.chunk_mut();
+        match Packet::new(buffer, start..end) {
+            Ok(packet) => packets.push(packet),
+            // Not reached: a frame's range lies within its chunk. The outcomes below would not fit the frames.
+            Err(_) => return,
+        }
+    }
+    let mut outcomes = [Err(DropReason::SaMissing); BATCH];
+    let count = packets.len();
+    crypt(&mut packets, &mut outcomes[..count]);
+    let ranges: ArrayVec<_, BATCH> = packets.iter().map(Packet::range).collect();
+    drop(packets);
+    for ((one, range), outcome) in run.iter_mut().zip(ranges).zip(outcomes) {
+        one.outcome = outcome.and_then(|_| {
+            one.frame.set_range(range.start, range.end).map_err(|_| DropReason::FrameShort)
+        });
+    }
+}
+
+/// The address of a packet's destination in both forms.
+pub(crate) fn destination_of(address: Address, family: Family) -> (IpAddr, Address) {
+    (crate::address::from_address(address, family), address)
+}

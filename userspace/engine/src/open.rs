@@ -1,0 +1,71 @@
+//! From the wire to the clear side.
+
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceReader, parse_ip};
+use ravelin_xsk::{BATCH, Frame, Port};
+
+use crate::adjacency::Snapshot;
+use crate::filter::Side;
+use crate::forward;
+use crate::forwarder::{Admitted, Forwarder, by_slot, destination_of, transform};
+
+impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
+    /// Opens the batch that the outer port received and sends what proved itself to the hosts of the clear side.
+    pub(crate) fn open(&mut self, snapshot: &Snapshot, now: Instant) {
+        let mut admitted: ArrayVec<Admitted<'u>, BATCH> = ArrayVec::new();
+        let mut received = std::mem::take(&mut self.received);
+        for frame in received.drain() {
+            if let Some(one) = self.admit_sealed(frame) {
+                admitted.push(one);
+            }
+        }
+        self.received = received;
+        for run in by_slot(&mut admitted) {
+            if let Some(connection) = self.shared.connections.get(run[0].metadata.slot as usize) {
+                transform(run, |packets, outcomes| connection.inbound.open_batch(packets, outcomes));
+            }
+        }
+        for mut one in admitted {
+            match one.outcome.and_then(|()| self.accept(&mut one, snapshot)) {
+                Ok(packet) => {
+                    let destination = destination_of(packet.flow.destination, packet.flow.family);
+                    self.forward(one.frame, Side::Inner, destination, snapshot, now);
+                }
+                Err(reason) => self.counters.dropped(reason),
+            }
+        }
+    }
+
+    fn admit_sealed(&self, frame: Frame<'u>) -> Option<Admitted<'u>> {
+        let mut one = match Admitted::new(frame) {
+            Ok(one) if one.metadata.kind != Kind::Seal => one,
+            Ok(_) => return self.drop(DropReason::MetadataInvalid),
+            Err(reason) => return self.drop(reason),
+        };
+        match forward::verify_checksum(one.packet_mut()).and_then(|()| one.trim()) {
+            Ok(()) => Some(one),
+            Err(reason) => self.drop(reason),
+        }
+    }
+
+    /// RFC 4301 section 5.2: the decrypted packet must match the selectors of the SA that brought it, which here
+    /// means that the best rule for it protects with the SA's own connection. Then it is forwarded like any packet.
+    fn accept(&self, one: &mut Admitted<'u>, snapshot: &Snapshot) -> Result<IpPacket, DropReason> {
+        let mut packet = IpPacket::EMPTY;
+        parse_ip(&SliceReader(one.frame.data()), &mut packet).map_err(|_| DropReason::InnerMalformed)?;
+        let verdict = self.shared.rules.classify(&packet.flow, Direction::Inbound);
+        match verdict.decision {
+            Decision::Protect if verdict.connection == one.metadata.slot => {}
+            Decision::FragmentUnknown => return Err(DropReason::FragmentUnknown),
+            _ => return Err(DropReason::InnerPolicy),
+        }
+        self.counters.matched(verdict.rule_id, one.frame.len());
+        if one.frame.len() as u64 > u64::from(snapshot.inner.mtu) {
+            return Err(DropReason::PacketTooBig);
+        }
+        forward::decrement_ttl(one.frame.data_mut())?;
+        Ok(packet)
+    }
+}

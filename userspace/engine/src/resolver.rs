@@ -1,0 +1,457 @@
+//! The resolver: a thread that answers workers' questions about destinations from the kernel's own routing and
+//! neighbour tables, and follows every change.
+//!
+//! It never reimplements routing. Each destination is looked up with `RTM_GETROUTE`, so that policy routing, VRFs
+//! and metrics mean what they mean to the kernel; the link-layer address comes from the kernel's neighbour table;
+//! an entry that is not there is asked for with `NTF_USE`, which makes the kernel send the ARP request or neighbour
+//! solicitation. Routes are looked up again after every announced change.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ravelin_xdp_common::DropReason;
+
+use crate::address::to_address;
+use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
+use crate::device::{Device, Mac};
+use crate::filter::Side;
+use crate::netlink::{Announcements, Questions};
+
+/// Destinations kept; beyond it the table starts anew, so that a scan cannot fill the memory.
+const MOST_DESTINATIONS: usize = 65_536;
+
+/// How often entries in use are confirmed and unresolved ones asked for again. Packets that workers send do not
+/// tell the kernel that a neighbour is alive, as its own do.
+const CONFIRM: Duration = Duration::from_secs(1);
+
+/// What the resolver tells the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// This machine's own addresses, all of them.
+    Addresses(Vec<IpAddr>),
+}
+
+/// A running resolver; stops when dropped.
+#[derive(Debug)]
+pub struct Resolver {
+    adjacencies: Arc<Adjacencies>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Resolver {
+    /// Reads the kernel's tables once, then starts the thread. `inner` is `None` when there is no clear side.
+    ///
+    /// # Errors
+    ///
+    /// When netlink cannot be opened or read.
+    pub fn start(outer: &Device, inner: Option<&Device>, news: Sender<News>) -> io::Result<Self> {
+        let mut table = Table::read(outer.clone(), inner.cloned())?;
+        let first = table.snapshot();
+        let (adjacencies, questions) = Adjacencies::new(first)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        // The receiver exists as long as the engine.
+        drop(news.send(News::Addresses(table.own_addresses())));
+        let thread = {
+            let (adjacencies, stop) = (Arc::clone(&adjacencies), Arc::clone(&stop));
+            std::thread::Builder::new().name("ravelin-resolver".to_owned()).spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    table.turn(&adjacencies, &questions, &news);
+                }
+            })?
+        };
+        Ok(Self { adjacencies, stop, thread: Some(thread) })
+    }
+
+    /// What workers read and ask.
+    #[must_use]
+    pub const fn adjacencies(&self) -> &Arc<Adjacencies> {
+        &self.adjacencies
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.adjacencies.wake().write(1));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Where the kernel would send a packet for a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Via(IpAddr),
+    Closed(DropReason),
+}
+
+#[derive(Debug)]
+struct Table {
+    questions: Questions,
+    announcements: Announcements,
+    outer: Device,
+    inner: Option<Device>,
+    addresses: HashMap<(u32, IpAddr), AddressScope>,
+    neighbours: HashMap<(u32, IpAddr), Mac>,
+    routes: HashMap<(Side, IpAddr), Route>,
+    generation: u64,
+    confirmed: Instant,
+    resynchronise: bool,
+}
+
+impl Table {
+    fn read(outer: Device, inner: Option<Device>) -> io::Result<Self> {
+        let announcements = Announcements::open()?;
+        let mut table = Self {
+            questions: Questions::open()?,
+            announcements,
+            outer,
+            inner,
+            addresses: HashMap::new(),
+            neighbours: HashMap::new(),
+            routes: HashMap::new(),
+            generation: 0,
+            confirmed: Instant::now(),
+            resynchronise: false,
+        };
+        table.dump()?;
+        Ok(table)
+    }
+
+    /// Reads everything anew: at the start, and when announcements were lost.
+    fn dump(&mut self) -> io::Result<()> {
+        self.addresses.clear();
+        self.neighbours.clear();
+        let mut all = self.questions.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        all.extend(self.questions.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?);
+        all.extend(self.questions.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?);
+        for message in all {
+            self.take(message);
+        }
+        self.look_up_again();
+        Ok(())
+    }
+
+    /// Waits for something to do and does it.
+    fn turn(&mut self, adjacencies: &Adjacencies, questions: &Receiver<Question>, news: &Sender<News>) {
+        let timeout = CONFIRM.saturating_sub(self.confirmed.elapsed());
+        let mut fds = [
+            PollFd::new(self.announcements.as_fd(), PollFlags::POLLIN),
+            PollFd::new(adjacencies.wake().as_fd(), PollFlags::POLLIN),
+        ];
+        // Interrupted or not: whatever is there is taken below.
+        let _ = poll(&mut fds, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
+        // Empty if the other descriptor woke us.
+        let _ = adjacencies.wake().read();
+        let addresses_before = self.own_addresses();
+        let mut changed = self.follow();
+        for question in questions.try_iter() {
+            changed |= self.answer(question);
+        }
+        if self.confirmed.elapsed() >= CONFIRM {
+            self.confirmed = Instant::now();
+            self.confirm();
+        }
+        if changed {
+            adjacencies.publish(self.snapshot());
+        }
+        let addresses = self.own_addresses();
+        if addresses != addresses_before {
+            drop(news.send(News::Addresses(addresses)));
+        }
+    }
+
+    /// Takes the kernel's announcements; true if workers must know.
+    fn follow(&mut self) -> bool {
+        let news = match self.announcements.drain() {
+            Ok(news) => news,
+            Err(_) => {
+                // Some were lost: the tables are read anew.
+                self.resynchronise = true;
+                Vec::new()
+            }
+        };
+        let mut changed = false;
+        let mut reroute = false;
+        for message in news {
+            let effect = self.take(message);
+            changed |= effect != Effect::None;
+            reroute |= effect == Effect::Routes;
+        }
+        if self.resynchronise {
+            self.resynchronise = self.dump().is_err();
+            return true;
+        }
+        if reroute {
+            self.look_up_again();
+        }
+        changed
+    }
+
+    fn take(&mut self, message: RouteNetlinkMessage) -> Effect {
+        match message {
+            RouteNetlinkMessage::NewNeighbour(message) => self.take_neighbour(&message, true),
+            RouteNetlinkMessage::DelNeighbour(message) => self.take_neighbour(&message, false),
+            RouteNetlinkMessage::NewAddress(message) => self.take_address(&message, true),
+            RouteNetlinkMessage::DelAddress(message) => self.take_address(&message, false),
+            RouteNetlinkMessage::NewLink(message) => self.take_link(&message),
+            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Effect::Routes,
+            _ => Effect::None,
+        }
+    }
+
+    fn take_neighbour(&mut self, message: &NeighbourMessage, present: bool) -> Effect {
+        let index = message.header.ifindex;
+        if index != self.outer.index && self.inner.as_ref().is_none_or(|inner| inner.index != index) {
+            return Effect::None;
+        }
+        let mut address = None;
+        let mut mac = None;
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
+                _ => {}
+            }
+        }
+        let Some(address) = address else { return Effect::None };
+        let usable = present
+            && matches!(
+                message.header.state,
+                NeighbourState::Reachable
+                    | NeighbourState::Stale
+                    | NeighbourState::Delay
+                    | NeighbourState::Probe
+                    | NeighbourState::Permanent
+                    | NeighbourState::Noarp
+            );
+        let before = match mac.filter(|_| usable) {
+            Some(mac) => self.neighbours.insert((index, address), mac),
+            None => self.neighbours.remove(&(index, address)),
+        };
+        if before == mac.filter(|_| usable) { Effect::None } else { Effect::Neighbours }
+    }
+
+    fn take_address(&mut self, message: &AddressMessage, present: bool) -> Effect {
+        // IFA_LOCAL is this end; on point-to-point devices IFA_ADDRESS is the other.
+        let local = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(*address),
+            _ => None,
+        });
+        let address = local.or_else(|| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })
+        });
+        if let Some(address) = address {
+            let key = (message.header.index, address);
+            if present {
+                self.addresses.insert(key, message.header.scope);
+            } else {
+                self.addresses.remove(&key);
+            }
+        }
+        Effect::Routes
+    }
+
+    fn take_link(&mut self, message: &LinkMessage) -> Effect {
+        let Some(found) = Device::from_link(message) else { return Effect::None };
+        for device in [Some(&mut self.outer), self.inner.as_mut()].into_iter().flatten() {
+            if device.index == found.index && *device != found {
+                *device = found;
+                return Effect::Routes;
+            }
+        }
+        Effect::None
+    }
+
+    /// Answers a worker; true if there is something new to know.
+    fn answer(&mut self, question: Question) -> bool {
+        let key = (question.side, question.destination);
+        if self.routes.contains_key(&key) {
+            // Asked twice before the first answer was seen.
+            return false;
+        }
+        if self.routes.len() >= MOST_DESTINATIONS {
+            self.routes.clear();
+        }
+        let route = self.look_up(question.side, question.destination);
+        self.routes.insert(key, route);
+        if let Route::Via(neighbour) = route {
+            self.solicit(question.side, neighbour, false);
+        }
+        true
+    }
+
+    /// Asks the kernel where it would send a packet.
+    fn look_up(&mut self, side: Side, destination: IpAddr) -> Route {
+        let mut message = RouteMessage::default();
+        let (family, length, address) = match destination {
+            IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
+            IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
+        };
+        message.header.address_family = family;
+        message.header.destination_prefix_length = length;
+        message.attributes.push(RouteAttribute::Destination(address));
+        let Ok(answers) = self.questions.ask(RouteNetlinkMessage::GetRoute(message), 0) else {
+            return Route::Closed(DropReason::NoRoute);
+        };
+        let Some(RouteNetlinkMessage::NewRoute(route)) =
+            answers.into_iter().find(|answer| matches!(answer, RouteNetlinkMessage::NewRoute(_)))
+        else {
+            return Route::Closed(DropReason::NoRoute);
+        };
+        match route.header.kind {
+            RouteType::Unicast => {}
+            RouteType::Local => return Route::Closed(DropReason::LocalDelivery),
+            _ => return Route::Closed(DropReason::NoRoute),
+        }
+        let mut device = None;
+        let mut next = destination;
+        for attribute in route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => device = Some(index),
+                RouteAttribute::Gateway(RouteAddress::Inet(v4)) => next = IpAddr::V4(v4),
+                RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => next = IpAddr::V6(v6),
+                // An IPv4 destination behind an IPv6 next hop (RFC 5549).
+                RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(v6)) => next = IpAddr::V6(v6),
+                RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet(v4)) => next = IpAddr::V4(v4),
+                _ => {}
+            }
+        }
+        match (device, self.index(side)) {
+            (Some(found), Some(wanted)) if found == wanted => Route::Via(next),
+            _ => Route::Closed(DropReason::NoRoute),
+        }
+    }
+
+    /// Has the kernel resolve a neighbour, or confirm one it knows.
+    fn solicit(&mut self, side: Side, neighbour: IpAddr, known_too: bool) {
+        let Some(index) = self.index(side) else { return };
+        if !known_too && self.neighbours.contains_key(&(index, neighbour)) {
+            return;
+        }
+        let mut message = NeighbourMessage::default();
+        let (family, address) = match neighbour {
+            IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
+            IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
+        };
+        message.header.family = family;
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::None;
+        message.header.flags = NeighbourFlags::Use;
+        message.attributes.push(NeighbourAttribute::Destination(address));
+        // A failure shows as an entry that stays unresolved; the next round asks again.
+        let _ = self.questions.ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE);
+    }
+
+    fn look_up_again(&mut self) {
+        let keys: Vec<_> = self.routes.keys().copied().collect();
+        for (side, destination) in keys {
+            let route = self.look_up(side, destination);
+            self.routes.insert((side, destination), route);
+            if let Route::Via(neighbour) = route {
+                self.solicit(side, neighbour, false);
+            }
+        }
+    }
+
+    /// Confirms every next hop in use and asks again for those without an answer.
+    fn confirm(&mut self) {
+        let mut hops: Vec<(Side, IpAddr)> = self
+            .routes
+            .iter()
+            .filter_map(|((side, _), route)| match route {
+                Route::Via(neighbour) => Some((*side, *neighbour)),
+                Route::Closed(_) => None,
+            })
+            .collect();
+        hops.sort_unstable_by_key(|(side, neighbour)| (side.name(), *neighbour));
+        hops.dedup();
+        // Bounded work a second; a gateway with more neighbours than this has them confirmed by other traffic.
+        hops.truncate(1024);
+        for (side, neighbour) in hops {
+            self.solicit(side, neighbour, true);
+        }
+    }
+
+    fn index(&self, side: Side) -> Option<u32> {
+        match side {
+            Side::Outer => Some(self.outer.index),
+            Side::Inner => self.inner.as_ref().map(|device| device.index),
+        }
+    }
+
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        let mut addresses: Vec<IpAddr> = self.addresses.keys().map(|(_, address)| *address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        self.generation += 1;
+        let hops = self
+            .routes
+            .iter()
+            .map(|((side, destination), route)| {
+                let hop = match route {
+                    Route::Closed(reason) => Hop::Closed(*reason),
+                    Route::Via(neighbour) => self
+                        .index(*side)
+                        .and_then(|index| self.neighbours.get(&(index, *neighbour)))
+                        .map_or(Hop::Resolving, |mac| Hop::Ready(*mac)),
+                };
+                ((*side as u8, to_address(*destination)), hop)
+            })
+            .collect();
+        Snapshot {
+            generation: self.generation,
+            outer: self.port(Some(&self.outer)),
+            inner: self.port(self.inner.as_ref()),
+            hops,
+        }
+    }
+
+    fn port(&self, device: Option<&Device>) -> Port {
+        let Some(device) = device else { return Port::default() };
+        let mut port = Port { mac: device.mac, mtu: device.mtu, v4: None, v6: None };
+        let mut candidates: Vec<_> =
+            self.addresses.iter().filter(|((index, _), _)| *index == device.index).collect();
+        // Widest scope first, then the lowest address: the same choice every time.
+        candidates.sort_unstable_by_key(|((_, address), scope)| (u8::from(**scope), *address));
+        for ((_, address), _) in candidates {
+            match address {
+                IpAddr::V4(v4) => port.v4 = port.v4.or(Some(v4.octets())),
+                IpAddr::V6(v6) => port.v6 = port.v6.or(Some(v6.octets())),
+            }
+        }
+        port
+    }
+}
+
+/// What an announcement changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    None,
+    Neighbours,
+    Routes,
+}

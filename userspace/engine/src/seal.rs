@@ -1,0 +1,98 @@
+//! From the clear side to the wire.
+
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+use ravelin_xdp_common::{DropReason, Kind};
+use ravelin_xsk::{BATCH, Frame, Port};
+
+use crate::adjacency::Snapshot;
+use crate::filter::Side;
+use crate::forward;
+use crate::forwarder::{Admitted, Forwarder, by_slot, transform};
+use crate::icmp::{self, IcmpError};
+
+impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
+    /// Seals the batch that the inner port received and sends it to the peers.
+    pub(crate) fn seal(&mut self, snapshot: &Snapshot, now: Instant) {
+        let mut admitted: ArrayVec<Admitted<'u>, BATCH> = ArrayVec::new();
+        let mut received = std::mem::take(&mut self.received);
+        for frame in received.drain() {
+            if let Some(one) = self.admit_clear(frame, snapshot, now) {
+                admitted.push(one);
+            }
+        }
+        self.received = received;
+        for run in by_slot(&mut admitted) {
+            if let Some(connection) = self.shared.connections.get(run[0].metadata.slot as usize) {
+                transform(run, |packets, outcomes| connection.outbound.seal_batch(packets, outcomes));
+            }
+        }
+        for one in admitted {
+            match (one.outcome, self.shared.connections.get(one.metadata.slot as usize)) {
+                (Ok(()), Some(connection)) => {
+                    let destination = (connection.remote, connection.remote_address);
+                    self.forward(one.frame, Side::Outer, destination, snapshot, now);
+                }
+                (Ok(()), None) => self.counters.dropped(DropReason::SaMissing),
+                (Err(reason), _) => self.counters.dropped(reason),
+            }
+        }
+    }
+
+    /// Checks a clear packet as a router does, before anything is spent on it.
+    fn admit_clear(&mut self, frame: Frame<'u>, snapshot: &Snapshot, now: Instant) -> Option<Admitted<'u>> {
+        let mut one = match Admitted::new(frame) {
+            Ok(one) if one.metadata.kind == Kind::Seal => one,
+            Ok(_) => return self.drop(DropReason::MetadataInvalid),
+            Err(reason) => return self.drop(reason),
+        };
+        let Some(connection) = self.shared.connections.get(one.metadata.slot as usize) else {
+            return self.drop(DropReason::SaMissing);
+        };
+        let inner_mtu = connection.outbound.inner_mtu().unwrap_or(u32::MAX);
+        let too_big = u32::from(one.metadata.l3_length) > inner_mtu;
+        let checked = forward::verify_checksum(one.packet_mut()).and_then(|()| {
+            if too_big {
+                // The TTL counts first: an expired packet gets that answer.
+                forward::check_ttl(one.packet_mut()).and(Err(DropReason::PacketTooBig))
+            } else {
+                forward::decrement_ttl(one.packet_mut())
+            }
+        });
+        match checked.and_then(|()| one.trim()) {
+            Ok(()) => Some(one),
+            Err(reason) => {
+                let error = match reason {
+                    // Sent whether or not DF is set: the sender then makes fragments that fit, and this path makes
+                    // none.
+                    DropReason::PacketTooBig => Some(IcmpError::TooBig(inner_mtu)),
+                    DropReason::TtlExceeded => Some(IcmpError::TimeExceeded),
+                    _ => None,
+                };
+                if let Some(error) = error {
+                    self.tell_sender(one, error, snapshot, now);
+                }
+                self.drop(reason)
+            }
+        }
+    }
+
+    /// Sends an ICMP error to the host that sent a frame which was not trimmed yet.
+    fn tell_sender(&mut self, one: Admitted<'u>, error: IcmpError, snapshot: &Snapshot, now: Instant) {
+        if !self.icmp_budget.take(now) {
+            return;
+        }
+        let l3_offset = one.metadata.l3_offset.into();
+        if let Some(answer) = icmp::answer(one.frame, l3_offset, &snapshot.inner, error) {
+            self.counters.icmp_errors.add(1);
+            self.queue(answer, Side::Inner);
+        }
+    }
+
+    /// Counts a packet that ends here.
+    pub(crate) fn drop<T>(&self, reason: DropReason) -> Option<T> {
+        self.counters.dropped(reason);
+        None
+    }
+}
