@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ravelin_xsk::{
-    Batch, FrameCounts, Kick, Mode, OpenError, Port as _, PortError, PortOptions, Socket, Umem, UmemOptions,
-    queue_count,
+    Batch, BusyPoll, FrameCounts, Kick, Mode, OpenError, Port as _, PortError, PortOptions, Socket, Umem,
+    UmemOptions, queue_count,
 };
 use support::bpf::{METADATA, Redirect};
 use support::net::{in_namespace, ip, veth};
@@ -109,6 +109,48 @@ fn received_packets_are_whole_and_have_metadata_and_headroom() {
             (0, 0, 0)
         );
         assert_eq!((port.counters().received, port.counters().invalid), (1000, 0));
+    });
+}
+
+#[test]
+fn large_frames_extra_headroom_and_busy_polling_work() {
+    in_namespace(|| {
+        veth("a0", "a1", 3000);
+        let witness = Witness::new("a0");
+        let program = Redirect::attach("a1");
+        let options = UmemOptions {
+            frame_size: 4096,
+            frame_count: 256,
+            headroom: 192,
+            ..UmemOptions::default()
+        };
+        assert!(options.fits_mtu(3000, 64));
+        let umem = Umem::new(&options).unwrap();
+        let busy_poll = Some(BusyPoll {
+            microseconds: 20,
+            budget: 64,
+        });
+        let mut port = Socket::open(
+            &umem,
+            "a1",
+            0,
+            &PortOptions {
+                busy_poll,
+                ..rings(64)
+            },
+        )
+        .unwrap();
+        program.set(0, port.fd());
+        let sent = frame(1, 3014);
+        witness.send(&sent);
+        let mut batch = Batch::new();
+        receive(&mut port, &mut batch, 1);
+        assert_eq!(batch[0].data(), sent);
+        assert_eq!(batch[0].metadata(8), Some(&METADATA.to_ne_bytes()[..]));
+        assert_eq!(batch[0].headroom(), 256 + 192);
+        assert_eq!(port.tx(&mut batch), 1);
+        flush(&mut port);
+        assert_eq!(witness.receive(), sent);
     });
 }
 

@@ -9,7 +9,7 @@ use super::DEVICE;
 use crate::error::OpenError;
 use crate::{PortOptions, syscall};
 
-/// The other end of a [`TwinPort`]'s wire. It may be used on another thread.
+/// The other end of a [`TwinPort`](super::TwinPort)'s wire. It may be used on another thread.
 #[derive(Clone, Debug)]
 pub struct TwinEnd {
     pub(super) to_port: Lane,
@@ -23,9 +23,9 @@ pub enum Link {
     /// Packets flow.
     #[default]
     Up,
-    /// [`Port::kick`] and [`Port::check`] say [`PortError::DeviceDown`]; nothing is received.
+    /// [`Port::kick`](crate::Port::kick) and [`Port::check`](crate::Port::check) say [`PortError::DeviceDown`](crate::PortError::DeviceDown); nothing is received.
     Down,
-    /// [`Port::kick`] and [`Port::check`] say [`PortError::DeviceGone`]; nothing is received.
+    /// [`Port::kick`](crate::Port::kick) and [`Port::check`](crate::Port::check) say [`PortError::DeviceGone`](crate::PortError::DeviceGone); nothing is received.
     Removed,
 }
 
