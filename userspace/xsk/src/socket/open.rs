@@ -24,7 +24,7 @@ impl<'u> Socket<'u> {
     /// Opens a socket on queue `queue` (from 0) of the device named `device` in the thread's network namespace, and
     /// fills its fill ring.
     ///
-    /// Packets arrive once a program redirects them to the socket ([`Port::fd`] goes into an XSKMAP).
+    /// Packets arrive once a program redirects them to the socket ([`Port::fd`](crate::Port::fd) goes into an XSKMAP).
     ///
     /// # Errors
     /// [`OpenError`], which names device, queue and system call, and what to do.
