@@ -1,5 +1,5 @@
 //! What is sealed is opened again, and looks right on the wire.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 

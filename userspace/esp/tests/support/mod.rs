@@ -102,7 +102,7 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
     prop::sample::select(Case::all())
 }
 
-/// An IPv4 packet with `options` (a multiple of 4 bytes), DF set.
+/// An IPv4 packet with `options` (a multiple of 4 bytes), DF set and protocol 253, which is for experiments (RFC 3692).
 pub(crate) fn ipv4(traffic_class: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let header_len = 20 + options.len();
     let mut packet = vec![0; 20];
@@ -110,7 +110,7 @@ pub(crate) fn ipv4(traffic_class: u8, options: &[u8], payload: &[u8]) -> Vec<u8>
     packet[1] = traffic_class;
     packet[2..4].copy_from_slice(&((header_len + payload.len()) as u16).to_be_bytes());
     packet[6] = 0x40;
-    packet[8..10].copy_from_slice(&[63, 17]);
+    packet[8..10].copy_from_slice(&[63, 253]);
     packet[12..20].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
     packet.extend_from_slice(options);
     let sum = checksum(&packet);
@@ -119,7 +119,7 @@ pub(crate) fn ipv4(traffic_class: u8, options: &[u8], payload: &[u8]) -> Vec<u8>
     packet
 }
 
-/// An IPv6 packet whose extension headers are `(protocol, length in 8 bytes)`.
+/// An IPv6 packet of next header 253 whose extension headers are `(protocol, length in 8 bytes)`.
 pub(crate) fn ipv6(traffic_class: u8, extensions: &[(u8, usize)], payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; 40];
     packet[0] = 0x60 | traffic_class >> 4;
@@ -136,7 +136,7 @@ pub(crate) fn ipv6(traffic_class: u8, extensions: &[(u8, usize)], payload: &[u8]
         packet.resize(next_header_at + units * 8, 0);
         packet[next_header_at + 1] = (units - 1) as u8;
     }
-    packet[next_header_at] = 17;
+    packet[next_header_at] = 253;
     packet.extend_from_slice(payload);
     let payload_len = (packet.len() - 40) as u16;
     packet[4..6].copy_from_slice(&payload_len.to_be_bytes());

@@ -1,0 +1,226 @@
+//! ESP against scapy, an implementation by others: each opens what the other sealed, and rejects what was damaged.
+//!
+//! Needs python3 with scapy and cryptography (Debian: `python3-scapy`, `python3-cryptography`), and fails without.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use ravelin_esp::{DropReason, Provider};
+use serde_json::{Value, json};
+use support::{Case, SPI, ipv4, ipv6, open_one, seal_one};
+
+/// A scapy process that answers one request after the other, and ends with this value.
+struct Scapy {
+    child: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Scapy {
+    fn start() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scapy_peer.py");
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .expect("/usr/bin/python3 is needed: apt install python3-scapy");
+        let requests = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        let mut scapy = Self {
+            child,
+            requests,
+            answers,
+        };
+        assert!(scapy.answer()["scapy"].is_string());
+        scapy
+    }
+
+    fn answer(&mut self) -> Value {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        assert!(
+            !line.is_empty(),
+            "scapy ended; see its message above (apt install python3-scapy python3-cryptography)"
+        );
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn ask(&mut self, operation: &str, case: Case, sequence: u64, packet: &[u8]) -> Value {
+        let (source, destination) = case.endpoints();
+        let request = json!({
+            "operation": operation,
+            "tunnel": case.tunnel,
+            "udp": case.udp,
+            "extended": case.extended,
+            "source": source,
+            "destination": destination,
+            "spi": SPI,
+            "key": hex(&case.key_material()),
+            "sequence": sequence,
+            "packet": hex(packet),
+        });
+        writeln!(self.requests.as_mut().unwrap(), "{request}").unwrap();
+        self.answer()
+    }
+}
+
+impl Drop for Scapy {
+    fn drop(&mut self) {
+        // End of input ends the script.
+        self.requests = None;
+        let _ = self.child.wait();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    let digits = value.as_str().expect("a hexadecimal string").as_bytes().chunks(2);
+    digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
+
+/// A fixed sequence of numbers that look random (xorshift64*), so that a failure repeats.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.below(256) as u8).collect()
+    }
+}
+
+/// A clear packet the case can carry: of every size class, with options or extension headers now and then.
+fn clear_packet(random: &mut Random, inner_v6: bool, round: usize) -> Vec<u8> {
+    const CHAINS: [&[(u8, usize)]; 4] = [&[], &[(0, 1)], &[(60, 2)], &[(0, 2), (60, 1)]];
+    const LENGTHS: [usize; 8] = [0, 1, 2, 3, 16, 64, 1500, 9000];
+    let chain = if inner_v6 {
+        CHAINS[round % CHAINS.len()]
+    } else {
+        &[]
+    };
+    // scapy invents an extension header where nothing follows one.
+    let shortest = usize::from(!chain.is_empty());
+    let len = shortest + random.below(LENGTHS[round % LENGTHS.len()] + 1);
+    let payload = random.bytes(len);
+    // Not CE: scapy's outer header has no mark, but ours copies it.
+    let traffic_class = random.below(64) as u8 * 4;
+    if inner_v6 {
+        ipv6(traffic_class, chain, &payload)
+    } else {
+        ipv4(traffic_class, &vec![1; round % 3 * 4], &payload)
+    }
+}
+
+/// Every case with the inner families it can carry, and a sequence number to use.
+fn each_case(random: &mut Random, mut check: impl FnMut(&mut Random, Case, Vec<u8>, u64)) {
+    const ROUNDS: usize = 12;
+    for case in Case::all() {
+        for inner_v6 in if case.tunnel {
+            vec![false, true]
+        } else {
+            vec![case.outer_v6]
+        } {
+            for round in 0..ROUNDS {
+                let sequence = match (case.extended, round % 3) {
+                    (_, 0) => 1 + round as u64,
+                    (false, _) => u64::from(u32::MAX) - random.below(1000) as u64,
+                    // Low halves of zero too.
+                    (true, 1) => (round as u64) << 32,
+                    (true, _) => (random.below(1 << 30) as u64) << 33 | random.below(1 << 30) as u64,
+                };
+                let clear = clear_packet(random, inner_v6, round);
+                check(random, case, clear, sequence);
+            }
+        }
+    }
+}
+
+/// `packet` with one bit flipped somewhere from its ESP header on.
+fn damaged(random: &mut Random, packet: &[u8]) -> Vec<u8> {
+    let esp_at = packet
+        .windows(4)
+        .position(|bytes| bytes == SPI.to_be_bytes())
+        .unwrap();
+    let mut packet = packet.to_vec();
+    let bit = random.below((packet.len() - esp_at) * 8);
+    packet[esp_at + bit / 8] ^= 1 << (bit % 8);
+    packet
+}
+
+#[test]
+fn scapy_opens_what_we_seal() {
+    let mut scapy = Scapy::start();
+    each_case(&mut Random(1), |random, case, clear, sequence| {
+        let outbound = case.outbound_after(Provider::preferred(), sequence - 1);
+        let (sealed, number) = seal_one(&outbound, &clear).unwrap();
+        assert_eq!(number, sequence);
+        let context = format!("{case:?}, sequence {sequence}, clear {}", hex(&clear));
+
+        let opened = scapy.ask("open", case, sequence, &sealed);
+        assert_eq!(opened["spi"], SPI, "{context}");
+        assert_eq!(opened["sequence"], sequence as u32, "{context}");
+        assert_eq!(bytes(&opened["iv"]), sequence.to_be_bytes(), "{context}");
+        assert_eq!(bytes(&opened["icv"]), sealed[sealed.len() - 16..], "{context}");
+
+        let plaintext = bytes(&opened["plaintext"]);
+        let pad_len = usize::from(plaintext[plaintext.len() - 2]);
+        let (payload, trailer) = plaintext.split_at(plaintext.len() - 2 - pad_len);
+        assert!(plaintext.len().is_multiple_of(4) && pad_len < 4, "{context}");
+        assert_eq!(&trailer[..pad_len], &[1, 2, 3][..pad_len], "{context}");
+        assert!(clear.ends_with(payload), "{context}");
+        if case.tunnel {
+            assert_eq!(payload, clear, "{context}");
+            assert_eq!(
+                trailer[pad_len + 1],
+                if clear[0] >> 4 == 4 { 4 } else { 41 },
+                "{context}"
+            );
+        }
+        if let Some(packet) = opened.get("packet") {
+            assert_eq!(bytes(packet), clear, "{context}");
+        } else {
+            assert!(
+                case.udp && !case.tunnel && case.outer_v6,
+                "only this does scapy not know"
+            );
+        }
+
+        let damaged = damaged(random, &sealed);
+        assert_eq!(
+            scapy.ask("rejects", case, sequence, &damaged)["rejected"],
+            true,
+            "{context}"
+        );
+    });
+}
+
+#[test]
+fn we_open_what_scapy_seals() {
+    let mut scapy = Scapy::start();
+    each_case(&mut Random(2), |random, case, clear, sequence| {
+        let context = format!("{case:?}, sequence {sequence}, clear {}", hex(&clear));
+        let sealed = bytes(&scapy.ask("seal", case, sequence, &clear)["packet"]);
+        let inbound = case.inbound_after(Provider::preferred(), sequence - 1);
+        let damaged = damaged(random, &sealed);
+        assert!(open_one(&inbound, &damaged).is_err(), "{context}");
+        assert_eq!(open_one(&inbound, &sealed), Ok((clear, sequence)), "{context}");
+        assert_eq!(
+            open_one(&inbound, &sealed),
+            Err(DropReason::ReplayDuplicate),
+            "{context}"
+        );
+    });
+}
