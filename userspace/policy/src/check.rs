@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use crate::address::{Address, Family};
-use crate::connection::{Connection, Encapsulation, Mode};
+use crate::connection::{Connection, Encapsulation, MIN_PATH_MTU, Mode};
 use crate::diagnostic::{Position, Report, quote};
 use crate::filter::{Filter, Selector};
 use crate::policy::Policy;
@@ -159,7 +159,8 @@ fn check_transport(filter: &Filter, rule: &Rule, connection: &Connection, report
 
 /// A tunnel that carries IPv6 must carry 1280 bytes of it.
 fn check_inner_mtu(filter: &Filter, rule: &Rule, connection: &Connection, report: &mut Report<'_>) {
-    let Some(path_mtu) = connection.path_mtu else {
+    // One too small for anything has been reported already.
+    let Some(path_mtu) = connection.path_mtu.filter(|path_mtu| *path_mtu >= MIN_PATH_MTU) else {
         return;
     };
     let inner = connection.inner_mtu(path_mtu);

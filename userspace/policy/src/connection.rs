@@ -27,6 +27,9 @@ const SA_KEYS: &[&str] = &["spi", "key-file"];
 /// Smallest and largest anti-replay window in packets, in steps of 64. RFC 4303 section 3.4.3 has 64 as the default.
 const REPLAY_WINDOW: std::ops::RangeInclusive<i64> = 64..=65_536;
 
+/// Smallest path MTU in bytes that is taken; every host takes packets of this size (RFC 1122 section 3.3.2).
+pub(crate) const MIN_PATH_MTU: u16 = 576;
+
 /// Both directions between two endpoints: mode, addresses, algorithm and keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -371,7 +374,7 @@ fn check_endpoints(report: &mut Report<'_>, table: &Table<'_>, local: IpAddr, re
 
 fn check_path_mtu(report: &mut Report<'_>, table: &Table<'_>, family: Family, path_mtu: u16) {
     let least = match family {
-        Family::V4 => 576,
+        Family::V4 => MIN_PATH_MTU,
         Family::V6 => 1280,
     };
     if path_mtu < least

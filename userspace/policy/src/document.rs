@@ -37,10 +37,12 @@ pub(crate) fn read(report: &mut Report<'_>, text: &str, folder: &Path) -> Option
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
         let span = error.span().unwrap_or(text.len()..text.len());
-        report.error(
-            &span,
-            format!("not TOML: {}: {}", error.message(), report.quote(&span)),
-        );
+        let found = if span.is_empty() {
+            String::new()
+        } else {
+            format!(", found {}", report.quote(&span))
+        };
+        report.error(&span, format!("not TOML: {}{found}", error.message()));
     }
     if report.has_errors() {
         // What the parser guessed after a syntax error would only give misleading complaints.

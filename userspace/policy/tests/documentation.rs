@@ -1,0 +1,100 @@
+//! Every example in docs/policy.md is a good policy, and every key is explained and shown there.
+
+use ravelin_policy::Policy;
+
+const MANUAL: &str = include_str!("../../../docs/policy.md");
+
+fn examples() -> Vec<&'static str> {
+    let blocks = MANUAL.split("```toml\n").skip(1);
+    blocks
+        .map(|block| block.split_once("```").expect("a closed block").0)
+        .collect()
+}
+
+#[test]
+fn examples_are_good() {
+    assert!(examples().len() >= 6);
+    for example in examples() {
+        match Policy::parse(example, "docs/policy.md") {
+            Ok((_, warnings)) => {
+                let unused = |text: &str| text.contains("same filter");
+                let odd: Vec<_> = warnings
+                    .iter()
+                    .filter(|warning| !unused(&warning.message))
+                    .collect();
+                assert!(odd.is_empty(), "{odd:?}\n{example}");
+            }
+            Err(errors) => panic!("{errors}\n{example}"),
+        }
+    }
+}
+
+#[test]
+fn every_key_is_explained_and_shown() {
+    let shown = examples().concat();
+    let keys = [
+        "default",
+        "non-ip",
+        "outer",
+        "inner",
+        "filters",
+        "source",
+        "destination",
+        "protocol",
+        "source-port",
+        "destination-port",
+        "icmp-type",
+        "icmp-code",
+        "mirrored",
+        "name",
+        "filter-list",
+        "action",
+        "connection",
+        "accept-unsecured",
+        "priority",
+        "active",
+        "mode",
+        "local",
+        "remote",
+        "encapsulation",
+        "local-port",
+        "remote-port",
+        "path-mtu",
+        "algorithm",
+        "esn",
+        "replay-window",
+        "outbound",
+        "inbound",
+        "spi",
+        "key-file",
+    ];
+    for key in keys {
+        assert!(MANUAL.contains(&format!("`{key}`")), "{key} is not explained");
+        assert!(shown.contains(&format!("{key} = ")), "{key} is not shown");
+    }
+    // A key that the reader takes and this list does not know would go unnoticed: an unknown key lists the known.
+    for text in [
+        "zzzzzzzz = 1",
+        "[interfaces]\nzzzzzzzz = 1",
+        "[filter-lists.a]\nzzzzzzzz = 1",
+        "[filter-lists.a]\nfilters = [{ zzzzzzzz = 1 }]",
+        "[[rules]]\nzzzzzzzz = 1",
+        "[connections.c]\nzzzzzzzz = 1",
+        "[connections.c.static]\nzzzzzzzz = 1",
+        "[connections.c.static]\noutbound = { zzzzzzzz = 1 }",
+    ] {
+        let message = Policy::parse(text, "p").expect_err("an unknown key").to_string();
+        let known = message
+            .split("known are ")
+            .nth(1)
+            .and_then(|rest| rest.lines().next());
+        for key in known.expect("the known keys").split(", ") {
+            assert!(MANUAL.contains(key), "{key} is not explained");
+            assert!(
+                keys.contains(&key)
+                    || MANUAL.contains(&format!("[{key}"))
+                    || MANUAL.contains(&format!(".{key}]"))
+            );
+        }
+    }
+}

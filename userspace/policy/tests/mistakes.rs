@@ -1,0 +1,421 @@
+//! Every mistake is found, at its place, with a word on what to do.
+
+use ravelin_policy::{Policy, PolicyErrors};
+
+/// A good policy; tests spoil one thing in it at a time.
+const GOOD: &str = r#"default = "permit"
+non-ip = "permit"
+[interfaces]
+outer = "eth0"
+inner = "eth1"
+[filter-lists.to-branch]
+filters = [
+  { source = "10.1.0.0/16", destination = "10.2.0.0/16" },
+  { source = "fd01::/64", destination = "fd02::/64", protocol = "tcp", destination-port = "443" },
+]
+[[rules]]
+name = "branch"
+filter-list = "to-branch"
+action = "protect"
+connection = "branch"
+priority = 10
+accept-unsecured = false
+active = true
+[connections.branch]
+mode = "tunnel"
+local = "192.0.2.1"
+remote = "192.0.2.2"
+encapsulation = "none"
+path-mtu = 1500
+[connections.branch.static]
+algorithm = "aes-256-gcm"
+esn = true
+replay-window = 1024
+outbound = { spi = 0x1001, key-file = "branch-out.key" }
+inbound  = { spi = 0x2001, key-file = "branch-in.key" }
+"#;
+
+fn errors(text: &str) -> PolicyErrors {
+    match Policy::parse(text, "site.toml") {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(errors) => errors,
+    }
+}
+
+/// `GOOD` with `from` replaced by `to` must give one error, at `line:column`, that holds `expected`.
+#[track_caller]
+fn spoiled(from: &str, to: &str, place: &str, expected: &str) {
+    assert!(GOOD.contains(from), "{from} is not in the policy");
+    let errors = errors(&GOOD.replacen(from, to, 1));
+    let text = errors.to_string();
+    assert_eq!(errors.errors().len(), 1, "{text}");
+    assert!(text.starts_with(&format!("site.toml:{place}: ")), "{text}");
+    assert!(text.contains(expected), "expected {expected:?} in: {text}");
+}
+
+#[test]
+fn the_good_policy_is_good() {
+    let (policy, warnings) = Policy::parse(GOOD, "site.toml").unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(policy.rules()[0].priority, Some(10));
+    assert_eq!(policy.connections()[0].keys.outbound.spi.value(), 0x1001);
+    assert_eq!(policy.interfaces().inner.as_deref(), Some("eth1"));
+}
+
+#[test]
+fn top_level() {
+    spoiled(
+        "default = \"permit\"",
+        "default = \"allow\"",
+        "1:11",
+        "`allow` is not known here; write \"permit\" or \"block\"",
+    );
+    spoiled("default =", "defualt =", "1:1", "did you mean `default`?");
+    spoiled(
+        "non-ip = \"permit\"",
+        "non-ip = true",
+        "2:10",
+        "expected \"permit\" or \"block\", found `true`",
+    );
+    spoiled(
+        "outer = \"eth0\"",
+        "outer = \"eth1\"",
+        "3:1",
+        "the same interface",
+    );
+    spoiled(
+        "\"eth0\"",
+        "\"a-name-longer-than-15\"",
+        "4:9",
+        "not the name of a network interface",
+    );
+    spoiled(
+        "\"eth0\"",
+        "\"../x\"",
+        "4:9",
+        "not the name of a network interface",
+    );
+    spoiled("\"eth0\"", "\"eth0", "4:14", "not TOML");
+    spoiled("[interfaces]", "[interfaces", "3:12", "not TOML");
+    spoiled(
+        "inner = \"eth1\"",
+        "outer = \"eth1\"",
+        "5:1",
+        "not TOML: duplicate key",
+    );
+}
+
+#[test]
+fn filters() {
+    spoiled(
+        "\"10.1.0.0/16\"",
+        "\"10.1.0.1/16\"",
+        "8:14",
+        "write \"10.1.0.0/16\"",
+    );
+    spoiled("\"10.1.0.0/16\"", "\"10.1.0.0/40\"", "8:14", "is not an address");
+    spoiled("\"10.1.0.0/16\"", "\"me\"", "8:14", "not supported yet");
+    spoiled(
+        "\"10.1.0.0/16\"",
+        "16",
+        "8:14",
+        "expected a string in quotes, found `16`",
+    );
+    spoiled("\"10.1.0.0/16\"", "\"fd00::/16\"", "8:3", "of one family");
+    spoiled("source = \"10.1.0.0/16\", ", "", "8:3", "needs the key `source`");
+    spoiled(
+        "protocol = \"tcp\"",
+        "protocol = \"tpc\"",
+        "9:65",
+        "expected a protocol",
+    );
+    spoiled(
+        "protocol = \"tcp\"",
+        "protocol = 256",
+        "9:65",
+        "expected a protocol",
+    );
+    spoiled(
+        "protocol = \"tcp\"",
+        "protocol = \"gre\"",
+        "9:91",
+        "protocol gre has no ports",
+    );
+    spoiled("protocol = \"tcp\", ", "", "9:73", "any protocol has no ports");
+    spoiled(
+        "destination-port = \"443\"",
+        "destination-port = \"443-80\"",
+        "9:91",
+        "write the lower one first: \"80-443\"",
+    );
+    spoiled(
+        "destination-port = \"443\"",
+        "destination-port = []",
+        "9:91",
+        "is empty",
+    );
+    spoiled(
+        "destination-port = \"443\"",
+        "icmp-type = 8",
+        "9:84",
+        "icmp-type needs protocol",
+    );
+    spoiled(
+        "protocol = \"tcp\", destination-port = \"443\"",
+        "protocol = \"icmp\"",
+        "9:3",
+        "write \"icmp6\"",
+    );
+    spoiled(
+        "protocol = \"tcp\", destination-port = \"443\"",
+        "protocol = \"icmp6\", icmp-code = 1",
+        "9:3",
+        "needs icmp-type",
+    );
+    spoiled(
+        "destination-port = \"443\"",
+        "mirrored = \"no\"",
+        "9:83",
+        "expected true or false",
+    );
+}
+
+#[test]
+fn rules() {
+    spoiled(
+        "filter-list = \"to-branch\"",
+        "filter-list = \"to-brnach\"",
+        "13:15",
+        "did you mean `to-branch`?",
+    );
+    spoiled(
+        "connection = \"branch\"",
+        "connection = \"paris\"",
+        "15:14",
+        "there is no connection `paris`",
+    );
+    spoiled(
+        "connection = \"branch\"\n",
+        "",
+        "11:1",
+        "needs the key `connection`",
+    );
+    spoiled(
+        "action = \"protect\"",
+        "action = \"drop\"",
+        "14:10",
+        "\"permit\" or \"block\" or \"protect\"",
+    );
+    spoiled("priority = 10", "priority = -1", "16:12", "from 0 to 4294967295");
+    spoiled("name = \"branch\"", "name = \"\"", "12:8", "usable as a name");
+    spoiled(
+        "name = \"branch\"",
+        "name = \"a\\u0007b\"",
+        "12:8",
+        "usable as a name",
+    );
+    spoiled("active = true", "active = 1", "18:10", "expected true or false");
+    let permit = GOOD
+        .replace("action = \"protect\"", "action = \"permit\"")
+        .replace("connection = \"branch\"\n", "");
+    let errors = errors(&permit);
+    assert!(
+        errors
+            .to_string()
+            .contains("accept-unsecured is only for action = \"protect\""),
+        "{errors}"
+    );
+    let twice =
+        format!("{GOOD}[[rules]]\nname = \"branch\"\nfilter-list = \"to-branch\"\naction = \"block\"\n");
+    let errors = self::errors(&twice);
+    assert!(
+        errors
+            .to_string()
+            .contains("31:1: there are two rules named `branch`"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn connections() {
+    spoiled(
+        "mode = \"tunnel\"",
+        "mode = \"tunel\"",
+        "20:8",
+        "\"tunnel\" or \"transport\"",
+    );
+    spoiled(
+        "remote = \"192.0.2.2\"",
+        "remote = \"192.0.2.1\"",
+        "19:1",
+        "the same address",
+    );
+    spoiled(
+        "remote = \"192.0.2.2\"",
+        "remote = \"2001:db8::2\"",
+        "19:1",
+        "one family",
+    );
+    spoiled(
+        "remote = \"192.0.2.2\"",
+        "remote = \"224.0.0.1\"",
+        "22:10",
+        "multicast",
+    );
+    spoiled(
+        "remote = \"192.0.2.2\"",
+        "remote = \"gw.example\"",
+        "22:10",
+        "is not an IP address",
+    );
+    spoiled(
+        "local = \"192.0.2.1\"",
+        "local = \"0.0.0.0\"",
+        "21:9",
+        "unspecified",
+    );
+    spoiled(
+        "encapsulation = \"none\"",
+        "local-port = 4500",
+        "23:14",
+        "only for encapsulation = \"udp\"",
+    );
+    spoiled("path-mtu = 1500", "path-mtu = 575", "24:12", "at least 576");
+    // 1332 - 54 = 1278 bytes inside, and the policy sends IPv6 through the tunnel.
+    spoiled(
+        "path-mtu = 1500",
+        "path-mtu = 1332",
+        "19:1",
+        "leaves 1278 bytes inside the tunnel",
+    );
+    spoiled(
+        "replay-window = 1024",
+        "replay-window = 100",
+        "28:17",
+        "multiple of 64, for instance 128",
+    );
+    spoiled(
+        "replay-window = 1024",
+        "replay-window = 0",
+        "28:17",
+        "from 64 to 65536",
+    );
+    spoiled(
+        "algorithm = \"aes-256-gcm\"",
+        "algorithm = \"des\"",
+        "26:13",
+        "\"aes-256-gcm\" or \"aes-128-gcm\"",
+    );
+    spoiled("0x1001", "255", "29:20", "SPI 255 is reserved");
+    spoiled("0x1001", "0x100000000", "29:20", "from 0 to 4294967295");
+    spoiled(
+        "\"branch-in.key\"",
+        "\"./branch-out.key\"",
+        "30:12",
+        "already used at 29:12",
+    );
+    spoiled("\"branch-in.key\"", "\"\"", "30:39", "empty");
+    let transport = errors(&GOOD.replace("mode = \"tunnel\"", "mode = \"transport\"")).to_string();
+    for place in ["8:3", "9:3"] {
+        assert!(transport.contains(&format!(
+            "site.toml:{place}: rule `branch` uses connection `branch` in transport mode"
+        )));
+    }
+}
+
+#[test]
+fn a_key_in_the_policy_is_never_repeated() {
+    let key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff01020304";
+    for text in [
+        GOOD.replace("branch-in.key", key),
+        GOOD.replace("\"branch-in.key\"", key),
+        GOOD.replace("esn = true", &format!("esn = \"{key}\"")),
+        GOOD.replace("esn = true", &format!("{key} = true")),
+        GOOD.replace("esn = true", &format!("key = \"{key}\"")),
+    ] {
+        let errors = errors(&text).to_string();
+        assert!(!errors.contains("0011"), "{errors}");
+    }
+}
+
+#[test]
+fn two_connections_must_not_overlap() {
+    let second = |local: &str, remote: &str, outbound: &str, inbound: &str| {
+        format!(
+            "{GOOD}[connections.c2]\nmode = \"tunnel\"\nlocal = \"{local}\"\nremote = \"{remote}\"\n\
+             [connections.c2.static]\nalgorithm = \"aes-128-gcm\"\n\
+             outbound = {{ spi = {outbound}, key-file = \"c\" }}\ninbound = {{ spi = {inbound}, key-file = \"d\" }}\n"
+        )
+    };
+    let message = errors(&second("192.0.2.1", "192.0.2.2", "0x3001", "0x3002")).to_string();
+    assert!(
+        message.contains("31:1: connection `c2` overlaps with the one at 19:1"),
+        "{message}"
+    );
+    let message = errors(&second("192.0.2.1", "192.0.2.3", "0x3001", "0x2001")).to_string();
+    assert!(
+        message.contains("inbound SPI 0x00002001 is already used at 30:12"),
+        "{message}"
+    );
+    let message = errors(&second("192.0.2.9", "192.0.2.2", "0x1001", "0x3002")).to_string();
+    assert!(
+        message.contains("outbound SPI 0x00001001 to 192.0.2.2 is already used"),
+        "{message}"
+    );
+    // To another peer the same outbound SPI is that peer's affair.
+    assert!(Policy::parse(&second("192.0.2.1", "192.0.2.3", "0x1001", "0x3002"), "p").is_ok());
+}
+
+#[test]
+fn all_mistakes_are_said_at_once() {
+    let text = GOOD
+        .replace("10.1.0.0/16", "10.1.0.0/99")
+        .replace("0x1001", "1")
+        .replace("default = \"permit\"", "default = \"no\"")
+        .replace("path-mtu = 1500", "path-mtu = 10");
+    let places: Vec<u32> = errors(&text)
+        .errors()
+        .iter()
+        .map(|error| error.position.expect("a place").line)
+        .collect();
+    assert_eq!(places, [1, 8, 24, 29]);
+}
+
+#[test]
+fn what_is_odd_but_works_is_a_warning() {
+    let warned = |text: &str, expected: &str| {
+        let (_, warnings) = Policy::parse(text, "p").unwrap();
+        let all: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert!(
+            all.iter().any(|warning| warning.contains(expected)),
+            "{expected} not in {all:?}"
+        );
+    };
+    let unused = "connection = \"branch\"\npriority = 10\naccept-unsecured = false\n";
+    let blocked = GOOD.replace(unused, "").replace("\"protect\"", "\"block\"");
+    warned(&blocked, "p:16:1: no rule uses connection `branch`");
+    warned(
+        &format!("{GOOD}[filter-lists.unused]\nfilters = []\n"),
+        "p:31:15: no rule uses filter list `unused`",
+    );
+    let empty = format!(
+        "{GOOD}[filter-lists.e]\nfilters = []\n[[rules]]\nname = \"e\"\nfilter-list = \"e\"\naction = \"block\"\n"
+    );
+    warned(&empty, "filter list `e` is empty");
+    warned(
+        &GOOD.replace("\"10.2.0.0/16\"", "\"10.2.0.0/16\", mirrored = false"),
+        "p:8:3: mirrored = false has no effect",
+    );
+    let all = GOOD
+        .replace("\"10.1.0.0/16\"", "\"any\"")
+        .replace("\"10.2.0.0/16\"", "\"any\"");
+    warned(
+        &all,
+        "also covers packets between its own tunnel endpoints, 192.0.2.1 and 192.0.2.2",
+    );
+    let same = format!("{GOOD}[[rules]]\nname = \"same\"\nfilter-list = \"to-branch\"\naction = \"block\"\n");
+    warned(
+        &same,
+        "rules `branch` (protect) and `same` (block) have the same filter",
+    );
+}
