@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs a Rust compiler for BPF into a folder of the project: no root, nothing installed system-wide.
 #
-#   scripts/bpf-toolchain.sh DIR      afterwards: DIR/bin/rustc, DIR/bin/bpf-linker, DIR/.ok
+#   scripts/bpf-toolchain.sh DIR      afterwards: DIR/bin/{rustc,clippy-driver,bpf-linker}, DIR/.ok
 #
 # Rust's own distribution has no standard library for BPF; building one needs a nightly compiler and the
 # component rust-src. Debian has a prebuilt `core` for bpfel-unknown-none in its package
@@ -22,7 +22,8 @@ progress() { printf 'bpf-toolchain: %s\n' "$*" >&2; }
 
 installed() {
     [ -f "$1/.ok" ] && [ "$(cut -d' ' -f2 "$1/.ok")" = "$LINKER_VERSION" ] &&
-        "$1/bin/rustc" --version >/dev/null 2>&1 && "$1/bin/bpf-linker" --version >/dev/null 2>&1
+        "$1/bin/rustc" --version >/dev/null 2>&1 && "$1/bin/clippy-driver" --version >/dev/null 2>&1 &&
+        "$1/bin/bpf-linker" --version >/dev/null 2>&1
 }
 
 [ $# -eq 1 ] || fail "usage: scripts/bpf-toolchain.sh DIR"
@@ -46,7 +47,7 @@ CARGO=${CARGO:-cargo}
 command -v "$CARGO" >/dev/null || fail "'cargo' is missing; install Rust from https://rustup.rs"
 command -v cc >/dev/null || fail "a C compiler is missing (it links bpf-linker)." "Install it: apt-get install gcc libc6-dev"
 
-# The four Rust packages must be of one version; the LLVM is the one that this compiler was built with.
+# The Rust packages must be of one version; the LLVM is the one that this compiler was built with.
 VERSION=$(apt-cache policy libstd-rust-web-dev-bpf | awk '/Candidate:/ {print $2}')
 if [ -z "$VERSION" ] || [ "$VERSION" = "(none)" ]; then
     fail "apt offers no package 'libstd-rust-web-dev-bpf'." \
@@ -70,7 +71,7 @@ mkdir -p "$STAGING/debs" "$STAGING/sys" "$STAGING/bin" "$STAGING/llvm/lib"
 progress "fetching rustc-web $VERSION and $LLVM (about 120 MB)"
 # apt's unprivileged download user may not enter the folder, hence the sandbox option.
 (cd "$STAGING/debs" && apt-get download -qq -o APT::Sandbox::User=root \
-    "rustc-web=$VERSION" "$STD=$VERSION" "libstd-rust-web-dev=$VERSION" "libstd-rust-web-dev-bpf=$VERSION" \
+    "rustc-web=$VERSION" "rust-web-clippy=$VERSION" "$STD=$VERSION" "libstd-rust-web-dev=$VERSION" "libstd-rust-web-dev-bpf=$VERSION" \
     "$LLVM") || fail "the download failed; check the network, or run (as root): apt-get update"
 
 progress "unpacking"
@@ -99,6 +100,7 @@ EOF
 }
 
 wrapper rustc sys/usr/bin/rustc
+wrapper clippy-driver sys/usr/bin/clippy-driver
 
 progress "building bpf-linker $LINKER_VERSION for LLVM $LLVM_MAJOR (about a minute)"
 # Settings of the caller's own build must not leak into this one.

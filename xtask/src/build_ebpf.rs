@@ -1,12 +1,12 @@
 //! `cargo xtask build-ebpf`: the BPF programs, compiled to the object that the engine embeds.
 
-use std::{env, fs, path::PathBuf, time::Instant};
+use std::{env, fs, path::PathBuf, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
     program,
-    toolchain::{Choice, Toolchain},
+    toolchain::{Choice, Task, Toolchain},
     workspace::Workspace,
 };
 
@@ -23,12 +23,25 @@ pub(crate) struct Args {
     /// Which compiler to use
     #[arg(long, value_enum, default_value = "auto")]
     toolchain: Choice,
+
+    /// Let clippy read the BPF programs instead, with warnings as errors
+    #[arg(long)]
+    lint: bool,
 }
 
 /// Runs the task and says what it made.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let start = Instant::now();
     let toolchain = Toolchain::ensure(workspace, args.toolchain)?;
+    if args.lint {
+        program::run(&mut cargo(workspace, &toolchain, Task::Lint, args.log))
+            .context("clippy, for the BPF programs")?;
+        eprintln!(
+            "build-ebpf: no warnings by {toolchain} ({:.1} s)",
+            start.elapsed().as_secs_f32()
+        );
+        return Ok(());
+    }
     let object = compile(workspace, &toolchain, args.log)?;
     eprintln!(
         "build-ebpf: {} by {toolchain} ({:.1} s)",
@@ -43,9 +56,8 @@ pub(crate) fn ensure(workspace: &Workspace, toolchain: &Toolchain) -> Result<Pat
     compile(workspace, toolchain, false)
 }
 
-fn compile(workspace: &Workspace, toolchain: &Toolchain, log: bool) -> Result<PathBuf> {
-    let target = workspace.target.join("bpf");
-    let mut cargo = toolchain.cargo(&workspace.root.join("xdp-ebpf"), &rustflags(workspace));
+fn cargo(workspace: &Workspace, toolchain: &Toolchain, task: Task, log: bool) -> Command {
+    let mut cargo = toolchain.cargo(task, &workspace.root.join("xdp-ebpf"), &rustflags(workspace));
     cargo
         .args([
             "--quiet",
@@ -54,13 +66,23 @@ fn compile(workspace: &Workspace, toolchain: &Toolchain, log: bool) -> Result<Pa
             "--target=bpfel-unknown-none",
             "--target-dir",
         ])
-        .arg(&target);
+        .arg(target(workspace));
     if log {
         cargo.args(["--features", "log"]);
     }
-    program::run(&mut cargo).with_context(|| format!("the BPF programs did not compile with {toolchain}"))?;
+    cargo
+}
 
-    let built = target.join("bpfel-unknown-none/release/ravelin");
+/// Cargo's folder for the BPF programs: another compiler, so not the one of the workspace.
+fn target(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("bpf")
+}
+
+fn compile(workspace: &Workspace, toolchain: &Toolchain, log: bool) -> Result<PathBuf> {
+    program::run(&mut cargo(workspace, toolchain, Task::Build, log))
+        .with_context(|| format!("the BPF programs did not compile with {toolchain}"))?;
+
+    let built = target(workspace).join("bpfel-unknown-none/release/ravelin");
     let object = workspace.bpf_object();
     let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
     // An unchanged object keeps its time, so that cargo does not rebuild the engine that embeds it.

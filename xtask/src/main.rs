@@ -9,6 +9,7 @@ mod demo;
 mod load;
 mod program;
 mod setup;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -38,6 +39,7 @@ enum Task {
     BuildEbpf(build_ebpf::Args),
     Load(load::Args),
     Demo(demo::Args),
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
@@ -52,17 +54,16 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
-    match task {
-        Task::Setup(args) => setup::run(&workspace, &args)?,
-        Task::BuildEbpf(args) => {
-            build_ebpf::run(&workspace, &args)?;
-        }
-        Task::Demo(args) => {
-            if !demo::run(&workspace, &args)? {
-                return Ok(ExitCode::FAILURE);
-            }
-        }
+    let good = match task {
+        Task::Setup(args) => setup::run(&workspace, &args).map(|()| true)?,
+        Task::BuildEbpf(args) => build_ebpf::run(&workspace, &args).map(|()| true)?,
         Task::Load(args) => match load::run(&workspace, &args)? {},
-    }
-    Ok(ExitCode::SUCCESS)
+        Task::Demo(args) => demo::run(&workspace, &args)?,
+        Task::Test(args) => test::run(&workspace, &args)?,
+    };
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

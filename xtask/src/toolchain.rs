@@ -25,6 +25,15 @@ pub(crate) enum Choice {
     Local,
 }
 
+/// What to do with the sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Compile them.
+    Build,
+    /// Let clippy read them, with warnings as errors.
+    Lint,
+}
+
 /// A compiler that is ready for use.
 #[derive(Debug)]
 pub(crate) enum Toolchain {
@@ -81,18 +90,19 @@ impl Toolchain {
 
     /// A cargo that builds for BPF in `folder`, with the linker and `flags` set and nothing of the caller's own
     /// build settings left.
-    pub(crate) fn cargo(&self, folder: &Path, flags: &[String]) -> Command {
+    pub(crate) fn cargo(&self, task: Task, folder: &Path, flags: &[String]) -> Command {
         let (mut command, linker) = match self {
             Self::Nightly { linker } => {
                 // rustup's own cargo: the variable CARGO names the one of the stable toolchain.
                 let mut command = Command::new("rustup");
-                command.args(["run", "nightly", "cargo", "build", "-Zbuild-std=core"]);
+                let task = if task == Task::Lint { "clippy" } else { "build" };
+                command.args(["run", "nightly", "cargo", task, "-Zbuild-std=core"]);
                 (command, linker.clone())
             }
             Self::Local(toolchain) => {
                 let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
                 command
-                    .arg("build")
+                    .arg(if task == Task::Lint { "check" } else { "build" })
                     .env("RUSTC", toolchain.join("bin/rustc"))
                     // The BPF crate uses unstable features; Debian's compiler is a stable release.
                     .env("RUSTC_BOOTSTRAP", "aya_ebpf");
@@ -145,6 +155,7 @@ impl fmt::Display for Toolchain {
 fn is_complete(folder: &Path) -> bool {
     fs::read_to_string(folder.join(".ok"))
         .is_ok_and(|stamp| stamp.split_whitespace().nth(1) == Some(LINKER_VERSION))
-        && folder.join("bin/rustc").is_file()
-        && folder.join("bin/bpf-linker").is_file()
+        && ["rustc", "clippy-driver", "bpf-linker"]
+            .iter()
+            .all(|name| folder.join("bin").join(name).is_file())
 }

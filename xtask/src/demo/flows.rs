@@ -255,8 +255,9 @@ impl Servers {
         };
         interrupt::check()?;
         Ok(outcome.unwrap_or_else(|error| {
+            // The last line holds the program's own words.
             let text = format!("{error:#}");
-            Outcome::new(Arrival::Faulty, text.lines().next().unwrap_or_default())
+            Outcome::new(Arrival::Faulty, text.lines().last().unwrap_or_default())
         }))
     }
 
@@ -291,13 +292,16 @@ impl Servers {
         let result = self.iperf(topology, to, &arguments)?;
         let received = &result["end"]["sum_received"];
         let bytes = received["bytes"].as_u64().context("iperf3 counted no bytes")?;
-        let mut outcome = Outcome::of(bytes >= 32 << 20, format!("{} MiB arrived", bytes >> 20));
+        // The receiver stops counting when the sender is done, with the last bytes still on their way.
+        let mut outcome = Outcome::of(bytes >= 16 << 20, format!("{} MiB arrived", bytes >> 20));
         outcome.gbit = gbit(received);
         Ok(outcome)
     }
 
     fn udp(&self, topology: &Topology, to: &str) -> Result<Outcome> {
-        let result = self.iperf(topology, to, &["-u", "-b", "200M", "-l", "1200", "-n", "12M"])?;
+        let before = topology.host2.enter(overruns)?;
+        let result = self.iperf(topology, to, &["-u", "-b", "100M", "-l", "1200", "-n", "6M"])?;
+        let overrun = topology.host2.enter(overruns)? - before;
         let sum = &result["end"]["sum"];
         let count = |key: &str| {
             sum[key]
@@ -305,11 +309,10 @@ impl Servers {
                 .with_context(|| format!("iperf3 reported no {key}"))
         };
         let (packets, lost) = (count("packets")?, count("lost_packets")?);
-        // The machine may be busy for a moment, and UDP does not repeat.
-        let mut outcome = Outcome::of(
-            packets > 0 && lost * 100 <= packets,
-            format!("{} of {packets} arrived", packets - lost),
-        );
+        // What found iperf3's socket full did reach host2; on a busy machine that happens without any gateway.
+        let missing = lost.saturating_sub(overrun);
+        let complete = packets > 0 && missing * 100 <= packets;
+        let mut outcome = Outcome::of(complete, format!("{} of {packets} arrived", packets - missing));
         outcome.gbit = gbit(sum);
         Ok(outcome)
     }
@@ -403,6 +406,30 @@ fn telnet(topology: &Topology, to: &str) -> Result<Outcome> {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Outcome::new(Arrival::Silence, "no answer"),
         Err(error) => Outcome::new(Arrival::Faulty, error.to_string()),
     })
+}
+
+/// Datagrams that found their socket full, in the namespace of the calling thread (RFC 4113 has no name for it;
+/// Linux calls it RcvbufErrors).
+fn overruns() -> Result<u64> {
+    let v4 = fs::read_to_string("/proc/thread-self/net/snmp").context("counters of host2")?;
+    let mut udp = v4
+        .lines()
+        .filter(|line| line.starts_with("Udp:"))
+        .map(str::split_whitespace);
+    let (names, values) = (
+        udp.next().context("no UDP counters")?,
+        udp.next().context("no UDP counters")?,
+    );
+    let v4 = names
+        .zip(values)
+        .find(|(name, _)| *name == "RcvbufErrors")
+        .map(|(_, value)| value);
+    let v6 = fs::read_to_string("/proc/thread-self/net/snmp6").context("counters of host2")?;
+    let v6 = v6.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    [v4, v6]
+        .into_iter()
+        .map(|value| Ok(value.unwrap_or("0").trim().parse::<u64>()?))
+        .sum()
 }
 
 fn gbit(sum: &Value) -> Option<f64> {

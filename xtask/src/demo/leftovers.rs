@@ -7,7 +7,7 @@ use std::{
     env, fs,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process,
     time::Duration,
 };
 
@@ -18,7 +18,6 @@ use nix::{
 };
 
 use super::{interrupt, namespace};
-use crate::program;
 
 /// Where the daemons pin their programs and maps, by instance.
 const PINS: &str = "/sys/fs/bpf/ravelin";
@@ -171,12 +170,12 @@ fn remove(run: &str) -> Result<()> {
 /// Ends whatever runs in a namespace that a demo made: asks first.
 fn end_processes(name: &str) -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        for id in process_ids(name)? {
+        for id in namespace::process_ids(name)? {
             // It may have ended in the meantime.
             let _ = kill(Pid::from_raw(id), signal);
         }
         let gone = interrupt::wait_until("processes to end", Duration::from_secs(5), || {
-            Ok(process_ids(name)?.is_empty())
+            Ok(namespace::process_ids(name)?.is_empty())
         });
         if gone.is_ok() {
             return Ok(());
@@ -184,13 +183,8 @@ fn end_processes(name: &str) -> Result<()> {
     }
     bail!(
         "processes in namespace {name} do not end: {:?}",
-        process_ids(name)?
+        namespace::process_ids(name)?
     )
-}
-
-fn process_ids(name: &str) -> Result<Vec<i32>> {
-    let ids = program::output(Command::new("ip").args(["netns", "pids", name]))?;
-    Ok(ids.lines().filter_map(|line| line.trim().parse().ok()).collect())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod leftovers;
 mod namespace;
 mod process;
 mod report;
+pub(crate) mod scenarios;
 mod stages;
 mod status;
 mod topology;
@@ -79,7 +80,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
     let toolchain = setup::ensure(workspace)?;
     eprintln!("demo: building");
     build_ebpf::ensure(workspace, &toolchain)?;
-    let ravelin = workspace.build_ravelin()?;
+    let ravelin = if let Some(s) = std::env::var_os("STUB") {
+        s.into()
+    } else {
+        workspace.build_ravelin()?
+    };
     eprintln!("demo: built ({:.1} s)", start.elapsed().as_secs_f32());
 
     interrupt::install()?;

@@ -113,6 +113,12 @@ pub(super) fn names() -> Vec<String> {
         .collect()
 }
 
+/// The processes inside the namespace with this name.
+pub(super) fn process_ids(name: &str) -> Result<Vec<i32>> {
+    let ids = program::output(Command::new("ip").args(["netns", "pids", name]))?;
+    Ok(ids.lines().filter_map(|line| line.trim().parse().ok()).collect())
+}
+
 /// Links that no namespace holds yet are made by this, with `netns` in the lines.
 pub(super) fn ip_batch(lines: &str) -> Result<()> {
     batch(Command::new("ip").args(["-batch", "-"]), lines)

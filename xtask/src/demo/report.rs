@@ -25,7 +25,7 @@ impl Report {
     pub(super) fn heading(title: &str) {
         println!("\n{title}");
         println!(
-            "  {:<22} {:<24} {:<30} {:>9} {:>7}",
+            "  {:<22} {:<26} {:<30} {:>9} {:>7}",
             "flow", "expected", "seen", "packets", "Gbit/s"
         );
     }
@@ -36,7 +36,7 @@ impl Report {
         let gbit = row.gbit.map(|gbit| format!("{gbit:.2}")).unwrap_or_default();
         let mark = if row.good { '✓' } else { '✗' };
         println!(
-            "{mark} {:<22} {:<24} {:<30} {packets:>9} {gbit:>7}",
+            "{mark} {:<22} {:<26} {:<30} {packets:>9} {gbit:>7}",
             row.flow, row.expected, row.seen
         );
         if row.good {

@@ -120,7 +120,7 @@ impl Stages<'_> {
         let grown = grown(&self.gw1, &before, |grown| count(grown) > 0)?;
         let packets = count(&grown);
         let (expected, arrival) = match flow.fate {
-            Fate::Protected(connection) => (format!("arrives by ESP, {connection}"), Arrival::Complete),
+            Fate::Protected(connection) => (format!("arrives, ESP {connection}"), Arrival::Complete),
             Fate::Clear(_) => ("arrives in the clear".to_owned(), Arrival::Complete),
             Fate::Blocked(counter) => (counter.replace("drops.", "dropped, "), Arrival::Silence),
         };
@@ -145,7 +145,13 @@ impl Stages<'_> {
         for v6 in [false, true] {
             self.forge(&attacker, v6)?;
         }
-        self.tamper(&attacker)
+        let tampered = self.tamper(&attacker);
+        interrupt::check()?;
+        if let Err(error) = tampered {
+            self.report
+                .check("tampered, replayed ESP", "dropped", format!("{error:#}"), false);
+        }
+        Ok(())
     }
 
     /// A clear packet with the addresses of a protected flow.
@@ -180,8 +186,9 @@ impl Stages<'_> {
         let mut ping = self.topology.host1.command("ping");
         ping.args(["-n", "-q", "-c", "1", "-W", "5", HOST2_V4]);
         let mut ping = Process::spawn(&mut ping, &self.folder.join("held-ping"))?;
-        let held = tap.receive_esp()?;
+        let held = tap.receive_esp();
         self.topology.mend_wire()?;
+        let held = held?;
 
         let dropped = self.dropped("icv_mismatch", || attacker.send(&attack::flip_bit(&held)))?;
         let silent = ping.output().is_empty();

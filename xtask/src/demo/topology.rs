@@ -58,8 +58,6 @@ impl Topology {
             namespace.sysctl(&[
                 ("ipv6/conf/default/accept_ra", "0"),
                 ("ipv6/conf/default/router_solicitations", "0"),
-                // No link-local addresses, hence no duplicate detection for them.
-                ("ipv6/conf/default/addr_gen_mode", "1"),
                 ("ipv6/conf/default/accept_dad", "0"),
                 // A multicast listener report is sent at once and repeated within this time (ms), at random.
                 (

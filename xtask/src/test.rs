@@ -1,0 +1,138 @@
+//! `cargo xtask test`: all tests, and the demo as a test of the whole.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::Uid;
+
+use crate::{build_ebpf, demo, program, setup, workspace::Workspace};
+
+/// Run every test: unit, property, kernel-side, namespaces (as root), and the demo end to end.
+///
+/// Ends with a line `N passed, N failed`. Nothing is skipped: what cannot run, fails.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only the tests of cargo, without the demo
+    #[arg(long)]
+    no_demo: bool,
+}
+
+/// How many tests passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+/// Runs the task; whether everything passed.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
+    if !Uid::effective().is_root() {
+        bail!(
+            "the tests with namespaces and XDP need root; run: sudo -E env \"PATH=$PATH\" cargo xtask test"
+        );
+    }
+    let start = Instant::now();
+    let toolchain = setup::ensure(workspace)?;
+    eprintln!("test: building the BPF programs");
+    build_ebpf::ensure(workspace, &toolchain)?;
+    // Tests that drive the daemon take the program that users get.
+    let ravelin = workspace.build_ravelin()?;
+
+    let mut tally = cargo_test(workspace)?;
+    if tally.ignored > 0 {
+        println!(
+            "test: {} tests are ignored, which counts as failed",
+            tally.ignored
+        );
+        tally.failed += tally.ignored;
+    }
+    if !args.no_demo {
+        let (passed, failed) = demo::scenarios::run(&ravelin)?;
+        tally.passed += passed;
+        tally.failed += failed;
+    }
+    println!("test: took {:.0} s", start.elapsed().as_secs_f32());
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(tally.failed == 0)
+}
+
+/// Runs the tests of all crates, shows what cargo says, and counts.
+fn cargo_test(workspace: &Workspace) -> Result<Tally> {
+    let mut command = workspace.cargo();
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .stdout(Stdio::piped());
+    let line = program::line(&command);
+    eprintln!("test: {line}");
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    let output = child.stdout.take().context("the output is piped")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("output of cargo test")?;
+        println!("{line}");
+        tally.add(&line);
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for `{line}`"))?;
+    if !status.success() && tally.failed == 0 {
+        // A crate that does not compile, or a test that ended the whole process.
+        println!("test: `{line}` failed without a failed test: {status}");
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+impl Tally {
+    /// Adds `test result: ok. 5 passed; 0 failed; 0 ignored; …`; other lines count nothing.
+    fn add(&mut self, line: &str) {
+        let Some(counts) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let counts = counts.split_once(". ").map_or(counts, |(_, counts)| counts);
+        for part in counts.split("; ") {
+            let mut words = part.split_whitespace();
+            let (Some(Ok(count)), Some(what)) = (words.next().map(str::parse::<u64>), words.next()) else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    #[test]
+    fn the_lines_of_cargos_runner_are_counted() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 7 tests",
+            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s",
+        ] {
+            tally.add(line);
+        }
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 6,
+                failed: 2,
+                ignored: 1
+            }
+        );
+    }
+}
