@@ -1,0 +1,132 @@
+//! Two gateways keyed from files: what one seals the other opens, also after a restart.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use ravelin_esp::{DropReason, InboundSa, OutboundSa, Packet, Provider};
+use ravelin_keying::{StateFolder, StaticConnection, StaticKeys, key_file};
+use ravelin_policy::{Algorithm, Policy};
+
+/// An IPv4 header of 28 bytes of UDP, 10.1.0.1 to 10.2.0.1, with the checksum scapy computes.
+const CLEAR: [u8; 28] = [
+    0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0x66, 0xcc, 10, 1, 0, 1, 10, 2, 0, 1, 0x9c, 0x40, 0, 53, 0, 8, 0, 0,
+];
+
+fn policy(folder: &Path, side: usize, encapsulation: &str) -> Policy {
+    let ends = ["192.0.2.1", "192.0.2.2"];
+    let (spis, keys) = ([0x1001, 0x2001], ["a.key", "b.key"]);
+    let other = 1 - side;
+    let text = format!(
+        "[filter-lists.f]\nfilters = [{{ source = \"any\", destination = \"10.2.0.0/16\" }}]\n\
+         [[rules]]\nname = \"r\"\nfilter-list = \"f\"\naction = \"protect\"\nconnection = \"c\"\n\
+         [connections.c]\nmode = \"tunnel\"\nlocal = \"{}\"\nremote = \"{}\"\n{encapsulation}\n\
+         [connections.c.static]\nalgorithm = \"aes-256-gcm\"\n\
+         outbound = {{ spi = {}, key-file = \"{}\" }}\ninbound = {{ spi = {}, key-file = \"{}\" }}\n",
+        ends[side], ends[other], spis[side], keys[side], spis[other], keys[other]
+    );
+    let name = folder.join("policy.toml").display().to_string();
+    Policy::parse(&text, &name)
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .0
+}
+
+fn start(policy: &Policy, state: &Path) -> StaticConnection {
+    let state = Arc::new(StateFolder::open(state).expect("a state folder"));
+    let keys = StaticKeys::read(policy).unwrap_or_else(|errors| panic!("{errors}"));
+    keys.start(policy, &state, Provider::preferred())
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .remove(0)
+}
+
+fn seal(sa: &OutboundSa) -> (u64, Vec<u8>) {
+    let mut buffer = vec![0; 256];
+    buffer[100..128].copy_from_slice(&CLEAR);
+    let mut packet = [Packet::new(&mut buffer, 100..128).expect("inside")];
+    let mut outcome = [Err(DropReason::SaMissing)];
+    sa.seal_batch(&mut packet, &mut outcome);
+    (outcome[0].expect("sealed").sequence, packet[0].bytes().to_vec())
+}
+
+fn open(sa: &InboundSa, wire: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let mut buffer = wire.to_vec();
+    let length = buffer.len();
+    let mut packet = [Packet::new(&mut buffer, 0..length).expect("inside")];
+    let mut outcome = [Err(DropReason::SaMissing)];
+    sa.open_batch(&mut packet, &mut outcome);
+    outcome[0]?;
+    Ok(packet[0].bytes().to_vec())
+}
+
+#[test]
+fn two_ends_understand_each_other_across_restarts() {
+    for encapsulation in [
+        "",
+        "encapsulation = \"udp\"\nlocal-port = 4500\nremote-port = 4500",
+        "path-mtu = 1400",
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        key_file::create(&folder.path().join("a.key"), Algorithm::Aes256Gcm).expect("made");
+        key_file::create(&folder.path().join("b.key"), Algorithm::Aes256Gcm).expect("made");
+        let policies = [0, 1].map(|side| policy(folder.path(), side, encapsulation));
+        let states = ["s0", "s1"].map(|name| folder.path().join(name));
+
+        let far = start(&policies[1], &states[1]);
+        assert_eq!((far.connection(), far.name()), (0, "c"));
+        let mut highest = 0;
+        let mut last = Vec::new();
+        for _ in 0..3 {
+            let near = start(&policies[0], &states[0]);
+            for _ in 0..3 {
+                let (sequence, wire) = seal(near.outbound());
+                assert!(sequence > highest, "{sequence} after {highest}");
+                assert_eq!(&open(far.inbound(), &wire).expect("opened")[12..], &CLEAR[12..]);
+                assert_eq!(open(far.inbound(), &wire), Err(DropReason::ReplayDuplicate));
+                (highest, last) = (sequence, wire);
+            }
+            // The other direction has keys of its own.
+            let (_, back) = seal(far.outbound());
+            assert!(open(near.inbound(), &back).is_ok());
+            assert!(open(near.inbound(), &last).is_err());
+        }
+    }
+}
+
+#[test]
+fn one_key_in_two_files_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (a, b) = (folder.path().join("a.key"), folder.path().join("b.key"));
+    key_file::create(&a, Algorithm::Aes256Gcm).expect("made");
+    fs::copy(&a, &b).expect("copied");
+    let errors = StaticKeys::read(&policy(folder.path(), 0, ""))
+        .expect_err("the same key")
+        .to_string();
+    assert!(
+        errors.contains(&format!("{} and {} hold the same key", a.display(), b.display())),
+        "{errors}"
+    );
+}
+
+#[test]
+fn every_bad_file_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (a, b) = (folder.path().join("a.key"), folder.path().join("b.key"));
+    key_file::create(&a, Algorithm::Aes256Gcm).expect("made");
+    fs::set_permissions(&a, fs::Permissions::from_mode(0o644)).expect("mode set");
+    let errors = StaticKeys::read(&policy(folder.path(), 0, "")).expect_err("two bad files");
+    assert_eq!(errors.errors().len(), 2);
+    let text = errors.to_string();
+    assert!(text.contains(&format!("chmod 600 {}", a.display())), "{text}");
+    assert!(text.contains(&format!("{}: cannot open", b.display())), "{text}");
+}
+
+#[test]
+fn printing_shows_no_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a.key", "b.key"] {
+        key_file::create(&folder.path().join(name), Algorithm::Aes256Gcm).expect("made");
+    }
+    let keys = StaticKeys::read(&policy(folder.path(), 0, "")).expect("two keys");
+    assert_eq!(format!("{keys:?}").matches("Secret(36 bytes)").count(), 2);
+}
