@@ -3,7 +3,8 @@
 //! - [`key_file`] reads and makes key files, and refuses one that others could read.
 //! - [`StaticKeys::read`] reads every key a policy names, and refuses a key that would serve twice.
 //! - [`StateFolder`] and [`SequenceMark`] remember across restarts which sequence numbers may have been used, because
-//!   a number used twice under one key breaks AES-GCM (RFC 4106 section 3.1).
+//!   a number used twice under one key breaks AES-GCM (RFC 4106 section 3.1). [`ReceivedMark`] remembers which have
+//!   arrived, because a restart must not let old packets in again.
 //! - [`StaticKeys::start`] brings them together as [`StaticConnection`]s with their SAs.
 //!
 //! Keys never appear in an error, in `Debug` output or in a log, and are erased from memory when dropped. This crate
@@ -12,11 +13,15 @@
 
 mod fingerprint;
 pub mod key_file;
+mod mark_file;
+mod received_mark;
 mod sequence_mark;
 mod state_folder;
 mod static_keys;
 
 pub use key_file::KeyFileError;
+pub use mark_file::MarkFileError;
+pub use received_mark::ReceivedMark;
 pub use sequence_mark::{MarkError, RESERVE, SequenceMark};
 pub use state_folder::{StateFolder, StateFolderError};
 pub use static_keys::{KeyingError, KeyingErrors, StaticConnection, StaticKeys};

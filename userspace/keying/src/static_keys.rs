@@ -12,6 +12,8 @@ use ravelin_policy::{self as policy, Connection, Policy, StaticSa};
 use crate::KeyFileError;
 use crate::fingerprint::Fingerprint;
 use crate::key_file;
+use crate::mark_file::MarkFileError;
+use crate::received_mark::ReceivedMark;
 use crate::sequence_mark::{MarkError, SequenceMark};
 use crate::state_folder::StateFolder;
 
@@ -36,7 +38,8 @@ pub struct StaticConnection {
     extended: bool,
     outbound: Arc<OutboundSa>,
     inbound: Arc<InboundSa>,
-    mark: SequenceMark,
+    sent: SequenceMark,
+    received: ReceivedMark,
 }
 
 /// Why one connection cannot be keyed.
@@ -173,32 +176,34 @@ impl StaticConnection {
         provider: Provider,
     ) -> Result<Self, KeyingError> {
         let name = connection.name.clone();
-        let failed_mark = |error| KeyingError::Mark {
-            connection: name.clone(),
-            error,
-        };
         let failed_sa = |error| KeyingError::Sa {
             connection: name.clone(),
             error,
         };
+        let failed_mark = |error| KeyingError::Mark {
+            connection: name.clone(),
+            error,
+        };
 
-        let spi = connection.keys.outbound.spi.value();
-        let mark = SequenceMark::open(folder, spi, &keys.outbound).map_err(failed_mark)?;
-        let outbound = OutboundSa::new(
-            outbound_parameters(connection, keys.outbound),
-            provider,
-            mark.last_used(),
-        )
-        .map_err(failed_sa)?;
-        let inbound =
-            InboundSa::new(inbound_parameters(connection, keys.inbound), provider, 0).map_err(failed_sa)?;
+        let (outbound_spi, inbound_spi) = (
+            connection.keys.outbound.spi.value(),
+            connection.keys.inbound.spi.value(),
+        );
+        let sent = SequenceMark::open(folder, outbound_spi, &keys.outbound).map_err(failed_mark)?;
+        let received = ReceivedMark::open(folder, inbound_spi, &keys.inbound)
+            .map_err(|error| failed_mark(MarkError::File(error)))?;
+        let outbound = outbound_parameters(connection, keys.outbound);
+        let outbound = OutboundSa::new(outbound, provider, sent.last_used()).map_err(failed_sa)?;
+        let inbound = inbound_parameters(connection, keys.inbound);
+        let inbound = InboundSa::new(inbound, provider, received.highest()).map_err(failed_sa)?;
         let mut started = Self {
             connection: index,
             name: name.clone(),
             extended: connection.keys.esn,
             outbound: Arc::new(outbound),
             inbound: Arc::new(inbound),
-            mark,
+            sent,
+            received,
         };
         started.extend()?;
         Ok(started)
@@ -234,11 +239,31 @@ impl StaticConnection {
     /// # Errors
     /// [`KeyingError::Mark`]: the SA stops when the numbers it has are used up. Calling again tries again.
     pub fn extend(&mut self) -> Result<(), KeyingError> {
-        let extended = self.mark.extend(self.outbound.sequence(), self.extended);
+        let extended = self.sent.extend(self.outbound.sequence(), self.extended);
         extended.map_err(|error| KeyingError::Mark {
             connection: self.name.clone(),
             error,
         })
+    }
+
+    /// Records how far receiving has come; to be called about every second. Dropping this does it once more. Writes to
+    /// disk, so never from a worker.
+    ///
+    /// # Errors
+    /// [`KeyingError::Mark`]; receiving goes on, but after a crash more packets could be replayed.
+    pub fn record_received(&mut self) -> Result<(), KeyingError> {
+        let recorded = self.received.record(self.inbound.highest_sequence().unwrap_or(0));
+        recorded.map_err(|error: MarkFileError| KeyingError::Mark {
+            connection: self.name.clone(),
+            error: error.into(),
+        })
+    }
+}
+
+impl Drop for StaticConnection {
+    fn drop(&mut self) {
+        // A clean stop leaves nothing to replay. There is nobody left to tell if it fails.
+        let _ = self.record_received();
     }
 }
 

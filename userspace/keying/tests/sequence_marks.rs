@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ravelin_esp::{Secret, SequenceCounter, SequenceNumber};
-use ravelin_keying::{MarkError, RESERVE, SequenceMark, StateFolder, StateFolderError};
+use ravelin_keying::{
+    MarkError, MarkFileError, RESERVE, ReceivedMark, SequenceMark, StateFolder, StateFolderError,
+};
 
 const SPI: u32 = 0x1001;
 
@@ -104,7 +106,10 @@ fn when_nothing_can_be_recorded_sending_runs_dry() {
     fs::remove_dir_all(&path).expect("removed");
     take(&counter, RESERVE as u32 - 1);
     let error = mark.extend(&counter, true).expect_err("nowhere to write");
-    assert!(matches!(error, MarkError::Write { .. }), "{error}");
+    assert!(
+        matches!(error, MarkError::File(MarkFileError::Write { .. })),
+        "{error}"
+    );
     assert_eq!(take(&counter, 100).len(), 1);
     assert_eq!(take(&counter, 100).len(), 0);
 }
@@ -120,7 +125,10 @@ fn a_damaged_mark_is_refused() {
     for length in 0..good.len() {
         fs::write(file(path), &good[..length]).expect("written");
         let error = open().expect_err("truncated");
-        assert!(matches!(error, MarkError::Damaged { .. }), "{length}: {error}");
+        assert!(
+            matches!(error, MarkError::File(MarkFileError::Damaged { .. })),
+            "{length}: {error}"
+        );
         assert!(
             error.to_string().contains("make a new key on both ends"),
             "{error}"
@@ -138,10 +146,13 @@ fn a_damaged_mark_is_refused() {
     assert!(open().is_err());
     let later = String::from_utf8_lossy(&good).replace("mark 1", "mark 2");
     fs::write(file(path), later).expect("written");
-    assert!(matches!(open(), Err(MarkError::Version { .. })));
+    assert!(matches!(
+        open(),
+        Err(MarkError::File(MarkFileError::Version { .. }))
+    ));
     // What a crash leaves beside the mark does not matter.
     fs::write(file(path), &good).expect("written");
-    fs::write(file(path).with_extension("mark.new"), b"torn").expect("written");
+    fs::write(file(path).with_extension("sent.new"), b"torn").expect("written");
     assert!(open().is_ok());
 }
 
@@ -164,7 +175,10 @@ fn a_mark_of_another_key_is_no_mark() {
         .expect("two marks");
     fs::copy(first, second).expect("copied");
     let error = SequenceMark::open(&folder(temporary.path()), SPI, &key(2)).expect_err("another key's");
-    assert!(matches!(error, MarkError::Damaged { .. }), "{error}");
+    assert!(
+        matches!(error, MarkError::File(MarkFileError::Damaged { .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -243,4 +257,28 @@ fn a_folder_that_others_may_write_is_refused() {
         StateFolder::open(&file),
         Err(StateFolderError::Open { .. })
     ));
+}
+
+#[test]
+fn what_was_received_is_remembered_and_never_lowered() {
+    let temporary = private_folder();
+    let open = || ReceivedMark::open(&folder(temporary.path()), SPI, &key(1));
+    let mut mark = open().expect("a new key");
+    assert_eq!(mark.highest(), 0);
+    mark.record(0).expect("nothing to do");
+    assert_eq!(fs::read_dir(temporary.path()).expect("a folder").count(), 0);
+    mark.record(u64::from(u32::MAX) + 7).expect("recorded");
+    mark.record(5).expect("nothing to do");
+    drop(mark);
+    assert_eq!(open().expect("a mark").highest(), u64::from(u32::MAX) + 7);
+    // It is no mark of what was sent, and a damaged one is refused.
+    assert_eq!(
+        SequenceMark::open(&folder(temporary.path()), SPI, &key(1))
+            .expect("new")
+            .last_used(),
+        0
+    );
+    let good = fs::read(file(temporary.path())).expect("a mark");
+    fs::write(file(temporary.path()), &good[1..]).expect("written");
+    assert!(matches!(open(), Err(MarkFileError::Damaged { .. })));
 }

@@ -72,7 +72,7 @@ fn two_ends_understand_each_other_across_restarts() {
         let policies = [0, 1].map(|side| policy(folder.path(), side, encapsulation));
         let states = ["s0", "s1"].map(|name| folder.path().join(name));
 
-        let far = start(&policies[1], &states[1]);
+        let mut far = start(&policies[1], &states[1]);
         assert_eq!((far.connection(), far.name()), (0, "c"));
         let mut highest = 0;
         let mut last = Vec::new();
@@ -89,6 +89,10 @@ fn two_ends_understand_each_other_across_restarts() {
             let (_, back) = seal(far.outbound());
             assert!(open(near.inbound(), &back).is_ok());
             assert!(open(near.inbound(), &last).is_err());
+            // A restart of the receiver lets nothing in again.
+            drop(far);
+            far = start(&policies[1], &states[1]);
+            assert_eq!(open(far.inbound(), &last), Err(DropReason::ReplayDuplicate));
         }
     }
 }
