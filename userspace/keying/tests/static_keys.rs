@@ -18,6 +18,10 @@ fn policy(folder: &Path, side: usize, encapsulation: &str) -> Policy {
     let ends = ["192.0.2.1", "192.0.2.2"];
     let (spis, keys) = ([0x1001, 0x2001], ["a.key", "b.key"]);
     let other = 1 - side;
+    let ports = ["4500", "14500"];
+    let encapsulation = encapsulation
+        .replace("NEAR", ports[side])
+        .replace("FAR", ports[other]);
     let text = format!(
         "[filter-lists.f]\nfilters = [{{ source = \"any\", destination = \"10.2.0.0/16\" }}]\n\
          [[rules]]\nname = \"r\"\nfilter-list = \"f\"\naction = \"protect\"\nconnection = \"c\"\n\
@@ -63,7 +67,7 @@ fn open(sa: &InboundSa, wire: &[u8]) -> Result<Vec<u8>, DropReason> {
 fn two_ends_understand_each_other_across_restarts() {
     for encapsulation in [
         "",
-        "encapsulation = \"udp\"\nlocal-port = 4500\nremote-port = 4500",
+        "encapsulation = \"udp\"\nlocal-port = NEAR\nremote-port = FAR",
         "path-mtu = 1400",
     ] {
         let folder = tempfile::tempdir().expect("a folder");
