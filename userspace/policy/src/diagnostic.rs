@@ -148,10 +148,10 @@ impl<'t> Report<'t> {
     /// Records an error at `span`.
     pub(crate) fn error(&mut self, span: &Span, message: impl Into<String>) {
         // A file of mistakes only is not worth a position each.
-        let position = if self.errors.found.len() < MAX_REPORTED {
-            self.position(span)
-        } else {
+        let position = if self.only_counts() {
             Position::default()
+        } else {
+            self.position(span)
         };
         self.error_at(position, message);
     }
@@ -176,8 +176,9 @@ impl<'t> Report<'t> {
         });
     }
 
-    pub(crate) fn has_errors(&self) -> bool {
-        !self.errors.found.is_empty()
+    /// Whether further errors are only counted, so that their text need not be found out.
+    pub(crate) fn only_counts(&self) -> bool {
+        self.errors.found.len() >= MAX_REPORTED
     }
 
     /// The warnings when there were no errors, else the errors.

@@ -32,22 +32,27 @@ const MAX_NAME: usize = 64;
 /// Syntax errors beyond this number are consequences of the first.
 const MAX_SYNTAX_ERRORS: usize = 5;
 
+/// In a file larger than this (bytes) only the first syntax error is told.
+const MAX_RECOVERED: usize = 1 << 20;
+
 /// Reads every section; `None` when an error was reported that leaves nothing to check.
 pub(crate) fn read(report: &mut Report<'_>, text: &str, folder: &Path) -> Option<Policy> {
-    let (document, errors) = DeTable::parse_recoverable(text);
-    for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
-        let span = error.span().unwrap_or(text.len()..text.len());
-        let found = if span.is_empty() {
-            String::new()
-        } else {
-            format!(", found {}", report.quote(&span))
-        };
-        report.error(&span, format!("not TOML: {}{found}", error.message()));
-    }
-    if report.has_errors() {
-        // What the parser guessed after a syntax error would only give misleading complaints.
-        return None;
-    }
+    let document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(first) => {
+            // What the parser guesses after a syntax error would only give misleading complaints, so nothing else is
+            // read. Collecting all syntax errors of a large file that is not TOML at all takes long.
+            let errors = if text.len() <= MAX_RECOVERED {
+                DeTable::parse_recoverable(text).1
+            } else {
+                vec![first]
+            };
+            for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
+                report_syntax(report, error, text);
+            }
+            return None;
+        }
+    };
 
     let top = Table::new(report, document.get_ref(), 0..0, "a policy", KEYS);
     let default = read_default(report, &top, "default");
@@ -66,6 +71,16 @@ pub(crate) fn read(report: &mut Report<'_>, text: &str, folder: &Path) -> Option
         rules,
         connections,
     ))
+}
+
+fn report_syntax(report: &mut Report<'_>, error: &toml::de::Error, text: &str) {
+    let span = error.span().unwrap_or(text.len()..text.len());
+    let found = if span.is_empty() {
+        String::new()
+    } else {
+        format!(", found {}", report.quote(&span))
+    };
+    report.error(&span, format!("not TOML: {}{found}", error.message()));
 }
 
 /// Checks a name: 1 to 64 ASCII letters, digits, spaces, `.`, `_`, `-`, starting and ending with no space or sign.

@@ -164,7 +164,12 @@ impl<'a> Table<'a> {
     ) -> Self {
         for key in entries.keys() {
             let name = key.get_ref().as_ref();
-            if !known.contains(&name) {
+            if known.contains(&name) {
+                continue;
+            }
+            if report.only_counts() {
+                report.error(&key.span(), "");
+            } else {
                 let hint = match closest(name, known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("known are {}", known.join(", ")),
