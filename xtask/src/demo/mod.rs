@@ -10,6 +10,7 @@ mod namespace;
 mod process;
 mod report;
 pub(crate) mod scenarios;
+mod servers;
 mod stages;
 mod status;
 mod topology;
@@ -27,10 +28,10 @@ use nix::unistd::Uid;
 use crate::{build_ebpf, program, setup, workspace::Workspace};
 
 use self::{
-    flows::Servers,
     gateway::{Gateway, Sa},
     leftovers::Run,
     report::Report,
+    servers::Servers,
     stages::Stages,
     topology::Topology,
 };
