@@ -4,7 +4,7 @@
 //! the most specific filter wins) and writes it out as [`Line`](ravelin_xdp_common::Line)s in that order. The
 //! kernel then only needs to know that the first matching line decides.
 //!
-//! [`reference`] answers the same question directly from the policy's filters, slowly and without lines. Tests
+//! [`mod@reference`] answers the same question directly from the policy's filters, slowly and without lines. Tests
 //! hold the two against each other, on the host and in the kernel, with what the `arbitrary` feature generates.
 //!
 //! This crate never touches a BPF map: the engine writes the lines.
