@@ -23,10 +23,17 @@ fn main() {
 /// The object in the target directory of this build, some levels above `OUT_DIR`.
 fn in_target_directory() -> Option<PathBuf> {
     let out = env::var_os("OUT_DIR")?;
-    let path = Path::new(&out).ancestors().skip(1).map(|folder| folder.join("bpf/ravelin.bpf.o")).find(|path| path.is_file());
+    let path = Path::new(&out)
+        .ancestors()
+        .skip(1)
+        .map(|folder| folder.join("bpf/ravelin.bpf.o"))
+        .find(|path| path.is_file());
     if path.is_none() {
         // Looked for again at the next build: a path that does not exist counts as changed.
-        println!("cargo::rerun-if-changed={}", Path::new(&out).join("no-bpf-object").display());
+        println!(
+            "cargo::rerun-if-changed={}",
+            Path::new(&out).join("no-bpf-object").display()
+        );
     }
     path
 }

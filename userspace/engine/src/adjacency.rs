@@ -94,7 +94,14 @@ impl Adjacencies {
     pub fn new(first: Snapshot) -> std::io::Result<(Arc<Self>, Receiver<Question>)> {
         let (questions, receiver) = bounded(QUESTIONS);
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok((Arc::new(Self { current: ArcSwap::from_pointee(first), questions, wake }), receiver))
+        Ok((
+            Arc::new(Self {
+                current: ArcSwap::from_pointee(first),
+                questions,
+                wake,
+            }),
+            receiver,
+        ))
     }
 
     /// The latest view. Once per batch, not per packet.

@@ -1,6 +1,7 @@
 //! The connections as workers see them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ravelin_esp::{InboundSa, OutboundSa};
 use ravelin_xdp_common::Address;
@@ -17,9 +18,9 @@ pub struct Connection {
     /// Longest outer packet in bytes that the policy allows.
     pub path_mtu: Option<u32>,
     /// Seals.
-    pub outbound: OutboundSa,
+    pub outbound: Arc<OutboundSa>,
     /// Opens.
-    pub inbound: InboundSa,
+    pub inbound: Arc<InboundSa>,
 }
 
 impl Connection {

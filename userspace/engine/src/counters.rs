@@ -12,7 +12,10 @@ impl Counter {
     /// Adds, from the one thread that writes.
     #[inline]
     pub fn add(&self, amount: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(amount),
+            Ordering::Relaxed,
+        );
     }
 
     /// The value.
@@ -79,9 +82,11 @@ impl WorkerCounters {
     /// What a rule has let in.
     #[must_use]
     pub fn rule(&self, index: usize) -> RuleCounter {
-        self.rules.get(index).map_or_else(RuleCounter::default, |[packets, bytes]| RuleCounter {
-            packets: packets.value(),
-            bytes: bytes.value(),
-        })
+        self.rules
+            .get(index)
+            .map_or_else(RuleCounter::default, |[packets, bytes]| RuleCounter {
+                packets: packets.value(),
+                bytes: bytes.value(),
+            })
     }
 }

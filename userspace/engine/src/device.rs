@@ -61,7 +61,9 @@ impl Device {
                 LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
                 LinkAttribute::Address(bytes) => device.mac = bytes.as_slice().try_into().ok()?,
                 LinkAttribute::LinkInfo(infos) => {
-                    device.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                    device.veth = infos
+                        .iter()
+                        .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
                 }
                 _ => {}
             }

@@ -56,10 +56,14 @@ impl Side {
 #[derive(Debug, Error)]
 pub enum FilterError {
     /// The object could not be loaded.
-    #[error("cannot load the BPF object: {0}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and a kernel with BTF and XDP")]
+    #[error(
+        "cannot load the BPF object: {0}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and a kernel with BTF and XDP"
+    )]
     Load(#[from] EbpfError),
     /// A program was refused.
-    #[error("the kernel refused BPF program `{program}`: {source}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and Linux 6.6 or newer")]
+    #[error(
+        "the kernel refused BPF program `{program}`: {source}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and Linux 6.6 or newer"
+    )]
     Program {
         /// Name in the object.
         program: &'static str,
@@ -101,7 +105,9 @@ impl Filter {
         }
         let name = map_names::EGRESS_PROGRAM;
         classifier(&mut bpf, name)?.load().map_err(program_error(name))?;
-        let map = bpf.take_map(map_names::RULE_SET).ok_or(FilterError::Missing(map_names::RULE_SET))?;
+        let map = bpf
+            .take_map(map_names::RULE_SET)
+            .ok_or(FilterError::Missing(map_names::RULE_SET))?;
         let rule_set = map.try_into().map_err(map_error(map_names::RULE_SET))?;
         Ok(Self { bpf, rule_set })
     }
@@ -115,7 +121,10 @@ impl Filter {
         let name = map_names::RULE_SET;
         let slots = LINE_SLOTS as u32;
         let mut fresh: Array<MapData, Line> = Array::create(slots, 0).map_err(map_error(name))?;
-        let header = Header { generation, ..rules.header() };
+        let header = Header {
+            generation,
+            ..rules.header()
+        };
         for (index, line) in (0..).zip(std::iter::once(&header.to_line()).chain(rules.lines())) {
             fresh.set(index, line, 0).map_err(map_error(name))?;
         }
@@ -130,7 +139,8 @@ impl Filter {
     pub fn add_inbound(&mut self, spi: u32, endpoint: &InboundEndpoint) -> Result<(), FilterError> {
         let name = map_names::INBOUND;
         let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
-        let mut inbound: HashMap<_, u32, InboundEndpoint> = HashMap::try_from(map).map_err(map_error(name))?;
+        let mut inbound: HashMap<_, u32, InboundEndpoint> =
+            HashMap::try_from(map).map_err(map_error(name))?;
         inbound.insert(spi, endpoint, 0).map_err(map_error(name))
     }
 
@@ -215,10 +225,12 @@ impl Filter {
             .take(count)
             .map(|index| {
                 let values = counters.get(&index, 0).map_err(map_error(name))?;
-                Ok(values.iter().fold(RuleCounter::default(), |sum, one| RuleCounter {
-                    packets: sum.packets + one.packets,
-                    bytes: sum.bytes + one.bytes,
-                }))
+                Ok(values
+                    .iter()
+                    .fold(RuleCounter::default(), |sum, one| RuleCounter {
+                        packets: sum.packets + one.packets,
+                        bytes: sum.bytes + one.bytes,
+                    }))
             })
             .collect()
     }
@@ -244,9 +256,15 @@ fn classifier<'a>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sched
 }
 
 fn program_error(program: &'static str) -> impl Fn(ProgramError) -> FilterError {
-    move |source| FilterError::Program { program, source: Box::new(source) }
+    move |source| FilterError::Program {
+        program,
+        source: Box::new(source),
+    }
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> FilterError {
-    move |source| FilterError::Map { map, source: Box::new(source) }
+    move |source| FilterError::Map {
+        map,
+        source: Box::new(source),
+    }
 }

@@ -13,8 +13,14 @@ pub(crate) fn verify_checksum(packet: &[u8]) -> Result<(), DropReason> {
     if first >> 4 != 4 {
         return Ok(());
     }
-    let header = packet.get(..usize::from(first & 15) * 4).ok_or(DropReason::IpTruncated)?;
-    if checksum::ipv4_header(header) == 0 { Ok(()) } else { Err(DropReason::IpBadChecksum) }
+    let header = packet
+        .get(..usize::from(first & 15) * 4)
+        .ok_or(DropReason::IpTruncated)?;
+    if checksum::ipv4_header(header) == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::IpBadChecksum)
+    }
 }
 
 /// Whether a packet may go another hop.
@@ -66,7 +72,9 @@ mod tests {
     use super::*;
 
     fn header(ttl: u8) -> Vec<u8> {
-        let mut header = vec![0x45, 0, 0, 20, 1, 2, 0, 0, ttl, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let mut header = vec![
+            0x45, 0, 0, 20, 1, 2, 0, 0, ttl, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
         let sum = checksum::ipv4_header(&header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
         header

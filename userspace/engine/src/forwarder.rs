@@ -71,18 +71,26 @@ pub(crate) struct Admitted<'u> {
 impl<'u> Admitted<'u> {
     /// Reads what the driver wrote in front of a frame and checks it against the frame.
     pub(crate) fn new(frame: Frame<'u>) -> Result<Self, DropReason> {
-        let metadata = frame.metadata(FrameMetadata::LENGTH).and_then(FrameMetadata::from_bytes);
+        let metadata = frame
+            .metadata(FrameMetadata::LENGTH)
+            .and_then(FrameMetadata::from_bytes);
         let metadata = metadata.ok_or(DropReason::MetadataInvalid)?;
         if usize::from(metadata.l3_offset) + usize::from(metadata.l3_length) > frame.len() {
             return Err(DropReason::MetadataInvalid);
         }
-        Ok(Self { frame, metadata, outcome: Err(DropReason::SaMissing) })
+        Ok(Self {
+            frame,
+            metadata,
+            outcome: Err(DropReason::SaMissing),
+        })
     }
 
     /// Cuts off what surrounds the IP packet.
     pub(crate) fn trim(&mut self) -> Result<(), DropReason> {
         let trimmed = self.frame.trim_front(self.metadata.l3_offset.into());
-        trimmed.and_then(|()| self.frame.truncate(self.metadata.l3_length.into())).map_err(|_| DropReason::FrameShort)
+        trimmed
+            .and_then(|()| self.frame.truncate(self.metadata.l3_length.into()))
+            .map_err(|_| DropReason::FrameShort)
     }
 
     /// The IP packet of a frame that was not trimmed yet.
@@ -138,13 +146,20 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         }
         received += opened;
         let unsent = self.send()?;
-        Ok(Turn { received, unsent, holding: !self.hold.is_empty() })
+        Ok(Turn {
+            received,
+            unsent,
+            holding: !self.hold.is_empty(),
+        })
     }
 
     /// Hands what is ready to the devices.
     fn send(&mut self) -> Result<bool, PortError> {
         let mut unsent = false;
-        for (port, batch) in [(&mut self.outer, &mut self.to_outer), (&mut self.inner, &mut self.to_inner)] {
+        for (port, batch) in [
+            (&mut self.outer, &mut self.to_outer),
+            (&mut self.inner, &mut self.to_inner),
+        ] {
             port.reclaim();
             port.tx(batch);
             unsent |= port.kick()? == Kick::Retry || batch.room() < BATCH;
@@ -172,7 +187,9 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         }
         let counters = self.counters;
         for _ in 0..self.hold.len() {
-            let Some((waiting, mac)) = self.hold.release(snapshot, now, counters) else { continue };
+            let Some((waiting, mac)) = self.hold.release(snapshot, now, counters) else {
+                continue;
+            };
             self.emit(waiting.frame, waiting.side, mac, snapshot);
         }
     }
@@ -193,7 +210,15 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
                 if unknown.is_none() {
                     self.shared.adjacencies.ask(Question { side, destination });
                 }
-                self.hold.push(Waiting { frame, side, destination: address }, now, self.counters);
+                self.hold.push(
+                    Waiting {
+                        frame,
+                        side,
+                        destination: address,
+                    },
+                    now,
+                    self.counters,
+                );
             }
         }
     }
@@ -237,7 +262,10 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
 pub(crate) fn by_slot<'b, 'u>(
     admitted: &'b mut ArrayVec<Admitted<'u>, BATCH>,
 ) -> impl Iterator<Item = &'b mut [Admitted<'u>]> {
-    if admitted.windows(2).any(|pair| pair[0].metadata.slot != pair[1].metadata.slot) {
+    if admitted
+        .windows(2)
+        .any(|pair| pair[0].metadata.slot != pair[1].metadata.slot)
+    {
         insertion_sort(admitted);
     }
     admitted.chunk_by_mut(|a, b| a.metadata.slot == b.metadata.slot)
@@ -276,7 +304,9 @@ pub(crate) fn transform<T: Copy>(
     drop(packets);
     for ((one, range), outcome) in run.iter_mut().zip(ranges).zip(outcomes) {
         one.outcome = outcome.and_then(|_| {
-            one.frame.set_range(range.start, range.end).map_err(|_| DropReason::FrameShort)
+            one.frame
+                .set_range(range.start, range.end)
+                .map_err(|_| DropReason::FrameShort)
         });
     }
 }

@@ -33,7 +33,9 @@ pub(crate) struct Hold<'u> {
 
 impl<'u> Hold<'u> {
     pub(crate) fn new() -> Self {
-        Self { queue: VecDeque::with_capacity(MOST) }
+        Self {
+            queue: VecDeque::with_capacity(MOST),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -27,7 +27,12 @@ const LONGEST: [usize; 2] = [576, 1280];
 ///
 /// The frame is as received, Ethernet header first; `l3_offset` is where its IP header stands. The result is ready
 /// to be sent on the device it came from.
-pub(crate) fn answer<'u>(mut frame: Frame<'u>, l3_offset: usize, port: &Port, error: IcmpError) -> Option<Frame<'u>> {
+pub(crate) fn answer<'u>(
+    mut frame: Frame<'u>,
+    l3_offset: usize,
+    port: &Port,
+    error: IcmpError,
+) -> Option<Frame<'u>> {
     let sender: [u8; 6] = *frame.data().get(6..)?.first_chunk()?;
     frame.trim_front(l3_offset).ok()?;
     let mut packet = IpPacket::EMPTY;
@@ -112,12 +117,18 @@ fn may_answer(bytes: &[u8], packet: &IpPacket, v6: bool) -> bool {
         return false;
     }
     if v6 {
-        let (Some(source), Some(destination)) = (bytes.get(8), bytes.get(24)) else { return false };
-        let unspecified = bytes.get(8..24).is_none_or(|source| source.iter().all(|byte| *byte == 0));
+        let (Some(source), Some(destination)) = (bytes.get(8), bytes.get(24)) else {
+            return false;
+        };
+        let unspecified = bytes
+            .get(8..24)
+            .is_none_or(|source| source.iter().all(|byte| *byte == 0));
         let icmp_error = flow.protocol == 58 && flow.source_port < 128;
         !(unspecified || *source == 0xff || *destination == 0xff || icmp_error)
     } else {
-        let Some(addresses) = bytes.get(12..20) else { return false };
+        let Some(addresses) = bytes.get(12..20) else {
+            return false;
+        };
         let one_host = |first: u8| (1..224).contains(&first) && first != 127;
         let icmp_error = flow.protocol == 1 && matches!(flow.source_port, 3..=5 | 11 | 12);
         one_host(addresses[0]) && one_host(addresses[4]) && !icmp_error
@@ -136,7 +147,10 @@ impl Budget {
     const INTERVAL: Duration = Duration::from_millis(10);
 
     pub(crate) fn new(now: Instant) -> Self {
-        Self { tokens: Self::BURST, filled: now }
+        Self {
+            tokens: Self::BURST,
+            filled: now,
+        }
     }
 
     /// Takes one token if there is one.
@@ -144,8 +158,14 @@ impl Budget {
         let intervals = now.duration_since(self.filled).as_nanos() / Self::INTERVAL.as_nanos();
         if intervals > 0 {
             self.filled = now;
-            self.tokens = Self::BURST.min(self.tokens.saturating_add(u32::try_from(intervals).unwrap_or(u32::MAX)));
+            self.tokens = Self::BURST.min(
+                self.tokens
+                    .saturating_add(u32::try_from(intervals).unwrap_or(u32::MAX)),
+            );
         }
-        self.tokens.checked_sub(1).map(|left| self.tokens = left).is_some()
+        self.tokens
+            .checked_sub(1)
+            .map(|left| self.tokens = left)
+            .is_some()
     }
 }

@@ -1,11 +1,23 @@
-//! The engine: loads the BPF programs, fills their maps, runs the workers and answers the control socket.
+//! The engine: what turns a policy into filtered and encrypted traffic.
+//!
+//! - [`Engine`] starts everything in the order in which nothing can leak, and stops it.
+//! - [`Filter`] is the BPF side: maps, programs, counters; [`Attachments`] keeps the programs attached and pinned.
+//! - [`Resolver`] follows the kernel's routes and neighbours and publishes [`Snapshot`]s of next hops.
+//! - [`Worker`] is a thread with one queue of both devices; [`Forwarder`] is its packet path, which also runs over
+//!   ports in memory, for tests and benches.
+//! - [`fetch_status`] asks a running engine over its control socket.
+//!
+//! The engine never speaks IKE, never changes routes or addresses, and never touches a device that it was not given.
 #![forbid(unsafe_code)]
 
 mod address;
 mod adjacency;
+mod attach;
 mod connection;
+mod control;
 mod counters;
 mod device;
+mod engine;
 mod filter;
 mod forward;
 mod forwarder;
@@ -15,11 +27,18 @@ mod netlink;
 mod open;
 mod resolver;
 mod seal;
+mod status;
+mod worker;
 
-pub use adjacency::{Adjacencies, Hop, Question, Snapshot};
+pub use adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
+pub use attach::{AttachError, Attachments, Mode, detach_leftovers};
 pub use connection::Connection;
-pub use counters::WorkerCounters;
+pub use control::{ControlError, fetch_status};
+pub use counters::{Counter, WorkerCounters};
 pub use device::{Device, Mac};
+pub use engine::{Engine, EngineError, Options};
 pub use filter::{Filter, FilterError, Side};
 pub use forwarder::{Forwarder, Shared, Turn};
 pub use resolver::{News, Resolver};
+pub use status::{ConnectionStatus, InterfaceStatus, RuleStatus, SaStatus, Status, WorkerStatus};
+pub use worker::{Sockets, Worker, WorkerError, WorkerOptions};

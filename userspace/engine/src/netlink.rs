@@ -35,7 +35,11 @@ impl Questions {
     }
 
     /// One question or order; `flags` beside those of a request.
-    pub(crate) fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub(crate) fn ask(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(message, flags | NLM_F_ACK)
     }
 

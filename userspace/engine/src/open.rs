@@ -24,7 +24,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         self.received = received;
         for run in by_slot(&mut admitted) {
             if let Some(connection) = self.shared.connections.get(run[0].metadata.slot as usize) {
-                transform(run, |packets, outcomes| connection.inbound.open_batch(packets, outcomes));
+                transform(run, |packets, outcomes| {
+                    connection.inbound.open_batch(packets, outcomes)
+                });
             }
         }
         for mut one in admitted {

@@ -19,7 +19,9 @@ use crossbeam_channel::{Receiver, Sender};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::LinkMessage;
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -68,13 +70,19 @@ impl Resolver {
         drop(news.send(News::Addresses(table.own_addresses())));
         let thread = {
             let (adjacencies, stop) = (Arc::clone(&adjacencies), Arc::clone(&stop));
-            std::thread::Builder::new().name("ravelin-resolver".to_owned()).spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    table.turn(&adjacencies, &questions, &news);
-                }
-            })?
+            std::thread::Builder::new()
+                .name("ravelin-resolver".to_owned())
+                .spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        table.turn(&adjacencies, &questions, &news);
+                    }
+                })?
         };
-        Ok(Self { adjacencies, stop, thread: Some(thread) })
+        Ok(Self {
+            adjacencies,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// What workers read and ask.
@@ -87,7 +95,7 @@ impl Resolver {
 impl Drop for Resolver {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        drop(self.adjacencies.wake().write(1));
+        let _ = self.adjacencies.wake().write(1);
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
@@ -138,9 +146,17 @@ impl Table {
     fn dump(&mut self) -> io::Result<()> {
         self.addresses.clear();
         self.neighbours.clear();
-        let mut all = self.questions.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        all.extend(self.questions.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?);
-        all.extend(self.questions.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?);
+        let mut all = self
+            .questions
+            .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        all.extend(
+            self.questions
+                .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?,
+        );
+        all.extend(
+            self.questions
+                .dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?,
+        );
         for message in all {
             self.take(message);
         }
@@ -156,7 +172,10 @@ impl Table {
             PollFd::new(adjacencies.wake().as_fd(), PollFlags::POLLIN),
         ];
         // Interrupted or not: whatever is there is taken below.
-        let _ = poll(&mut fds, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
+        let _ = poll(
+            &mut fds,
+            PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+        );
         // Empty if the other descriptor woke us.
         let _ = adjacencies.wake().read();
         let addresses_before = self.own_addresses();
@@ -225,13 +244,19 @@ impl Table {
         let mut mac = None;
         for attribute in &message.attributes {
             match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                    address = Some(IpAddr::V4(*v4))
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                    address = Some(IpAddr::V6(*v6))
+                }
                 NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
                 _ => {}
             }
         }
-        let Some(address) = address else { return Effect::None };
+        let Some(address) = address else {
+            return Effect::None;
+        };
         let usable = present
             && matches!(
                 message.header.state,
@@ -246,7 +271,11 @@ impl Table {
             Some(mac) => self.neighbours.insert((index, address), mac),
             None => self.neighbours.remove(&(index, address)),
         };
-        if before == mac.filter(|_| usable) { Effect::None } else { Effect::Neighbours }
+        if before == mac.filter(|_| usable) {
+            Effect::None
+        } else {
+            Effect::Neighbours
+        }
     }
 
     fn take_address(&mut self, message: &AddressMessage, present: bool) -> Effect {
@@ -273,7 +302,9 @@ impl Table {
     }
 
     fn take_link(&mut self, message: &LinkMessage) -> Effect {
-        let Some(found) = Device::from_link(message) else { return Effect::None };
+        let Some(found) = Device::from_link(message) else {
+            return Effect::None;
+        };
         for device in [Some(&mut self.outer), self.inner.as_mut()].into_iter().flatten() {
             if device.index == found.index && *device != found {
                 *device = found;
@@ -314,8 +345,9 @@ impl Table {
         let Ok(answers) = self.questions.ask(RouteNetlinkMessage::GetRoute(message), 0) else {
             return Route::Closed(DropReason::NoRoute);
         };
-        let Some(RouteNetlinkMessage::NewRoute(route)) =
-            answers.into_iter().find(|answer| matches!(answer, RouteNetlinkMessage::NewRoute(_)))
+        let Some(RouteNetlinkMessage::NewRoute(route)) = answers
+            .into_iter()
+            .find(|answer| matches!(answer, RouteNetlinkMessage::NewRoute(_)))
         else {
             return Route::Closed(DropReason::NoRoute);
         };
@@ -332,7 +364,9 @@ impl Table {
                 RouteAttribute::Gateway(RouteAddress::Inet(v4)) => next = IpAddr::V4(v4),
                 RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => next = IpAddr::V6(v6),
                 // An IPv4 destination behind an IPv6 next hop (RFC 5549).
-                RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(v6)) => next = IpAddr::V6(v6),
+                RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(v6)) => {
+                    next = IpAddr::V6(v6)
+                }
                 RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet(v4)) => next = IpAddr::V4(v4),
                 _ => {}
             }
@@ -360,7 +394,9 @@ impl Table {
         message.header.flags = NeighbourFlags::Use;
         message.attributes.push(NeighbourAttribute::Destination(address));
         // A failure shows as an entry that stays unresolved; the next round asks again.
-        let _ = self.questions.ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE);
+        let _ = self
+            .questions
+            .ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE);
     }
 
     fn look_up_again(&mut self) {
@@ -432,10 +468,20 @@ impl Table {
     }
 
     fn port(&self, device: Option<&Device>) -> Port {
-        let Some(device) = device else { return Port::default() };
-        let mut port = Port { mac: device.mac, mtu: device.mtu, v4: None, v6: None };
-        let mut candidates: Vec<_> =
-            self.addresses.iter().filter(|((index, _), _)| *index == device.index).collect();
+        let Some(device) = device else {
+            return Port::default();
+        };
+        let mut port = Port {
+            mac: device.mac,
+            mtu: device.mtu,
+            v4: None,
+            v6: None,
+        };
+        let mut candidates: Vec<_> = self
+            .addresses
+            .iter()
+            .filter(|((index, _), _)| *index == device.index)
+            .collect();
         // Widest scope first, then the lowest address: the same choice every time.
         candidates.sort_unstable_by_key(|((_, address), scope)| (u8::from(**scope), *address));
         for ((_, address), _) in candidates {

@@ -25,11 +25,16 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         self.received = received;
         for run in by_slot(&mut admitted) {
             if let Some(connection) = self.shared.connections.get(run[0].metadata.slot as usize) {
-                transform(run, |packets, outcomes| connection.outbound.seal_batch(packets, outcomes));
+                transform(run, |packets, outcomes| {
+                    connection.outbound.seal_batch(packets, outcomes)
+                });
             }
         }
         for one in admitted {
-            match (one.outcome, self.shared.connections.get(one.metadata.slot as usize)) {
+            match (
+                one.outcome,
+                self.shared.connections.get(one.metadata.slot as usize),
+            ) {
                 (Ok(()), Some(connection)) => {
                     let destination = (connection.remote, connection.remote_address);
                     self.forward(one.frame, Side::Outer, destination, snapshot, now);

@@ -1,2 +1,58 @@
-//! Under construction.
-fn main() {}
+//! `ravelin`: the engine's daemon and its command line.
+#![forbid(unsafe_code)]
+
+mod check;
+mod detach;
+mod instance;
+mod keygen;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Packet filter and IPsec ESP engine in front of the Linux stack.
+///
+/// An XDP program decides every packet at the driver: permit, block, or protect. What must be protected is sealed
+/// with ESP by worker threads over AF_XDP; everything else stays with the kernel.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ravelin keygen branch-out.key --algorithm aes-256-gcm   Make a key file
+  ravelin check --policy site.toml                        Look for mistakes; needs no root
+  ravelin run --policy site.toml --outer eth0 --inner eth1
+  ravelin status                                          What it has done so far
+  ravelin detach                                          Take the filter away after it has stopped";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Check(check::Arguments),
+    Status(status::Arguments),
+    Keygen(keygen::Arguments),
+    Detach(detach::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Keygen(arguments) => keygen::keygen(&arguments),
+        Command::Detach(arguments) => detach::detach(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ravelin: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

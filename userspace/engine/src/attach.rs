@@ -1,0 +1,381 @@
+//! Attached programs, pinned so that they outlive the process.
+//!
+//! A link's pin lies at `/sys/fs/bpf/ravelin/INSTANCE/SIDE-NETNS-IFINDEX`. When the process dies, the kernel empties
+//! the XSK maps, and the programs stay: protected packets drop, permitted ones pass. The next start finds the pins
+//! and swaps its own programs in, so that there is no moment without a filter.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachType};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, XdpMode};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::statfs;
+use thiserror::Error;
+
+use crate::device::Device;
+use crate::filter::{Filter, FilterError, Side};
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// `BPF_FS_MAGIC` of `linux/magic.h`.
+const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
+
+/// How XDP programs run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver if it can, else in the kernel's receive path.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's receive path: works on every device, slower.
+    Generic,
+}
+
+/// Why a program could not be attached.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The BPF filesystem is not there and could not be mounted.
+    #[error(
+        "cannot mount the BPF filesystem on {BPFFS}: {0}; Ravelin needs root (or CAP_SYS_ADMIN) and a kernel with BPF"
+    )]
+    Mount(Errno),
+    /// A file of the BPF filesystem.
+    #[error("{path}: {source}")]
+    Pin {
+        /// The pin or its folder.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Someone else's program is there.
+    #[error(
+        "device {device}: another XDP program is attached; remove it (`ip link set dev {device} xdp off`) and start again"
+    )]
+    Occupied {
+        /// The device.
+        device: String,
+    },
+    /// The driver has no XDP.
+    #[error("device {device}: its driver cannot run XDP programs natively; start with `--xdp-mode generic`")]
+    NoNativeXdp {
+        /// The device.
+        device: String,
+    },
+    /// Anything else the kernel said.
+    #[error("device {device}: attaching the {what} program: {source}")]
+    Attach {
+        /// The device.
+        device: String,
+        /// `outer`, `inner` or `egress`.
+        what: &'static str,
+        /// The kernel's answer.
+        source: Box<ProgramError>,
+    },
+    /// The kernel knows no BPF links for this program type.
+    #[error(
+        "device {device}: this kernel cannot pin the {what} program's link; Ravelin needs Linux 6.6 or newer"
+    )]
+    NoLink {
+        /// The device.
+        device: String,
+        /// `outer`, `inner` or `egress`.
+        what: &'static str,
+    },
+    /// The object is not ours.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+}
+
+/// The attached programs of one instance.
+///
+/// Dropped without [`Attachments::detach`] it takes back what this process attached first and leaves what it adopted
+/// from a dead one: a start that fails half-way changes nothing, and opens nothing.
+#[derive(Debug)]
+pub struct Attachments {
+    folder: PathBuf,
+    links: Vec<Attached>,
+    keep: bool,
+}
+
+#[derive(Debug)]
+struct Attached {
+    path: PathBuf,
+    link: FdLink,
+    adopted: bool,
+}
+
+impl Attachments {
+    /// Makes the instance's folder in the BPF filesystem, mounting that if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Mount`], [`AttachError::Pin`].
+    pub fn open(instance: &str) -> Result<Self, AttachError> {
+        mount_bpffs()?;
+        let folder = folder(instance);
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&folder).map_err(|source| AttachError::Pin {
+            path: folder.clone(),
+            source,
+        })?;
+        Ok(Self {
+            folder,
+            links: Vec::new(),
+            keep: false,
+        })
+    }
+
+    /// Attaches the XDP program of a side; returns the mode it runs in.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`].
+    pub fn xdp(
+        &mut self,
+        filter: &mut Filter,
+        side: Side,
+        device: &Device,
+        mode: Mode,
+    ) -> Result<Mode, AttachError> {
+        let program = filter.xdp(side)?;
+        let path = self.path(side.name(), device)?;
+        if let Some(link) = adopt(&path)?.and_then(|link| XdpLink::try_from(link).ok()) {
+            match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
+                Ok(link) => {
+                    self.push(path, link, true, device, side.name())?;
+                    return Ok(mode);
+                }
+                // The device of the old link is gone; so is its use.
+                Err(_) => remove(&path)?,
+            }
+        }
+        let attempts: &[(XdpMode, Mode)] = match mode {
+            Mode::Auto => &[(XdpMode::Driver, Mode::Native), (XdpMode::Skb, Mode::Generic)],
+            Mode::Native => &[(XdpMode::Driver, Mode::Native)],
+            Mode::Generic => &[(XdpMode::Skb, Mode::Generic)],
+        };
+        let mut failure = AttachError::NoNativeXdp {
+            device: device.name.clone(),
+        };
+        for (flags, attempt) in attempts {
+            match program
+                .attach_to_if_index(device.index, *flags)
+                .and_then(|id| program.take_link(id))
+            {
+                Ok(link) => {
+                    self.push(path, link, false, device, side.name())?;
+                    return Ok(*attempt);
+                }
+                Err(error) => failure = attach_error(error, device, side.name()),
+            }
+            if !matches!(failure, AttachError::NoNativeXdp { .. }) {
+                break;
+            }
+        }
+        Err(failure)
+    }
+
+    /// Attaches the egress program of the outer device.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`].
+    pub fn egress(&mut self, filter: &mut Filter, device: &Device) -> Result<(), AttachError> {
+        const WHAT: &str = "egress";
+        let program = filter.egress()?;
+        let path = self.path(WHAT, device)?;
+        if let Some(link) = adopt(&path)?.and_then(|link| SchedClassifierLink::try_from(link).ok()) {
+            match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
+                Ok(link) => return self.push(path, link, true, device, WHAT),
+                Err(_) => remove(&path)?,
+            }
+        }
+        let link = program
+            .attach(&device.name, TcAttachType::Egress)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| attach_error(error, device, WHAT))?;
+        self.push(path, link, false, device, WHAT)
+    }
+
+    /// Removes pins of an earlier run that nothing adopted: its devices are no longer ours.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Pin`].
+    pub fn sweep(&self) -> Result<(), AttachError> {
+        for path in pins(&self.folder)? {
+            if self.links.iter().all(|attached| attached.path != path) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the programs stay when this process ends, however it ends.
+    pub const fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Detaches everything and removes the pins: the filter is gone, and with it the protection.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Pin`].
+    pub fn detach(mut self) -> Result<(), AttachError> {
+        self.keep = true;
+        for attached in self.links.drain(..) {
+            remove(&attached.path)?;
+        }
+        remove_folder(&self.folder)
+    }
+
+    fn path(&self, what: &str, device: &Device) -> Result<PathBuf, AttachError> {
+        let namespace = Path::new("/proc/thread-self/ns/net");
+        let inode = std::fs::metadata(namespace)
+            .map_err(|source| AttachError::Pin {
+                path: namespace.to_owned(),
+                source,
+            })?
+            .ino();
+        Ok(self.folder.join(format!("{what}-{inode}-{}", device.index)))
+    }
+
+    fn push<L>(
+        &mut self,
+        path: PathBuf,
+        link: L,
+        adopted: bool,
+        device: &Device,
+        what: &'static str,
+    ) -> Result<(), AttachError>
+    where
+        FdLink: TryFrom<L, Error = LinkError>,
+    {
+        let link = FdLink::try_from(link).map_err(|_| AttachError::NoLink {
+            device: device.name.clone(),
+            what,
+        })?;
+        let link = if adopted {
+            link
+        } else {
+            let pinned = link.pin(&path).map_err(|error| AttachError::Pin {
+                path: path.clone(),
+                source: io::Error::other(error),
+            })?;
+            pinned.into()
+        };
+        self.links.push(Attached { path, link, adopted });
+        Ok(())
+    }
+}
+
+impl Drop for Attachments {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        for attached in self.links.drain(..).filter(|attached| !attached.adopted) {
+            // Nothing more can be done about it here; `ravelin detach` can.
+            let _ = std::fs::remove_file(&attached.path);
+            drop(attached.link);
+        }
+        // Fails while adopted pins lie in it, as it should.
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+/// Detaches whatever an instance that no longer runs has left attached; returns how many programs.
+///
+/// # Errors
+///
+/// [`AttachError::Pin`].
+pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
+    let folder = folder(instance);
+    let pins = pins(&folder)?;
+    for path in &pins {
+        remove(path)?;
+    }
+    if folder.exists() {
+        remove_folder(&folder)?;
+    }
+    Ok(pins.len())
+}
+
+fn folder(instance: &str) -> PathBuf {
+    Path::new(BPFFS).join("ravelin").join(instance)
+}
+
+fn mount_bpffs() -> Result<(), AttachError> {
+    let mounted = statfs(BPFFS).map_err(AttachError::Mount)?.filesystem_type().0 as u32 == BPF_FS_MAGIC;
+    if mounted {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700")).map_err(AttachError::Mount)
+}
+
+fn pins(folder: &Path) -> Result<Vec<PathBuf>, AttachError> {
+    let failed = |source| AttachError::Pin {
+        path: folder.to_owned(),
+        source,
+    };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    entries
+        .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
+        .collect()
+}
+
+fn adopt(path: &Path) -> Result<Option<FdLink>, AttachError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    match PinnedLink::from_pin(path) {
+        Ok(pinned) => Ok(Some(pinned.into())),
+        Err(error) => Err(AttachError::Pin {
+            path: path.to_owned(),
+            source: io::Error::other(error),
+        }),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), AttachError> {
+    std::fs::remove_file(path).map_err(|source| AttachError::Pin {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn remove_folder(path: &Path) -> Result<(), AttachError> {
+    std::fs::remove_dir(path).map_err(|source| AttachError::Pin {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn attach_error(error: ProgramError, device: &Device, what: &'static str) -> AttachError {
+    let errno = match &error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
+        _ => None,
+    };
+    let device = device.name.clone();
+    match errno {
+        Some(Errno::EBUSY | Errno::EEXIST) => AttachError::Occupied { device },
+        Some(Errno::EOPNOTSUPP) => AttachError::NoNativeXdp { device },
+        _ => AttachError::Attach {
+            device,
+            what,
+            source: Box::new(error),
+        },
+    }
+}

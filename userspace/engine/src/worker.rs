@@ -1,0 +1,321 @@
+//! A worker: one thread, one queue of both devices, one packet memory.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::Pid;
+use ravelin_xsk::{OpenError, Port, PortError, PortOptions, Socket, Umem, UmemError, UmemOptions};
+use thiserror::Error;
+
+use crate::counters::WorkerCounters;
+use crate::forwarder::{Forwarder, Shared};
+
+/// How long a worker sleeps at most; then it looks after its devices, of which `poll` tells nothing.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// How long it sleeps while packets wait for a neighbour or a device for room.
+const SHORT_SLEEP: Duration = Duration::from_millis(5);
+
+/// How long it waits for a device that is down before it looks again.
+const DOWN_SLEEP: Duration = Duration::from_millis(100);
+
+/// What a worker needs to know.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The receive queue of both devices.
+    pub queue: u32,
+    /// The CPU to run on.
+    pub cpu: Option<usize>,
+    /// Name of the device of the clear side.
+    pub inner: String,
+    /// Name of the device of the wire.
+    pub outer: String,
+    /// Packet memory.
+    pub umem: UmemOptions,
+    /// Rings and mode of both sockets.
+    pub port: PortOptions,
+    /// How long to look for packets before sleeping. `Duration::MAX` never sleeps.
+    pub spin: Duration,
+}
+
+/// Why a worker ended or could not start.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// No packet memory.
+    #[error("worker {queue}: {source}")]
+    Umem {
+        /// Its queue.
+        queue: u32,
+        /// What went wrong.
+        source: UmemError,
+    },
+    /// No socket.
+    #[error("worker {queue}: {source}")]
+    Open {
+        /// Its queue.
+        queue: u32,
+        /// What went wrong.
+        source: OpenError,
+    },
+    /// A device is gone.
+    #[error("worker {queue}: {source}; protected traffic is dropped until Ravelin is started again")]
+    Port {
+        /// Its queue.
+        queue: u32,
+        /// What went wrong.
+        source: PortError,
+    },
+    /// No thread or no descriptor.
+    #[error("worker {queue}: {source}")]
+    System {
+        /// Its queue.
+        queue: u32,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// A bug.
+    #[error(
+        "worker {queue} panicked; protected traffic is dropped until Ravelin is started again. Please report this"
+    )]
+    Panicked {
+        /// Its queue.
+        queue: u32,
+    },
+}
+
+/// A started worker: its sockets are open and wait for their slots in the XSK maps.
+#[derive(Debug)]
+pub struct Worker {
+    queue: u32,
+    counters: Arc<WorkerCounters>,
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<Result<(), WorkerError>>>,
+    sockets: Option<Sockets>,
+    zero_copy: bool,
+}
+
+/// Duplicates of a worker's sockets, for the XSK maps.
+#[derive(Debug)]
+pub struct Sockets {
+    /// On the inner device.
+    pub inner: OwnedFd,
+    /// On the outer device.
+    pub outer: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Stop {
+    flag: AtomicBool,
+    wake: EventFd,
+}
+
+struct Ready {
+    sockets: Sockets,
+    zero_copy: bool,
+}
+
+impl Worker {
+    /// Starts the thread and waits until its sockets are open.
+    ///
+    /// # Errors
+    ///
+    /// [`WorkerError`]; then nothing of it is left.
+    pub fn start(options: WorkerOptions, shared: Arc<Shared>, rules: usize) -> Result<Self, WorkerError> {
+        let queue = options.queue;
+        let failed = |source| WorkerError::System { queue, source };
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let wake = EventFd::from_flags(flags).map_err(|error| failed(error.into()))?;
+        let stop = Arc::new(Stop {
+            flag: AtomicBool::new(false),
+            wake,
+        });
+        let counters = Arc::new(WorkerCounters::new(rules));
+        let (sender, receiver) = bounded(1);
+        let thread = {
+            let (stop, counters) = (Arc::clone(&stop), Arc::clone(&counters));
+            std::thread::Builder::new()
+                .name(format!("ravelin-{queue}"))
+                .spawn(move || run(&options, &shared, &counters, &stop, &sender))
+                .map_err(failed)?
+        };
+        let mut worker = Self {
+            queue,
+            counters,
+            stop,
+            thread: Some(thread),
+            sockets: None,
+            zero_copy: false,
+        };
+        match receiver.recv() {
+            Ok(Ready { sockets, zero_copy }) => {
+                worker.sockets = Some(sockets);
+                worker.zero_copy = zero_copy;
+                Ok(worker)
+            }
+            // The thread ended without a word: its result says why.
+            Err(_) => Err(worker.join().err().unwrap_or(WorkerError::Panicked { queue })),
+        }
+    }
+
+    /// The sockets, once. To be dropped after they were put into the maps: the kernel empties the slots when the last
+    /// descriptor closes.
+    pub const fn take_sockets(&mut self) -> Option<Sockets> {
+        self.sockets.take()
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
+    /// Its queue.
+    #[must_use]
+    pub const fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    /// Whether the driver writes into the packet memory itself.
+    #[must_use]
+    pub const fn zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Whether the thread has ended by itself, which it never should.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Ends the thread, or learns why it ended.
+    ///
+    /// # Errors
+    ///
+    /// Why it had ended before it was told to.
+    pub fn join(&mut self) -> Result<(), WorkerError> {
+        self.stop.flag.store(true, Ordering::Relaxed);
+        let _ = self.stop.wake.write(1);
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(WorkerError::Panicked { queue: self.queue }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The result was asked for with `join` by whoever wanted it.
+        let _ = self.join();
+    }
+}
+
+fn run(
+    options: &WorkerOptions,
+    shared: &Shared,
+    counters: &WorkerCounters,
+    stop: &Stop,
+    ready: &Sender<Ready>,
+) -> Result<(), WorkerError> {
+    let queue = options.queue;
+    if let Some(cpu) = options.cpu {
+        let mut set = CpuSet::new();
+        // Without a CPU of its own the worker is slower, not wrong.
+        let _ = set
+            .set(cpu)
+            .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    }
+    let umem = Umem::new(&options.umem).map_err(|source| WorkerError::Umem { queue, source })?;
+    let open = |device: &str| {
+        Socket::open(&umem, device, queue, &options.port)
+            .map_err(|source| WorkerError::Open { queue, source })
+    };
+    let inner = open(&options.inner)?;
+    let outer = open(&options.outer)?;
+    let duplicate = |socket: &Socket<'_>| {
+        socket
+            .fd()
+            .try_clone_to_owned()
+            .map_err(|source| WorkerError::System { queue, source })
+    };
+    let sockets = Sockets {
+        inner: duplicate(&inner)?,
+        outer: duplicate(&outer)?,
+    };
+    let zero_copy = inner.zero_copy() && outer.zero_copy();
+    let mut forwarder = Forwarder::new(inner, outer, shared, counters);
+    forwarder.refill();
+    if ready.send(Ready { sockets, zero_copy }).is_err() {
+        return Ok(());
+    }
+    serve(&mut forwarder, options, counters, stop).map_err(|source| WorkerError::Port { queue, source })
+}
+
+/// The loop: take batches while there are any, look a little longer, sleep.
+fn serve<'u, P: Port<'u>>(
+    forwarder: &mut Forwarder<'_, 'u, P>,
+    options: &WorkerOptions,
+    counters: &WorkerCounters,
+    stop: &Stop,
+) -> Result<(), PortError> {
+    let mut last_work = Instant::now();
+    while !stop.flag.load(Ordering::Relaxed) {
+        let turn = match forwarder.turn() {
+            Ok(turn) => turn,
+            Err(PortError::DeviceDown { .. }) => {
+                sleep(forwarder, stop, DOWN_SLEEP, false);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let now = Instant::now();
+        if turn.received != 0 {
+            last_work = now;
+            continue;
+        }
+        if now.duration_since(last_work) < options.spin {
+            std::hint::spin_loop();
+            continue;
+        }
+        counters.sleeps.add(1);
+        let short = turn.unsent || turn.holding;
+        if !sleep(
+            forwarder,
+            stop,
+            if short { SHORT_SLEEP } else { LONGEST_SLEEP },
+            true,
+        ) {
+            match forwarder.check() {
+                Ok(()) | Err(PortError::DeviceDown { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        last_work = Instant::now();
+    }
+    Ok(())
+}
+
+/// Sleeps until a packet or the order to stop arrives, or the time is over; false if it is over.
+fn sleep<'u, P: Port<'u>>(
+    forwarder: &mut Forwarder<'_, 'u, P>,
+    stop: &Stop,
+    longest: Duration,
+    for_packets: bool,
+) -> bool {
+    forwarder.refill();
+    let mut fds = [
+        PollFd::new(stop.wake.as_fd(), PollFlags::POLLIN),
+        PollFd::new(forwarder.inner.fd(), PollFlags::POLLIN),
+        PollFd::new(forwarder.outer.fd(), PollFlags::POLLIN),
+    ];
+    let watched = if for_packets { 3 } else { 1 };
+    let timeout = PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX);
+    !matches!(poll(&mut fds[..watched], timeout), Ok(0))
+}

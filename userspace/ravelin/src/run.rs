@@ -1,0 +1,170 @@
+//! `ravelin run`: the daemon.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use nix::sys::prctl;
+use ravelin_engine::{Engine, Mode, Options};
+use ravelin_esp::Provider;
+use ravelin_policy::{Policy, Warning};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::instance::Instance;
+
+/// Put a policy in force and serve it in the foreground
+///
+/// With an inner device this is a gateway: packets from the clear side that a rule protects leave the outer device as
+/// ESP, and ESP from the peers comes out of the inner device. Without one it only filters what arrives on the outer
+/// device, and keeps clear packets that must be protected from leaving.
+///
+/// When it stops, or dies, the filter stays: what must be protected is dropped until the engine runs again. `ravelin
+/// detach`, or `--on-exit open`, takes the filter away.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Policy file (TOML; see docs/policy.md)
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+
+    /// Device on the side of the wire; overrides the policy's `interfaces.outer`
+    #[arg(long, value_name = "DEVICE")]
+    outer: Option<String>,
+
+    /// Device on the clear side; overrides the policy's `interfaces.inner`
+    #[arg(long, value_name = "DEVICE")]
+    inner: Option<String>,
+
+    #[command(flatten)]
+    instance: Instance,
+
+    /// Folder for the sequence numbers that have been used [default: /var/lib/ravelin/NAME]
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+
+    /// Where XDP programs run: in the driver, or in the kernel's receive path (any device, slower)
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    xdp_mode: XdpMode,
+
+    /// What becomes of the filter on SIGINT or SIGTERM
+    #[arg(long, value_name = "STATE", default_value = "closed")]
+    on_exit: OnExit,
+
+    /// Workers never sleep: the lowest latency, at the price of a core for each queue
+    #[arg(long)]
+    busy_poll: bool,
+
+    /// AEAD implementation [default: the fastest on this CPU]
+    #[arg(long, value_name = "NAME", value_parser = provider)]
+    provider: Option<Provider>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum XdpMode {
+    /// In the driver if it can, else in the receive path
+    Auto,
+    /// In the driver, or fail
+    Native,
+    /// In the receive path
+    Generic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnExit {
+    /// It stays: protected traffic is dropped, the rest goes on as before
+    Closed,
+    /// It goes: protected traffic passes in the clear
+    Open,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    // No core dump, no ptrace by others: this process holds keys.
+    prctl::set_dumpable(false).context("cannot forbid core dumps")?;
+    let (policy, warnings) = Policy::load(&arguments.policy)?;
+    print_warnings(&warnings);
+    let mut engine = Engine::start(&policy, &options(arguments, &policy)?)?;
+    for warning in engine.warnings() {
+        eprintln!("ravelin: warning: {warning}");
+    }
+    eprintln!("ravelin: ready: {}", engine.summary());
+    engine.run(stop_signal())?;
+    match arguments.on_exit {
+        OnExit::Open => {
+            engine.detach()?;
+            eprintln!("ravelin: stopped, the filter is gone");
+        }
+        OnExit::Closed => {
+            drop(engine);
+            eprintln!(
+                "ravelin: stopped, the filter stays: protected traffic is dropped until `ravelin run` or `ravelin detach \
+                 --instance {}`",
+                arguments.instance.instance
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Prints what a policy's author should look at.
+pub(crate) fn print_warnings(warnings: &[Warning]) {
+    for warning in warnings {
+        eprintln!("{warning}");
+    }
+}
+
+fn options(arguments: &Arguments, policy: &Policy) -> Result<Options> {
+    let interfaces = policy.interfaces();
+    let Some(outer) = arguments.outer.clone().or_else(|| interfaces.outer.clone()) else {
+        bail!("no outer device: give `--outer DEVICE`, or set `outer` in `[interfaces]` of the policy");
+    };
+    let instance = &arguments.instance.instance;
+    Ok(Options {
+        outer,
+        inner: arguments.inner.clone().or_else(|| interfaces.inner.clone()),
+        instance: instance.clone(),
+        control: arguments.instance.control(),
+        state: arguments
+            .state_dir
+            .clone()
+            .unwrap_or_else(|| Path::new("/var/lib/ravelin").join(instance)),
+        mode: match arguments.xdp_mode {
+            XdpMode::Auto => Mode::Auto,
+            XdpMode::Native => Mode::Native,
+            XdpMode::Generic => Mode::Generic,
+        },
+        busy_poll: arguments.busy_poll,
+        provider: arguments.provider,
+    })
+}
+
+fn provider(text: &str) -> Result<Provider> {
+    let names = || {
+        Provider::ALL
+            .iter()
+            .map(|provider| provider.name())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let found = Provider::ALL
+        .iter()
+        .copied()
+        .find(|provider| provider.name() == text);
+    found.with_context(|| format!("there are: {}", names()))
+}
+
+/// Ready at SIGINT or SIGTERM.
+async fn stop_signal() {
+    let interrupt = wait_for(SignalKind::interrupt());
+    let terminate = wait_for(SignalKind::terminate());
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}
+
+async fn wait_for(kind: SignalKind) {
+    match signal(kind) {
+        Ok(mut stream) => drop(stream.recv().await),
+        // Without a handler the signal ends the process, and the filter stays, as after a crash.
+        Err(_) => std::future::pending().await,
+    }
+}

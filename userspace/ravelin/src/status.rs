@@ -1,0 +1,106 @@
+//! `ravelin status`: what a running engine has done so far.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use clap::Args;
+use ravelin_engine::{Status, fetch_status};
+
+use crate::instance::Instance;
+
+/// Show the counters of a running engine
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    instance: Instance,
+
+    /// As JSON, with every drop reason, zeros included
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn status(arguments: &Arguments) -> Result<()> {
+    let status = fetch_status(&arguments.instance.control())?;
+    let mut out = io::stdout().lock();
+    let written = if arguments.json {
+        serde_json::to_string_pretty(&status)
+            .map_err(io::Error::other)
+            .and_then(|text| writeln!(out, "{text}"))
+    } else {
+        print(&mut out, &status)
+    };
+    match written {
+        // `ravelin status | head` is no error.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    writeln!(
+        out,
+        "instance {}  version {}  process {}  up {} s  generation {}{}",
+        status.instance,
+        status.version,
+        status.pid,
+        status.uptime_seconds,
+        status.generation,
+        status
+            .provider
+            .as_ref()
+            .map(|name| format!("  aead {name}"))
+            .unwrap_or_default()
+    )?;
+    for (side, interface) in status.interfaces.iter().rev() {
+        writeln!(
+            out,
+            "{side:<6} {} (index {}, {} XDP)",
+            interface.name, interface.index, interface.xdp
+        )?;
+    }
+    writeln!(out, "\n{:<28} {:>14} {:>18}", "rule", "packets", "bytes")?;
+    for rule in &status.rules {
+        writeln!(out, "{:<28} {:>14} {:>18}", rule.name, rule.packets, rule.bytes)?;
+    }
+    if !status.connections.is_empty() {
+        writeln!(
+            out,
+            "\n{:<20} {:<4} {:>10} {:>14} {:>18} {:>14}",
+            "connection", "", "spi", "packets", "bytes", "sequence"
+        )?;
+    }
+    for connection in &status.connections {
+        for (direction, sa) in [("out", &connection.outbound), ("in", &connection.inbound)] {
+            writeln!(
+                out,
+                "{:<20} {direction:<4} {:#010x} {:>14} {:>18} {:>14}",
+                connection.name, sa.spi, sa.packets, sa.bytes, sa.sequence
+            )?;
+        }
+    }
+    writeln!(out, "\n{:<28} {:>14}", "passed to the kernel", "packets")?;
+    for (name, packets) in &status.outcomes {
+        writeln!(out, "{name:<28} {packets:>14}")?;
+    }
+    writeln!(out, "\n{:<28} {:>14}", "dropped", "packets")?;
+    for (name, packets) in status.drops.iter().filter(|(_, packets)| **packets != 0) {
+        writeln!(out, "{name:<28} {packets:>14}")?;
+    }
+    for worker in &status.workers {
+        writeln!(
+            out,
+            "\nworker {}: {} sealed, {} opened, {} waited for a neighbour, {} ICMP errors, {}",
+            worker.queue,
+            worker.sealed,
+            worker.opened,
+            worker.waited,
+            worker.icmp_errors,
+            if worker.zero_copy {
+                "zero-copy"
+            } else {
+                "copy mode"
+            }
+        )?;
+    }
+    Ok(())
+}
