@@ -157,7 +157,63 @@ fn read(lines: &str, clear_port: u16) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::read;
+    use std::process::Command;
+
+    use super::{Sa, export_keys, judge, read};
+    use crate::program;
+
+    /// Writes, with the keys in its arguments: a good packet of each SA, a changed one, one repeated, one in the clear.
+    const SCAPY: &str = r#"
+import struct, sys
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.ipsec import ESP, SecurityAssociation
+from scapy.layers.l2 import Ether
+from scapy.utils import wrpcap
+
+frames = []
+for argument in sys.argv[2:]:
+    source, destination, spi, key = argument.split(",")
+    ip = IPv6 if ":" in source else IP
+    sa = SecurityAssociation(ESP, spi=int(spi), crypt_algo="AES-GCM", crypt_key=bytes.fromhex(key),
+                             tunnel_header=ip(src=source, dst=destination))
+    inner = IP(bytes(IP(src="10.1.0.2", dst="10.2.0.2") / TCP()))
+    frames.append(bytes(Ether() / sa.encrypt(inner, seq_num=1, iv=struct.pack(">Q", 1))))
+changed = bytearray(frames[0])
+changed[-1] ^= 1
+changed[14 + 20 + 7] = 2
+frames += [bytes(changed), frames[1], bytes(Ether() / IP(src="10.1.0.2", dst="10.2.0.2") / TCP(dport=23))]
+wrpcap(sys.argv[1], frames)
+"#;
+
+    #[test]
+    fn tshark_opens_what_scapy_sealed_and_finds_what_is_wrong() {
+        let sas = Sa::generate().unwrap();
+        let folder = std::env::temp_dir().join(format!("ravelin-xtask-test-{}", std::process::id()));
+        let configuration = export_keys(&folder, &sas).unwrap();
+        let capture = folder.join("scapy.pcap");
+        let arguments = sas
+            .iter()
+            .map(|sa| format!("{},{},{},{}", sa.source, sa.destination, sa.spi, sa.keymat_hex()));
+        program::output(
+            Command::new("/usr/bin/python3")
+                .args(["-c", SCAPY])
+                .arg(&capture)
+                .args(arguments),
+        )
+        .unwrap();
+        let verdict = judge(&capture, &configuration, 8080).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(
+            verdict.esp.values().copied().collect::<Vec<_>>(),
+            [2, 2, 1, 1],
+            "{verdict:?}"
+        );
+        assert_eq!((verdict.esp_total(), verdict.icv_good), (6, 5), "{verdict:?}");
+        assert_eq!(verdict.repeated, 1, "{verdict:?}");
+        assert_eq!(verdict.foreign, ["packet 7: eth:ethertype:ip:tcp"]);
+        assert!(verdict.inside["ip tcp"] >= 4, "{verdict:?}");
+    }
 
     #[test]
     fn every_packet_is_put_where_it_belongs() {
