@@ -71,8 +71,8 @@ fn trailer(packet: &Packet<'_>, payload_at: usize) -> Result<Trailer, DropReason
         .split_last_chunk::<ICV_LEN>()
         .ok_or(DropReason::EspTruncated)?;
     let trailer = Trailer::parse(plaintext)?;
-    // RFC 4303 section 2.6: "the protocol value 59 … MUST be used to designate a 'dummy' packet", which "MUST [be]
-    // discard[ed] … without prejudice".
+    // RFC 4303 section 2.6: a dummy is marked by protocol 59, its payload "need not be well-formed", and "dummy packets
+    // are discarded without prejudice".
     if trailer.next_header == PROTOCOL_NO_NEXT_HEADER {
         return Err(DropReason::Dummy);
     }

@@ -164,8 +164,8 @@ impl InboundSa {
         packet.truncate(header.total_len);
         let bytes = packet.bytes();
         let chain = HeaderChain::walk(bytes, &header)?;
-        // RFC 4303 section 3.4.1: a packet "offered to ESP for processing [that] appears to be an IP fragment … MUST"
-        // be discarded.
+        // RFC 4303 section 3.4.1: "If a packet offered to ESP for processing appears to be an IP fragment … the
+        // receiver MUST discard the packet".
         if chain.fragment {
             return Err(DropReason::EspFragment);
         }

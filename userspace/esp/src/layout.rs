@@ -31,8 +31,8 @@ pub const MAX_TAILROOM: usize = 3 + TRAILER_LEN + ICV_LEN;
 
 /// Bytes of ciphertext for `payload_len` bytes of payload.
 ///
-/// RFC 4303 section 2.4: padding "MAY be required … to ensure that the resulting ciphertext terminates on a 4-byte
-/// boundary".
+/// RFC 4303 section 2.4: "Padding also may be required, irrespective of encryption algorithm requirements, to ensure
+/// that the resulting ciphertext terminates on a 4-byte boundary."
 pub(crate) const fn ciphertext_len(payload_len: usize) -> usize {
     (payload_len + TRAILER_LEN).next_multiple_of(4)
 }

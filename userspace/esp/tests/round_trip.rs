@@ -472,3 +472,42 @@ fn a_slice_without_outcomes_is_left_alone() {
     assert_eq!(packets[0].bytes(), clear);
     assert_eq!(sa.sequence().last_used(), 0);
 }
+
+#[test]
+fn a_zero_udp_checksum_over_ipv6_is_a_choice() {
+    let case = Case {
+        tunnel: true,
+        outer_v6: true,
+        udp: true,
+        ..Case::all()[0]
+    };
+    let mut parameters = case.parameters(true);
+    parameters.udp_zero_checksum = true;
+    let sa = OutboundSa::new(parameters, Provider::preferred(), 0).unwrap();
+    sa.sequence().raise_ceiling(1);
+    let clear = ipv4(0, &[], &[]);
+    let (wire, _) = seal_one(&sa, &clear).unwrap();
+    assert_eq!(wire[46..48], [0, 0]);
+    assert_eq!(open_one(&case.inbound(), &wire), Ok((clear, 1)));
+}
+
+#[test]
+fn a_recorded_number_that_the_sa_cannot_have_used_is_refused() {
+    let case = Case {
+        extended: false,
+        ..Case::all()[0]
+    };
+    let mark = 1 << 32;
+    let expected = SaError::SequenceMark {
+        mark,
+        limit: mark - 1,
+    };
+    assert_eq!(
+        OutboundSa::new(case.parameters(true), Provider::preferred(), mark).unwrap_err(),
+        expected
+    );
+    assert_eq!(
+        InboundSa::new(case.parameters(false), Provider::preferred(), mark).unwrap_err(),
+        expected
+    );
+}
