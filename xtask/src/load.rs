@@ -58,11 +58,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Infallible> {
     let toolchain = setup::ensure(workspace)?;
     build_ebpf::ensure(workspace, &toolchain)?;
     let ravelin = workspace.build_ravelin()?;
-    program::run(Command::new(&ravelin).arg("check").arg(&policy))?;
 
     let mut daemon = Command::new(&ravelin);
     daemon
-        .arg("run")
+        .args(["run", "--on-exit", "open"])
         .arg("--outer")
         .arg(&args.iface)
         .arg("--policy")

@@ -99,7 +99,7 @@ impl Gateway {
         for sa in sas {
             write_key(&folder.join(key_file(sa)), sa)?;
         }
-        program::output(Command::new(ravelin).arg("check").arg(&policy))?;
+        program::output(Command::new(ravelin).args(["check", "--policy"]).arg(&policy))?;
 
         let mut command = namespace.command(ravelin);
         command
