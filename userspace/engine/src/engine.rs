@@ -13,7 +13,9 @@ use nix::sched::sched_getaffinity;
 use nix::unistd::Pid;
 use ravelin_classifier::{CompileError, RuleSet, compile};
 use ravelin_esp::Provider;
-use ravelin_keying::{KeyingErrors, StateFolder, StateFolderError, StaticConnection, StaticKeys};
+use ravelin_keying::{
+    KeyingError, KeyingErrors, StateFolder, StateFolderError, StaticConnection, StaticKeys,
+};
 use ravelin_policy::{Action, Connection as PolicyConnection, Encapsulation, Mode as EspMode, Policy};
 use ravelin_xdp_common::{DropReason, InboundEndpoint, MAX_QUEUES, Pass};
 use ravelin_xsk::{BusyPoll, OpenError, PortOptions, UmemOptions, queue_count};
@@ -33,6 +35,9 @@ use crate::worker::{Worker, WorkerError, WorkerOptions};
 
 /// How often the engine looks after sequence numbers, workers and addresses.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How often the highest sequence numbers received go to disk. After a crash packets of this long can be replayed once.
+const RECORD: Duration = Duration::from_secs(1);
 
 /// How long workers look for packets before they sleep.
 const SPIN: Duration = Duration::from_micros(50);
@@ -334,11 +339,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns the index of a worker that ended.
+    /// Looks after everything that is not a packet; returns the index of a worker that ended.
     async fn look_after(&self) -> usize {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut complained = false;
+        let mut recorded = Instant::now();
+        let mut complaint = None;
         loop {
             tick.tick().await;
             if let Some(index) = self.workers.iter().position(Worker::is_finished) {
@@ -349,17 +355,28 @@ impl Engine {
                     eprintln!("ravelin: own addresses: {error}");
                 }
             }
-            for keys in self.keys.borrow_mut().iter_mut() {
-                match keys.extend() {
-                    Ok(()) => complained = false,
-                    Err(error) if !complained => {
-                        complained = true;
-                        eprintln!("ravelin: {error}");
-                    }
-                    Err(_) => {}
-                }
+            let record = recorded.elapsed() >= RECORD;
+            if record {
+                recorded = Instant::now();
+            }
+            let failure = self.keep_marks(record).err().map(|error| error.to_string());
+            if let Some(text) = failure.as_ref().filter(|_| failure != complaint) {
+                eprintln!("ravelin: {text}");
+            }
+            complaint = failure;
+        }
+    }
+
+    /// Keeps sequence numbers ready to be used, and on disk those that were used and seen.
+    fn keep_marks(&self, record: bool) -> Result<(), KeyingError> {
+        let mut result = Ok(());
+        for keys in self.keys.borrow_mut().iter_mut() {
+            result = result.and(keys.extend());
+            if record {
+                result = result.and(keys.record_received());
             }
         }
+        result
     }
 
     fn follow_addresses(&mut self, policy: &Policy) -> Result<(), EngineError> {

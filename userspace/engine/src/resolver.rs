@@ -245,10 +245,10 @@ impl Table {
         for attribute in &message.attributes {
             match attribute {
                 NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
-                    address = Some(IpAddr::V4(*v4))
+                    address = Some(IpAddr::V4(*v4));
                 }
                 NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
-                    address = Some(IpAddr::V6(*v6))
+                    address = Some(IpAddr::V6(*v6));
                 }
                 NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
                 _ => {}
@@ -365,7 +365,7 @@ impl Table {
                 RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => next = IpAddr::V6(v6),
                 // An IPv4 destination behind an IPv6 next hop (RFC 5549).
                 RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(v6)) => {
-                    next = IpAddr::V6(v6)
+                    next = IpAddr::V6(v6);
                 }
                 RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet(v4)) => next = IpAddr::V4(v4),
                 _ => {}

@@ -26,7 +26,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         for run in by_slot(&mut admitted) {
             if let Some(connection) = self.shared.connections.get(run[0].metadata.slot as usize) {
                 transform(run, |packets, outcomes| {
-                    connection.outbound.seal_batch(packets, outcomes)
+                    connection.outbound.seal_batch(packets, outcomes);
                 });
             }
         }
