@@ -45,6 +45,8 @@ pub struct Forwarder<'a, 'u, P> {
     hold: Hold<'u>,
     pub(crate) icmp_budget: Budget,
     generation: u64,
+    /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
+    last_hop: Option<(Side, Address, Mac)>,
 }
 
 /// What a turn found to do.
@@ -116,6 +118,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             hold: Hold::new(),
             icmp_budget: Budget::new(Instant::now()),
             generation: 0,
+            last_hop: None,
         }
     }
 
@@ -131,6 +134,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         let snapshot: &Snapshot = &snapshot;
         if snapshot.generation != self.generation {
             self.generation = snapshot.generation;
+            self.last_hop = None;
             for connection in &self.shared.connections {
                 connection.limit_to(snapshot.outer.mtu);
             }
@@ -203,8 +207,16 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         snapshot: &Snapshot,
         now: Instant,
     ) {
+        if let Some((last_side, last_address, mac)) = self.last_hop
+            && (last_side, last_address) == (side, address)
+        {
+            return self.emit(frame, side, mac, snapshot);
+        }
         match snapshot.hop(side, address) {
-            Some(Hop::Ready(mac)) => self.emit(frame, side, mac, snapshot),
+            Some(Hop::Ready(mac)) => {
+                self.last_hop = Some((side, address, mac));
+                self.emit(frame, side, mac, snapshot);
+            }
             Some(Hop::Closed(reason)) => self.counters.dropped(reason),
             unknown => {
                 if unknown.is_none() {

@@ -21,7 +21,7 @@ use crate::forwarder::{Forwarder, Shared};
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// How long it sleeps while packets wait for a neighbour or a device for room.
-const SHORT_SLEEP: Duration = Duration::from_millis(5);
+const SHORT_SLEEP: Duration = Duration::from_millis(1);
 
 /// How long it waits for a device that is down before it looks again.
 const DOWN_SLEEP: Duration = Duration::from_millis(100);

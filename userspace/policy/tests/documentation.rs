@@ -98,3 +98,17 @@ fn every_key_is_explained_and_shown() {
         }
     }
 }
+
+#[test]
+fn example_policies_are_good() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).expect("docs/examples") {
+        let path = entry.expect("an entry").path();
+        let (policy, warnings) = Policy::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(warnings.is_empty(), "{}: {warnings:?}", path.display());
+        assert!(!policy.rules().is_empty(), "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 3, "{count} examples in {}", folder.display());
+}
