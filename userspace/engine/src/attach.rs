@@ -4,6 +4,7 @@
 //! the XSK maps, and the programs stay: protected packets drop, permitted ones pass. The next start finds the pins
 //! and swaps its own programs in, so that there is no moment without a filter.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachType};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::statfs;
 use thiserror::Error;
@@ -52,6 +54,14 @@ pub enum AttachError {
         path: PathBuf,
         /// What went wrong.
         source: io::Error,
+    },
+    /// Another engine runs under this name.
+    #[error(
+        "instance `{instance}` is in use by another process; stop it first, or choose another name with `--instance`"
+    )]
+    InUse {
+        /// The name.
+        instance: String,
     },
     /// Someone else's program is there.
     #[error(
@@ -101,6 +111,8 @@ pub struct Attachments {
     folder: PathBuf,
     links: Vec<Attached>,
     keep: bool,
+    /// Held as long as the process lives: one engine for each instance.
+    _lock: Flock<File>,
 }
 
 #[derive(Debug)]
@@ -125,10 +137,12 @@ impl Attachments {
             path: folder.clone(),
             source,
         })?;
+        let lock = lock(&folder, instance)?;
         Ok(Self {
             folder,
             links: Vec::new(),
             keep: false,
+            _lock: lock,
         })
     }
 
@@ -298,18 +312,31 @@ impl Drop for Attachments {
 /// [`AttachError::Pin`].
 pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
     let folder = folder(instance);
+    if !folder.exists() {
+        return Ok(0);
+    }
+    let _lock = lock(&folder, instance)?;
     let pins = pins(&folder)?;
     for path in &pins {
         remove(path)?;
     }
-    if folder.exists() {
-        remove_folder(&folder)?;
-    }
+    remove_folder(&folder)?;
     Ok(pins.len())
 }
 
 fn folder(instance: &str) -> PathBuf {
     Path::new(BPFFS).join("ravelin").join(instance)
+}
+
+/// Two engines under one name would take each other's programs away.
+fn lock(folder: &Path, instance: &str) -> Result<Flock<File>, AttachError> {
+    let file = File::open(folder).map_err(|source| AttachError::Pin {
+        path: folder.to_owned(),
+        source,
+    })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AttachError::InUse {
+        instance: instance.to_owned(),
+    })
 }
 
 fn mount_bpffs() -> Result<(), AttachError> {

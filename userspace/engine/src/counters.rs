@@ -64,6 +64,11 @@ impl WorkerCounters {
         self.drops[reason.index()].add(1);
     }
 
+    /// Counts packets that were dropped where the worker could not see it.
+    pub fn lost(&self, reason: DropReason, packets: u64) {
+        self.drops[reason.index()].add(packets);
+    }
+
     /// Counts a packet of `bytes` for the rule that let it in.
     #[inline]
     pub fn matched(&self, rule_id: u32, bytes: usize) {

@@ -163,6 +163,11 @@ pub enum EngineError {
     /// A worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// A bug.
+    #[error(
+        "the resolver panicked; protected traffic is dropped until Ravelin is started again. Please report this"
+    )]
+    ResolverPanicked,
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -316,7 +321,8 @@ impl Engine {
         });
         match result {
             Ok(()) => Ok(()),
-            Err(index) => Err(self.workers[index].join().err().map_or_else(
+            Err(None) => Err(EngineError::ResolverPanicked),
+            Err(Some(index)) => Err(self.workers[index].join().err().map_or_else(
                 || {
                     EngineError::Worker(WorkerError::Panicked {
                         queue: self.workers[index].queue(),
@@ -339,8 +345,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks after everything that is not a packet; returns the index of a worker that ended.
-    async fn look_after(&self) -> usize {
+    /// Looks after everything that is not a packet; returns the index of a worker that ended, or `None` if the
+    /// resolver did.
+    async fn look_after(&self) -> Option<usize> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut recorded = Instant::now();
@@ -348,8 +355,13 @@ impl Engine {
         loop {
             tick.tick().await;
             if let Some(index) = self.workers.iter().position(Worker::is_finished) {
-                return index;
+                return Some(index);
             }
+            if self.resolver.is_finished() {
+                return None;
+            }
+            #[cfg(feature = "log")]
+            self.filter.borrow_mut().flush_log();
             for News::Addresses(addresses) in self.news.try_iter() {
                 if let Err(error) = self.filter.borrow_mut().set_local(&addresses) {
                     eprintln!("ravelin: own addresses: {error}");

@@ -87,6 +87,8 @@ pub enum FilterError {
 #[derive(Debug)]
 pub struct Filter {
     bpf: Ebpf,
+    #[cfg(feature = "log")]
+    logger: Option<Logger>,
     rule_set: ArrayOfMaps<MapData, Array<MapData, Line>>,
 }
 
@@ -105,11 +107,18 @@ impl Filter {
         }
         let name = map_names::EGRESS_PROGRAM;
         classifier(&mut bpf, name)?.load().map_err(program_error(name))?;
+        #[cfg(feature = "log")]
+        let logger = Logger::start(&mut bpf);
         let map = bpf
             .take_map(map_names::RULE_SET)
             .ok_or(FilterError::Missing(map_names::RULE_SET))?;
         let rule_set = map.try_into().map_err(map_error(map_names::RULE_SET))?;
-        Ok(Self { bpf, rule_set })
+        Ok(Self {
+            bpf,
+            #[cfg(feature = "log")]
+            logger,
+            rule_set,
+        })
     }
 
     /// Puts a rule set in force: every packet sees the old one whole or the new one whole.
@@ -235,6 +244,14 @@ impl Filter {
             .collect()
     }
 
+    /// Hands on what the programs have logged since the last call.
+    #[cfg(feature = "log")]
+    pub fn flush_log(&mut self) {
+        if let Some(Logger(logger)) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
     fn sums(&self, name: &'static str, count: usize) -> Result<Vec<u64>, FilterError> {
         let map = self.bpf.map(name).ok_or(FilterError::Missing(name))?;
         let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map).map_err(map_error(name))?;
@@ -266,5 +283,32 @@ fn map_error(map: &'static str) -> impl Fn(MapError) -> FilterError {
     move |source| FilterError::Map {
         map,
         source: Box::new(source),
+    }
+}
+
+/// The programs' log.
+#[cfg(feature = "log")]
+struct Logger(aya_log::EbpfLogger<&'static dyn log::Log>);
+
+#[cfg(feature = "log")]
+impl Logger {
+    /// `None`, and a word about it, if the programs were built without logging.
+    fn start(bpf: &mut Ebpf) -> Option<Self> {
+        match aya_log::EbpfLogger::init(bpf) {
+            Ok(logger) => Some(Self(logger)),
+            Err(error) => {
+                log::warn!(
+                    "the BPF programs do not log ({error}); build them with `cargo xtask build-ebpf --log`"
+                );
+                None
+            }
+        }
+    }
+}
+
+#[cfg(feature = "log")]
+impl std::fmt::Debug for Logger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Logger")
     }
 }

@@ -47,6 +47,8 @@ pub struct Forwarder<'a, 'u, P> {
     generation: u64,
     /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
     last_hop: Option<(Side, Address, Mac)>,
+    /// Losses that were counted already: on receiving, on sending.
+    published: [u64; 2],
 }
 
 /// What a turn found to do.
@@ -119,6 +121,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             icmp_budget: Budget::new(Instant::now()),
             generation: 0,
             last_hop: None,
+            published: [0; 2],
         }
     }
 
@@ -177,6 +180,24 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             port.reclaim();
             port.refill();
         }
+    }
+
+    /// Counts what was lost between the worker and the devices, which only the kernel knows.
+    pub(crate) fn publish_losses(&mut self) {
+        let (mut overruns, mut refused) = (0, 0);
+        for port in [&self.outer, &self.inner] {
+            if let Ok(statistics) = port.statistics() {
+                overruns += statistics.rx_dropped + statistics.rx_ring_full;
+            }
+            refused += port.counters().dropped + port.counters().refused;
+        }
+        let [overruns_before, refused_before] = std::mem::replace(&mut self.published, [overruns, refused]);
+        self.counters.lost(
+            DropReason::ReceiveOverrun,
+            overruns.saturating_sub(overruns_before),
+        );
+        self.counters
+            .lost(DropReason::TransmitFailed, refused.saturating_sub(refused_before));
     }
 
     /// Whether the devices are still there.

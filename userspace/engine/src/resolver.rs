@@ -40,6 +40,9 @@ const MOST_DESTINATIONS: usize = 65_536;
 /// tell the kernel that a neighbour is alive, as its own do.
 const CONFIRM: Duration = Duration::from_secs(1);
 
+/// How long changes of routes may gather before everything is looked up again: a routing daemon announces thousands.
+const SETTLE: Duration = Duration::from_millis(50);
+
 /// What the resolver tells the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
@@ -85,6 +88,12 @@ impl Resolver {
         })
     }
 
+    /// Whether the thread has ended by itself, which it never should.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// What workers read and ask.
     #[must_use]
     pub const fn adjacencies(&self) -> &Arc<Adjacencies> {
@@ -121,6 +130,8 @@ struct Table {
     generation: u64,
     confirmed: Instant,
     resynchronise: bool,
+    /// When routes are to be looked up again.
+    reroute: Option<Instant>,
 }
 
 impl Table {
@@ -137,6 +148,7 @@ impl Table {
             generation: 0,
             confirmed: Instant::now(),
             resynchronise: false,
+            reroute: None,
         };
         table.dump()?;
         Ok(table)
@@ -166,7 +178,11 @@ impl Table {
 
     /// Waits for something to do and does it.
     fn turn(&mut self, adjacencies: &Adjacencies, questions: &Receiver<Question>, news: &Sender<News>) {
-        let timeout = CONFIRM.saturating_sub(self.confirmed.elapsed());
+        let now = Instant::now();
+        let mut timeout = CONFIRM.saturating_sub(now.duration_since(self.confirmed));
+        if let Some(due) = self.reroute {
+            timeout = timeout.min(due.saturating_duration_since(now));
+        }
         let mut fds = [
             PollFd::new(self.announcements.as_fd(), PollFlags::POLLIN),
             PollFd::new(adjacencies.wake().as_fd(), PollFlags::POLLIN),
@@ -210,15 +226,20 @@ impl Table {
         let mut reroute = false;
         for message in news {
             let effect = self.take(message);
-            changed |= effect != Effect::None;
+            changed |= effect == Effect::Neighbours;
             reroute |= effect == Effect::Routes;
         }
         if self.resynchronise {
             self.resynchronise = self.dump().is_err();
             return true;
         }
-        if reroute {
+        if reroute && self.reroute.is_none() {
+            self.reroute = Some(Instant::now() + SETTLE);
+        }
+        if self.reroute.is_some_and(|due| due <= Instant::now()) {
+            self.reroute = None;
             self.look_up_again();
+            changed = true;
         }
         changed
     }

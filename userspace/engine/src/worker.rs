@@ -23,6 +23,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long it sleeps while packets wait for a neighbour or a device for room.
 const SHORT_SLEEP: Duration = Duration::from_millis(1);
 
+/// How often it asks the kernel what the sockets have lost.
+const PUBLISH: Duration = Duration::from_millis(500);
+
 /// How long it waits for a device that is down before it looks again.
 const DOWN_SLEEP: Duration = Duration::from_millis(100);
 
@@ -266,6 +269,7 @@ fn serve<'u, P: Port<'u>>(
     stop: &Stop,
 ) -> Result<(), PortError> {
     let mut last_work = Instant::now();
+    let mut published = last_work;
     while !stop.flag.load(Ordering::Relaxed) {
         let turn = match forwarder.turn() {
             Ok(turn) => turn,
@@ -276,6 +280,10 @@ fn serve<'u, P: Port<'u>>(
             Err(error) => return Err(error),
         };
         let now = Instant::now();
+        if now.duration_since(published) >= PUBLISH {
+            published = now;
+            forwarder.publish_losses();
+        }
         if turn.received != 0 {
             last_work = now;
             continue;

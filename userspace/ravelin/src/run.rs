@@ -77,6 +77,8 @@ enum OnExit {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    #[cfg(feature = "log")]
+    env_logger::init_from_env(env_logger::Env::default().default_filter_or("info"));
     // No core dump, no ptrace by others: this process holds keys.
     prctl::set_dumpable(false).context("cannot forbid core dumps")?;
     let (policy, warnings) = Policy::load(&arguments.policy)?;
