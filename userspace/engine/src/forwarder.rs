@@ -348,3 +348,6 @@ pub(crate) fn transform<T: Copy>(
 pub(crate) fn destination_of(address: Address, family: Family) -> (IpAddr, Address) {
     (crate::address::from_address(address, family), address)
 }
+
+#[cfg(test)]
+mod tests;
