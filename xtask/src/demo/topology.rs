@@ -169,21 +169,20 @@ impl Topology {
         }
     }
 
-    /// The network as a drawing.
+    /// The network as a drawing, 108 columns wide.
     pub(super) fn drawing(&self) -> String {
-        let name = |namespace: &Namespace| namespace.name().to_owned();
         format!(
             "
-   {HOST1_V4:<12} 10.1.0.1  {GW1_V4:<14}                 {GW2_V4:>14}  10.2.0.1 {HOST2_V4:>12}
-   {HOST1_V6:<12} fd00:1::1 {GW1_V6:<14}                 {GW2_V6:>14} fd00:2::1 {HOST2_V6:>12}
-  ┌───────┐        ┌───────────┐      ┌──────────────┐      ┌───────────┐        ┌───────┐
-  │ host1 ├────────┤lan gw1 wan╞══════╡ wire: bridge ╞══════╡wan gw2 lan├────────┤ host2 │
-  └───────┘  clear └───────────┘ ESP  └──●────────●──┘ ESP  └───────────┘ clear  └───────┘
-                                      capture   attacker
+ ┌───────────┐       ┌─────────────────────────┐     ┌────────┐     ┌─────────────────────────┐       ┌───────────┐
+ │   host1   │       │  {INNER}      gw1     {OUTER}   │     │  wire  │     │   {OUTER}     gw2      {INNER}  │       │   host2   │
+ │ {HOST1_V4:<9} ├───────┤ 10.1.0.1    {GW1_V4:>11} ╞═════╡ bridge ╞═════╡ {GW2_V4:<11}    10.2.0.1 ├───────┤ {HOST2_V4:<9} │
+ │ {HOST1_V6:<9} │ clear │ fd00:1::1   {GW1_V6:>11} │ ESP │        │ ESP │ {GW2_V6:<11}   fd00:2::1 │ clear │ {HOST2_V6:<9} │
+ └───────────┘       └─────────────────────────┘     └─●────●─┘     └─────────────────────────┘       └───────────┘
+                                               capture ┘    └ attacker
   namespaces: {} … {}
 ",
-            name(&self.host1),
-            name(&self.host2)
+            self.host1.name(),
+            self.host2.name()
         )
     }
 }
