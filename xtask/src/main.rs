@@ -1,9 +1,10 @@
-//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test`.
+//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | bench`.
 //!
 //! One file per task. Each task does first whatever it needs of the earlier ones, so in a fresh clone
 //! `cargo xtask demo` is enough. Nothing here is part of Ravelin itself.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod load;
@@ -40,6 +41,7 @@ enum Task {
     Load(load::Args),
     Demo(demo::Args),
     Test(test::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Load(args) => match load::run(&workspace, &args)? {},
         Task::Demo(args) => demo::run(&workspace, &args)?,
         Task::Test(args) => test::run(&workspace, &args)?,
+        Task::Bench(args) => bench::run(&workspace, &args).map(|()| true)?,
     };
     Ok(if good {
         ExitCode::SUCCESS
