@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use ravelin_classifier::RuleSet;
@@ -20,6 +20,9 @@ use crate::hold::{Hold, Waiting};
 use crate::icmp::Budget;
 
 const ETHERNET: usize = 14;
+
+/// How often packets that wait are looked at when there are no news about neighbours: to drop those whose time is up.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// What all workers share.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct Forwarder<'a, 'u, P> {
     last_hop: Option<(Side, Address, Mac)>,
     /// Losses that were counted already: on receiving, on sending.
     published: [u64; 2],
+    /// The snapshot with which the hold was last looked through, and when.
+    released: (u64, Instant),
 }
 
 /// What a turn found to do.
@@ -122,6 +127,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             generation: 0,
             last_hop: None,
             published: [0; 2],
+            released: (0, Instant::now()),
         }
     }
 
@@ -207,9 +213,11 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
     }
 
     fn release(&mut self, snapshot: &Snapshot, now: Instant) {
-        if self.hold.is_empty() {
+        let news = self.released.0 != snapshot.generation;
+        if self.hold.is_empty() || (!news && now.duration_since(self.released.1) < RETRY) {
             return;
         }
+        self.released = (snapshot.generation, now);
         let counters = self.counters;
         for _ in 0..self.hold.len() {
             let Some((waiting, mac)) = self.hold.release(snapshot, now, counters) else {
