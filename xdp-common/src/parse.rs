@@ -151,7 +151,9 @@ pub fn parse<R: Reader>(reader: &R, packet: &mut IpPacket) -> Result<Frame, Drop
 ///
 /// As [`parse`].
 pub fn parse_ip<R: Reader>(reader: &R, packet: &mut IpPacket) -> Result<(), DropReason> {
-    let Some([first]) = reader.read::<1>(0) else { return Err(DropReason::IpTruncated) };
+    let Some([first]) = reader.read::<1>(0) else {
+        return Err(DropReason::IpTruncated);
+    };
     match first >> 4 {
         4 => parse_ipv4(reader, 0, packet).map(drop),
         6 => parse_ipv6(reader, 0, packet).map(drop),
