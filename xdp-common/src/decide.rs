@@ -221,7 +221,9 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
 fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Judgement {
     match parsed {
         Err(reason) => Judgement::drop(reason),
-        Ok(Frame::Arp | Frame::Ip) => Judgement::lifeline(),
+        Ok(Frame::Arp) => Judgement::lifeline(),
+        // The callers go on with IP packets themselves; should one not, it must not pass.
+        Ok(Frame::Ip) => Judgement::drop(DropReason::NoRuleSet),
         Ok(Frame::NonIp) => match tables.rule_set().and_then(|rule_set| tables.header(rule_set)) {
             None => Judgement::drop(DropReason::NoRuleSet),
             Some(header) if matches!(header.non_ip, crate::Action::Permit) => {
