@@ -1,0 +1,9 @@
+//! The daemon end to end, in network namespaces that the tests make themselves. Needs root.
+//!
+//! The outside witnesses are the kernel's stack at both ends, packet sockets on the wire, and scapy.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
+mod support;
+mod tunnel;
+mod wire;

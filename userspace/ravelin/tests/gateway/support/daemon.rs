@@ -1,0 +1,261 @@
+//! The program under test.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ravelin_engine::{Status, fetch_status};
+
+use super::namespace::Namespace;
+use super::{wait_for, wait_until};
+
+pub(crate) const RAVELIN: &str = env!("CARGO_BIN_EXE_ravelin");
+
+const PINS: &str = "/sys/fs/bpf/ravelin";
+
+/// How a daemon is started. Its instance is its own; what it leaves attached goes when this is dropped.
+pub(crate) struct Gateway<'n> {
+    pub(crate) namespace: &'n Namespace,
+    pub(crate) instance: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) policy: PathBuf,
+    pub(crate) outer: String,
+    pub(crate) inner: Option<String>,
+    pub(crate) extra: Vec<String>,
+}
+
+impl<'n> Gateway<'n> {
+    /// A gateway between `in0` and `out0`, with a policy of its own in `folder`.
+    pub(crate) fn new(namespace: &'n Namespace, folder: &Path, policy: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        sweep();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let instance = format!("test-{}-{number}", std::process::id());
+        let file = folder.join(format!("{instance}.toml"));
+        std::fs::write(&file, policy).unwrap();
+        Self {
+            namespace,
+            folder: folder.to_owned(),
+            policy: file,
+            outer: "out0".to_owned(),
+            inner: Some("in0".to_owned()),
+            extra: Vec::new(),
+            instance,
+        }
+    }
+
+    pub(crate) fn with(mut self, option: &str, value: &str) -> Self {
+        self.extra.extend([option.to_owned(), value.to_owned()]);
+        self
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.folder.join(format!("{}.sock", self.instance))
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.join(format!("{}.state", self.instance))
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        self.command_of(self.namespace.command(RAVELIN))
+    }
+
+    /// The same on top of another way to start the program.
+    pub(crate) fn command_of(&self, mut command: Command) -> Command {
+        command.arg("run").arg("--policy").arg(&self.policy);
+        command.arg("--outer").arg(&self.outer);
+        if let Some(inner) = &self.inner {
+            command.arg("--inner").arg(inner);
+        }
+        command.arg("--instance").arg(&self.instance);
+        command.arg("--control").arg(self.control());
+        if !self.extra.iter().any(|option| option == "--state-dir") {
+            command.arg("--state-dir").arg(self.state());
+        }
+        command.args(&self.extra);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(&self) -> Daemon {
+        Daemon::start(self.command(), self.control())
+    }
+
+    /// Runs what must fail by itself; what it said, and asserts that it left nothing attached.
+    pub(crate) fn refused(&self) -> String {
+        self.refused_as(self.command())
+    }
+
+    /// The same, started by `command`.
+    pub(crate) fn refused_as(&self, mut command: Command) -> String {
+        let mut child = command.spawn().unwrap();
+        let ended = wait_for("the daemon to refuse", || child.try_wait().unwrap());
+        let Output { stderr, .. } = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&stderr).into_owned();
+        assert_eq!(ended.code(), Some(1), "{said}");
+        assert_eq!(self.pins(), Vec::<String>::new(), "{said}");
+        said
+    }
+
+    /// Names of the pins that are there.
+    pub(crate) fn pins(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(Path::new(PINS).join(&self.instance)) else {
+            return Vec::new();
+        };
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    /// `ravelin detach`.
+    pub(crate) fn detach(&self) -> Output {
+        let mut command = Command::new(RAVELIN);
+        command
+            .args(["detach", "--instance", &self.instance, "--control"])
+            .arg(self.control());
+        command.output().unwrap()
+    }
+}
+
+impl Drop for Gateway<'_> {
+    fn drop(&mut self) {
+        if self.namespace.output("true", &[]).status.success() {
+            let _ = self.detach();
+        }
+    }
+}
+
+/// A running daemon, killed when dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    control: PathBuf,
+}
+
+impl Daemon {
+    fn start(mut command: Command, control: PathBuf) -> Self {
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let reader = BufReader::new(child.stderr.take().unwrap());
+        {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || {
+                for line in reader.lines().map_while(Result::ok) {
+                    let mut log = log.lock().unwrap();
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            });
+        }
+        let mut daemon = Self { child, log, control };
+        wait_until("the daemon to be ready", || {
+            let ended = daemon.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended: {}", daemon.log());
+            daemon.log().contains("ravelin: ready: ")
+        });
+        daemon
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        fetch_status(&self.control).unwrap()
+    }
+
+    /// Packets dropped for a reason.
+    pub(crate) fn drops(&self, reason: &str) -> u64 {
+        *self
+            .status()
+            .drops
+            .get(reason)
+            .unwrap_or_else(|| panic!("no drop reason {reason}"))
+    }
+
+    /// Packets that ended here, for any reason.
+    pub(crate) fn all_drops(&self) -> Vec<(String, u64)> {
+        self.status()
+            .drops
+            .into_iter()
+            .filter(|(_, count)| *count != 0)
+            .collect()
+    }
+
+    /// Does something, and waits until it has added `count` to a drop counter.
+    pub(crate) fn expect_drops(&self, reason: &str, count: u64, action: impl FnOnce()) {
+        let before = self.drops(reason);
+        action();
+        let what = format!("{count} packets dropped as {reason}");
+        wait_until(&what, || self.drops(reason) >= before + count);
+        assert_eq!(self.drops(reason), before + count, "{:?}", self.all_drops());
+    }
+
+    /// `kill -9`, and the kernel has cleaned up after it.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; how it ended and what it said.
+    pub(crate) fn stop(self) -> (ExitStatus, String) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
+        self.ended()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn ended(mut self) -> (ExitStatus, String) {
+        let status = wait_for("the daemon to end", || self.child.try_wait().unwrap());
+        // The reader ends with the pipe; its last lines may still be under way.
+        let log = Arc::clone(&self.log);
+        drop(self);
+        wait_until("the end of the log", || Arc::strong_count(&log) == 1);
+        let log = log.lock().unwrap().clone();
+        (status, log)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let status = fetch_status(&self.control).ok();
+            let drops = status.map(|mut status| {
+                status.drops.retain(|_, count| *count != 0);
+                status
+            });
+            eprintln!("daemon {}:\n{}{drops:#?}", self.pid(), self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Detaches what tests left that were killed.
+fn sweep() {
+    let Ok(entries) = std::fs::read_dir(PINS) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let Some(pid) = name.strip_prefix("test-").and_then(|rest| rest.split('-').next()) else {
+            continue;
+        };
+        if !Path::new("/proc").join(pid).exists() {
+            // A test beside this one may be faster.
+            let _ = ravelin_engine::detach_leftovers(&name);
+        }
+    }
+}

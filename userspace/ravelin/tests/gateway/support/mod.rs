@@ -1,0 +1,30 @@
+//! What the tests share: namespaces, daemons, captures, scapy.
+
+pub(crate) mod capture;
+pub(crate) mod daemon;
+pub(crate) mod echo;
+pub(crate) mod lab;
+pub(crate) mod namespace;
+pub(crate) mod scapy;
+
+use std::time::{Duration, Instant};
+
+/// How long to wait for what should take a moment: the machine may be busy with other tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until a condition holds.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    wait_for(what, || holds().then_some(()));
+}
+
+/// Waits until there is an answer.
+pub(crate) fn wait_for<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

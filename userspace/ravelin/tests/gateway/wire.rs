@@ -1,0 +1,218 @@
+//! Scapy is the peer: it opens what the daemon sealed, the daemon opens what scapy sealed, and what nobody should
+//! open is dropped for the right reason.
+
+use crate::support::capture::{Capture, Ip};
+use crate::support::echo::Echo;
+use crate::support::lab::{G1, G2, H1, H2, Half, PORT, Policy};
+use crate::support::scapy::{Sa, Scapy};
+use crate::support::wait_until;
+
+/// The peer: its SAs, its place on the wire, and scapy to speak for it.
+struct Peer<'h> {
+    half: &'h Half,
+    scapy: Scapy,
+    wire: Capture,
+    /// From the daemon.
+    sealed: Sa,
+    /// To the daemon.
+    own: Sa,
+}
+
+impl<'h> Peer<'h> {
+    fn new(half: &'h Half, outer: usize, extended: bool, udp: bool) -> Self {
+        let sa = |key: &str, spi, source, destination| Sa {
+            key: half.key(key),
+            spi,
+            source,
+            destination,
+            extended,
+            udp,
+        };
+        Self {
+            half,
+            scapy: Scapy::start(),
+            wire: Capture::start(&half.peer, "peer0"),
+            sealed: sa("a", 0x1001, G1[outer], G2[outer]),
+            own: sa("b", 0x1002, G2[outer], G1[outer]),
+        }
+    }
+
+    /// Puts an IP packet on the wire towards the gateway.
+    fn send(&self, packet: &[u8]) {
+        let ether_type = if packet[0] >> 4 == 4 {
+            [0x08, 0x00]
+        } else {
+            [0x86, 0xdd]
+        };
+        let (gateway, own) = (self.half.g1.mac("out0"), self.half.peer.mac("peer0"));
+        self.wire
+            .send(&[&gateway[..], &own, &ether_type, packet].concat());
+    }
+
+    /// A datagram from h2 to h1, from its IP header on.
+    fn datagram(&mut self, family: usize, text: &str) -> Vec<u8> {
+        let ip = ["IP", "IPv6"][family];
+        self.scapy.build(&format!(
+            "{ip}(src='{}', dst='{}')/UDP(sport=1234, dport={PORT})/Raw(b'{text}')",
+            H2[family], H1[family]
+        ))
+    }
+
+    /// Seals a datagram to h1.
+    fn sealed_datagram(&mut self, sequence: u64, text: &str) -> Vec<u8> {
+        let clear = self.datagram(0, text);
+        self.scapy.seal(&self.own, sequence, &clear)
+    }
+}
+
+fn received(echo: &Echo, text: &str) -> bool {
+    echo.received().iter().any(|datagram| datagram == text.as_bytes())
+}
+
+fn policy(outer: usize, extended: bool, udp: bool) -> Policy {
+    Policy {
+        outer,
+        connection: if udp { "encapsulation = \"udp\"" } else { "" },
+        keys: if extended { "esn = true" } else { "esn = false" },
+        ..Policy::default()
+    }
+}
+
+#[test]
+fn scapy_and_the_daemon_open_what_the_other_sealed() {
+    for (outer, extended, udp) in [
+        (0, true, false),
+        (1, true, false),
+        (0, false, false),
+        (1, false, false),
+        (0, true, true),
+    ] {
+        let half = Half::new();
+        let gateway = half.gateway(&policy(outer, extended, udp));
+        let daemon = gateway.start();
+        let echo = Echo::start(&half.h1, PORT);
+        let mut peer = Peer::new(&half, outer, extended, udp);
+        for family in [0, 1] {
+            let text = format!("outwards {outer} {family} {extended} {udp}");
+            let mark = peer.wire.mark();
+            echo.udp_one_way(&half.h1, H2[family], text.as_bytes());
+            let esp = peer.wire.find("ESP from the daemon", mark, |seen| {
+                Ip::parse(&seen.frame).filter(|packet| packet.esp().is_some())
+            });
+            let (spi, sequence) = esp.esp().unwrap();
+            assert_eq!(spi, 0x1001);
+            let opened = peer.scapy.open(&peer.sealed.clone(), sequence.into(), &esp.bytes);
+            assert!(opened.ends_with(text.as_bytes()), "{opened:x?}");
+            // RFC 4301 section 5.1.2.1: one hop, counted before it was sealed.
+            assert_eq!(opened[[8, 7][family]], 63);
+
+            let text = format!("inwards {outer} {family} {extended} {udp}");
+            let clear = peer.datagram(family, &text);
+            let packet = peer.scapy.seal(&peer.own.clone(), family as u64 + 1, &clear);
+            peer.send(&packet);
+            wait_until("scapy's packet at the host", || received(&echo, &text));
+        }
+        drop(daemon);
+    }
+}
+
+#[test]
+fn what_must_not_pass_is_dropped_for_its_reason() {
+    let half = Half::new();
+    let gateway = half.gateway(&policy(0, true, false));
+    let daemon = gateway.start();
+    let echo = Echo::start(&half.h1, PORT);
+    let mut peer = Peer::new(&half, 0, true, false);
+
+    let first = peer.sealed_datagram(1, "first");
+    peer.send(&first);
+    wait_until("the first packet", || received(&echo, "first"));
+    daemon.expect_drops("replay_duplicate", 1, || peer.send(&first));
+
+    // Every byte from the sequence number's low half to the ICV; the last one here is of the ICV.
+    let good = peer.sealed_datagram(2, "flipped");
+    for place in [20 + 8, 20 + 16, good.len() - 17, good.len() - 1] {
+        let mut flipped = good.clone();
+        flipped[place] ^= 0x10;
+        daemon.expect_drops("icv_mismatch", 1, || peer.send(&flipped));
+    }
+
+    for family in [0, 1] {
+        let spoofed = peer.datagram(family, "spoofed");
+        daemon.expect_drops("clear_not_allowed", 1, || peer.send(&spoofed));
+    }
+
+    let wrong = Sa {
+        source: "192.0.2.77",
+        ..peer.own.clone()
+    };
+    let clear = peer.datagram(0, "wrong endpoint");
+    let packet = peer.scapy.seal(&wrong, 3, &clear);
+    daemon.expect_drops("spi_wrong_endpoint", 1, || peer.send(&packet));
+
+    let addresses = format!("IP(src='{}', dst='{}', proto=50)", G2[0], G1[0]);
+    for spi in [0, 1, 255] {
+        let packet = peer
+            .scapy
+            .build(&format!("{addresses}/ESP(spi={spi}, seq=1, data=b'x' * 64)"));
+        daemon.expect_drops("spi_reserved", 1, || peer.send(&packet));
+    }
+    for length in [0, 8, 27] {
+        let packet = peer.scapy.build(&format!(
+            "{addresses}/ESP(spi=0x1002, seq=9, data=b'x' * {length})"
+        ));
+        daemon.expect_drops("esp_truncated", 1, || peer.send(&packet));
+    }
+
+    let sealed = peer.sealed_datagram(4, &"fragment ".repeat(60));
+    let hex = crate::support::scapy::to_hex(&sealed);
+    let fragment = peer
+        .scapy
+        .build(&format!("fragment(IP(bytes.fromhex('{hex}')), fragsize=256)[0]"));
+    daemon.expect_drops("esp_fragment", 1, || peer.send(&fragment));
+
+    // Authentic, but not what the connection is for: RFC 4301 section 5.2.
+    for (sequence, (source, destination)) in [(5, ("10.9.0.2", H1[0])), (6, (H2[0], "10.1.0.2"))] {
+        let payload = if sequence == 5 {
+            format!("UDP(sport=1234, dport={PORT})/Raw(b'inner policy')")
+        } else {
+            // The flow that passes in the clear must not come through the tunnel either. Port 7777 is at h1's end
+            // of the reversed filter.
+            "UDP(sport=7777, dport=1234)/Raw(b'inner policy')".to_owned()
+        };
+        let clear = peer
+            .scapy
+            .build(&format!("IP(src='{source}', dst='{destination}')/{payload}"));
+        let packet = peer.scapy.seal(&peer.own.clone(), sequence, &clear);
+        daemon.expect_drops("inner_policy", 1, || peer.send(&packet));
+    }
+
+    // Whatever is still under way has arrived when a last good packet has.
+    let last = peer.sealed_datagram(7, "last");
+    peer.send(&last);
+    wait_until("the last packet", || received(&echo, "last"));
+    assert_eq!(echo.received(), [b"first".to_vec(), b"last".to_vec()]);
+}
+
+/// RFC 4303 section 3.4.3: a packet is old when it is left of the window; those inside may come in any order.
+#[test]
+fn packets_out_of_order_are_taken_once_within_the_window() {
+    let half = Half::new();
+    let gateway = half.gateway(&Policy {
+        keys: "esn = false\nreplay-window = 64",
+        ..policy(0, false, false)
+    });
+    let daemon = gateway.start();
+    let echo = Echo::start(&half.h1, PORT);
+    let mut peer = Peer::new(&half, 0, false, false);
+    for sequence in [100, 40, 99, 37] {
+        let packet = peer.sealed_datagram(sequence, &format!("number {sequence}"));
+        peer.send(&packet);
+        wait_until("a packet in the window", || {
+            received(&echo, &format!("number {sequence}"))
+        });
+    }
+    let packet = peer.sealed_datagram(36, "too old");
+    daemon.expect_drops("replay_old", 1, || peer.send(&packet));
+    assert!(!received(&echo, "too old"));
+}
