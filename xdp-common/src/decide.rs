@@ -115,10 +115,10 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         other => return decide_other(other, tables),
     }
     match packet.upper {
-        Upper::NeighbourDiscovery => return Judgement::lifeline(),
+        Upper::NeighbourDiscovery if stays_on_link(&packet, tables) => return Judgement::lifeline(),
         // The exemption is for this machine's own IKE. Were it to hold for forwarded packets too, source port
         // 500 would pass any filter in front of the hosts behind the gateway.
-        Upper::Ike | Upper::NatKeepalive if tables.is_local(&packet.flow.destination) => {
+        Upper::Ike | Upper::NatKeepalive if is_own(&packet.flow.destination, &packet, tables) => {
             return Judgement::lifeline();
         }
         Upper::Esp => {
@@ -131,7 +131,7 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
                 return judgement;
             }
         }
-        Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
+        Upper::NeighbourDiscovery | Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
     }
     let verdict = match verdict(&packet, Direction::Inbound, tables) {
         Ok((_, verdict)) => verdict,
@@ -157,8 +157,8 @@ pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         other => return decide_other(other, tables),
     }
     match packet.upper {
-        Upper::NeighbourDiscovery => return Judgement::lifeline(),
-        Upper::Ike | Upper::NatKeepalive if tables.is_local(&packet.flow.destination) => {
+        Upper::NeighbourDiscovery if stays_on_link(&packet, tables) => return Judgement::lifeline(),
+        Upper::Ike | Upper::NatKeepalive if is_own(&packet.flow.destination, &packet, tables) => {
             return Judgement::lifeline();
         }
         _ => {}
@@ -200,7 +200,7 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
         Upper::NeighbourDiscovery => return Judgement::lifeline(),
         // IKE of this machine, and ESP that the kernel's own SAs made.
         Upper::Ike | Upper::NatKeepalive | Upper::Esp | Upper::UdpEsp
-            if tables.is_local(&packet.flow.source) =>
+            if is_own(&packet.flow.source, &packet, tables) =>
         {
             return Judgement::lifeline();
         }
@@ -216,6 +216,23 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
     }
 }
 
+/// Whether neighbour discovery is for this machine or this link: its own addresses, fe80::/10 and ff02::/16 (RFC 4291
+/// sections 2.5.6 and 2.7). Anything else the kernel would forward, and what it forwards the filters must judge.
+#[inline(always)]
+fn stays_on_link<T: Tables>(packet: &IpPacket, tables: &T) -> bool {
+    let destination = &packet.flow.destination;
+    let first = destination[0] >> 48;
+    first & 0xffc0 == 0xfe80 || first & 0xff0f == 0xff02 || is_own(destination, packet, tables)
+}
+
+/// Whether an address of this packet is one of this machine's. An IPv6 packet that carries an IPv4-mapped address is
+/// nobody's: such addresses never belong on a wire, and must not pass for the IPv4 address they look like here.
+#[inline(always)]
+fn is_own<T: Tables>(address: &Address, packet: &IpPacket, tables: &T) -> bool {
+    let mapped = address[0] == 0 && address[1] >> 32 == 0xffff;
+    (!mapped || matches!(packet.flow.family, Family::V4)) && tables.is_local(address)
+}
+
 /// Malformed frames and those that are not IP.
 #[inline(always)]
 fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Judgement {
@@ -224,7 +241,7 @@ fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Jud
         Ok(Frame::Arp) => Judgement::lifeline(),
         // The callers go on with IP packets themselves; should one not, it must not pass.
         Ok(Frame::Ip) => Judgement::drop(DropReason::NoRuleSet),
-        Ok(Frame::NonIp) => match tables.rule_set().and_then(|rule_set| tables.header(rule_set)) {
+        Ok(Frame::NonIp) => match tables.rule_set().and_then(|rule_set| header(rule_set, tables)) {
             None => Judgement::drop(DropReason::NoRuleSet),
             Some(header) if matches!(header.non_ip, crate::Action::Permit) => {
                 Judgement::without_rule(Outcome::Pass(Pass::NonIp))
@@ -292,12 +309,15 @@ fn verdict<T: Tables>(
 #[inline(always)]
 fn classify<T: Tables>(flow: &Flow, direction: Direction, tables: &T) -> Option<(Header, Verdict)> {
     let rule_set = tables.rule_set()?;
-    let header = tables.header(rule_set)?;
-    // An array that was never filled has generation 0; it must not read as "no rule, default permit".
-    if header.generation == 0 {
-        return None;
-    }
+    let header = header(rule_set, tables)?;
     Some((header, tables.classify(rule_set, &header, flow, direction)?))
+}
+
+/// The header of a rule set that was filled. An array that never was has generation 0; it must not read as "no rule,
+/// default permit".
+#[inline(always)]
+fn header<T: Tables>(rule_set: T::RuleSet, tables: &T) -> Option<Header> {
+    tables.header(rule_set).filter(|header| header.generation != 0)
 }
 
 /// Permit and block; a protect verdict gets here only where the rule accepts clear packets.

@@ -1,0 +1,216 @@
+//! What both sides are told: rule set, inbound SAs and own addresses; and the host's decision over them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ravelin_classifier::arbitrary::{Rng, policy_text};
+use ravelin_classifier::reference::{self, Packet, Transport};
+use ravelin_classifier::{RuleSet, compile};
+use ravelin_policy::Policy;
+use ravelin_xdp_common::{
+    Address, Direction, Encapsulation, Family, Flow, Frame, Header, InboundEndpoint, IpPacket, Judgement,
+    Ports, SliceReader, Tables, Verdict, address_bytes, address_v6, decide_egress, decide_inner,
+    decide_outer, mapped_v4, parse,
+};
+
+use crate::kernel::Hook;
+
+/// Rule set, inbound SAs and own addresses.
+pub(crate) struct World {
+    rules: Option<(Policy, RuleSet, u32)>,
+    endpoints: Vec<(u32, InboundEndpoint)>,
+    own: Vec<IpAddr>,
+}
+
+impl World {
+    /// Addresses of this machine: the tunnels' ends, and some that generated filters name.
+    pub(crate) fn own() -> Vec<IpAddr> {
+        [
+            "192.0.2.1",
+            "10.0.0.1",
+            "10.255.1.254",
+            "2001:db8::1",
+            "fd00:0:1:1:8000::1",
+        ]
+        .map(|text| text.parse().unwrap())
+        .to_vec()
+    }
+
+    /// Inbound SAs of every kind, the lowest SPI that is not reserved among them.
+    pub(crate) fn endpoints() -> Vec<(u32, InboundEndpoint)> {
+        [
+            (0x2001, "192.0.2.1", "192.0.2.2", None),
+            (256, "192.0.2.1", "198.51.100.7", None),
+            (0x2002, "2001:db8::1", "2001:db8::2", None),
+            (0x2003, "192.0.2.1", "192.0.2.3", Some((4500, 4500))),
+            (0xffff_ffff, "2001:db8::1", "2001:db8::3", Some((4500, 61_000))),
+        ]
+        .into_iter()
+        .zip(0..)
+        .map(|((spi, local, remote, ports), slot)| {
+            let local: IpAddr = local.parse().unwrap();
+            let encapsulation = if ports.is_some() {
+                Encapsulation::Udp
+            } else {
+                Encapsulation::None
+            };
+            let (local_port, remote_port) = ports.unwrap_or((0, 0));
+            let endpoint = InboundEndpoint {
+                local: to_address(local),
+                remote: to_address(remote.parse().unwrap()),
+                slot,
+                local_port,
+                remote_port,
+                family: if local.is_ipv4() { 4 } else { 6 },
+                encapsulation: encapsulation as u8,
+                reserved: [0; 6],
+            };
+            (spi, endpoint)
+        })
+        .collect()
+    }
+
+    pub(crate) fn without_rules() -> Self {
+        Self {
+            rules: None,
+            endpoints: Self::endpoints(),
+            own: Self::own(),
+        }
+    }
+
+    /// A rule set with generation 0, as in an array that was never written.
+    pub(crate) fn never_filled() -> Self {
+        let (policy, _) = Policy::parse("default = \"permit\"\n", "empty.toml").unwrap();
+        let rules = compile(&policy).unwrap();
+        Self {
+            rules: Some((policy, rules, 0)),
+            ..Self::without_rules()
+        }
+    }
+
+    /// A generated policy in force.
+    pub(crate) fn arbitrary(rng: &mut Rng) -> Self {
+        loop {
+            let non_ip = rng.pick(&["permit", "block"]);
+            let text = format!("non-ip = \"{non_ip}\"\n{}", policy_text(rng));
+            let (policy, _) = Policy::parse(&text, "generated.toml").unwrap();
+            if let Ok(rules) = compile(&policy) {
+                let generation = 1 + (rng.bits() as u32 >> 1);
+                return Self {
+                    rules: Some((policy, rules, generation)),
+                    ..Self::without_rules()
+                };
+            }
+        }
+    }
+
+    pub(crate) fn policy(&self) -> Option<&Policy> {
+        self.rules.as_ref().map(|(policy, ..)| policy)
+    }
+
+    pub(crate) fn rules(&self) -> Option<(&RuleSet, u32)> {
+        self.rules
+            .as_ref()
+            .map(|(_, rules, generation)| (rules, *generation))
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.rules.as_ref().map_or(0, |(.., generation)| *generation)
+    }
+
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&address)
+    }
+
+    pub(crate) fn endpoint(&self, spi: u32) -> Option<&InboundEndpoint> {
+        self.endpoints
+            .iter()
+            .find(|(known, _)| *known == spi)
+            .map(|(_, endpoint)| endpoint)
+    }
+
+    /// What the host decides.
+    pub(crate) fn decide(&self, hook: Hook, frame: &[u8]) -> Judgement {
+        let reader = SliceReader(frame);
+        match hook {
+            Hook::Outer => decide_outer(&reader, self),
+            Hook::Inner => decide_inner(&reader, self),
+            Hook::Egress => decide_egress(&reader, self),
+        }
+    }
+
+    /// What the reference says about a frame that parses, by the parser's reading of it.
+    pub(crate) fn reference(&self, hook: Hook, frame: &[u8]) -> Option<Verdict> {
+        let policy = self.policy()?;
+        let mut packet = IpPacket::EMPTY;
+        let Ok(Frame::Ip) = parse(&SliceReader(frame), &mut packet) else {
+            return None;
+        };
+        Some(reference::classify(
+            policy,
+            &to_packet(&packet.flow),
+            direction(hook),
+        ))
+    }
+}
+
+/// The direction that the rules see at a hook.
+pub(crate) fn direction(hook: Hook) -> Direction {
+    match hook {
+        Hook::Outer => Direction::Inbound,
+        Hook::Inner | Hook::Egress => Direction::Outbound,
+    }
+}
+
+pub(crate) fn to_address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => mapped_v4(v4.octets()),
+        IpAddr::V6(v6) => address_v6(v6.octets()),
+    }
+}
+
+fn to_packet(flow: &Flow) -> Packet {
+    let ip = |address: Address| -> IpAddr {
+        let octets = address_bytes(address);
+        match flow.family {
+            Family::V4 => Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]).into(),
+            Family::V6 => Ipv6Addr::from(octets).into(),
+        }
+    };
+    Packet {
+        source: ip(flow.source),
+        destination: ip(flow.destination),
+        protocol: flow.protocol,
+        transport: match flow.ports {
+            Ports::Known => Transport::Ports(flow.source_port, flow.destination_port),
+            Ports::Absent => Transport::Absent,
+            Ports::Unknown => Transport::LaterFragment,
+        },
+    }
+}
+
+impl Tables for World {
+    type RuleSet = ();
+
+    fn rule_set(&self) -> Option<()> {
+        self.rules.as_ref().map(|_| ())
+    }
+
+    fn header(&self, (): ()) -> Option<Header> {
+        self.rules().map(|(rules, generation)| Header {
+            generation,
+            ..rules.header()
+        })
+    }
+
+    fn classify(&self, (): (), _: &Header, flow: &Flow, direction: Direction) -> Option<Verdict> {
+        self.rules().map(|(rules, _)| rules.classify(flow, direction))
+    }
+
+    fn inbound(&self, spi: u32) -> Option<InboundEndpoint> {
+        self.endpoint(spi).copied()
+    }
+
+    fn is_local(&self, address: &Address) -> bool {
+        self.own.iter().any(|own| to_address(*own) == *address)
+    }
+}
