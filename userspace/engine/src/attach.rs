@@ -48,12 +48,12 @@ pub enum AttachError {
     )]
     Mount(Errno),
     /// A file of the BPF filesystem.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Pin {
         /// The pin or its folder.
         path: PathBuf,
         /// What went wrong.
-        source: io::Error,
+        error: io::Error,
     },
     /// Another engine runs under this name.
     #[error(
@@ -78,14 +78,14 @@ pub enum AttachError {
         device: String,
     },
     /// Anything else the kernel said.
-    #[error("device {device}: attaching the {what} program: {source}")]
+    #[error("device {device}: attaching the {what} program: {error}")]
     Attach {
         /// The device.
         device: String,
         /// `outer`, `inner` or `egress`.
         what: &'static str,
         /// The kernel's answer.
-        source: Box<ProgramError>,
+        error: Box<ProgramError>,
     },
     /// The kernel knows no BPF links for this program type.
     #[error(
@@ -133,9 +133,9 @@ impl Attachments {
         let folder = folder(instance);
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder.create(&folder).map_err(|source| AttachError::Pin {
+        builder.create(&folder).map_err(|error| AttachError::Pin {
             path: folder.clone(),
-            source,
+            error,
         })?;
         let lock = lock(&folder, instance)?;
         Ok(Self {
@@ -253,9 +253,9 @@ impl Attachments {
     fn path(&self, what: &str, device: &Device) -> Result<PathBuf, AttachError> {
         let namespace = Path::new("/proc/thread-self/ns/net");
         let inode = std::fs::metadata(namespace)
-            .map_err(|source| AttachError::Pin {
+            .map_err(|error| AttachError::Pin {
                 path: namespace.to_owned(),
-                source,
+                error,
             })?
             .ino();
         Ok(self.folder.join(format!("{what}-{inode}-{}", device.index)))
@@ -281,7 +281,7 @@ impl Attachments {
         } else {
             let pinned = link.pin(&path).map_err(|error| AttachError::Pin {
                 path: path.clone(),
-                source: io::Error::other(error),
+                error: io::Error::other(error),
             })?;
             pinned.into()
         };
@@ -330,9 +330,9 @@ fn folder(instance: &str) -> PathBuf {
 
 /// Two engines under one name would take each other's programs away.
 fn lock(folder: &Path, instance: &str) -> Result<Flock<File>, AttachError> {
-    let file = File::open(folder).map_err(|source| AttachError::Pin {
+    let file = File::open(folder).map_err(|error| AttachError::Pin {
         path: folder.to_owned(),
-        source,
+        error,
     })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AttachError::InUse {
         instance: instance.to_owned(),
@@ -349,9 +349,9 @@ fn mount_bpffs() -> Result<(), AttachError> {
 }
 
 fn pins(folder: &Path) -> Result<Vec<PathBuf>, AttachError> {
-    let failed = |source| AttachError::Pin {
+    let failed = |error| AttachError::Pin {
         path: folder.to_owned(),
-        source,
+        error,
     };
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -371,22 +371,22 @@ fn adopt(path: &Path) -> Result<Option<FdLink>, AttachError> {
         Ok(pinned) => Ok(Some(pinned.into())),
         Err(error) => Err(AttachError::Pin {
             path: path.to_owned(),
-            source: io::Error::other(error),
+            error: io::Error::other(error),
         }),
     }
 }
 
 fn remove(path: &Path) -> Result<(), AttachError> {
-    std::fs::remove_file(path).map_err(|source| AttachError::Pin {
+    std::fs::remove_file(path).map_err(|error| AttachError::Pin {
         path: path.to_owned(),
-        source,
+        error,
     })
 }
 
 fn remove_folder(path: &Path) -> Result<(), AttachError> {
-    std::fs::remove_dir(path).map_err(|source| AttachError::Pin {
+    std::fs::remove_dir(path).map_err(|error| AttachError::Pin {
         path: path.to_owned(),
-        source,
+        error,
     })
 }
 
@@ -402,7 +402,7 @@ fn attach_error(error: ProgramError, device: &Device, what: &'static str) -> Att
         _ => AttachError::Attach {
             device,
             what,
-            source: Box::new(error),
+            error: Box::new(error),
         },
     }
 }

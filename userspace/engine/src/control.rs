@@ -30,20 +30,20 @@ const LARGEST: usize = 16 << 20;
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// The socket cannot be made.
-    #[error("control socket {path}: {source}; choose another with `--control`")]
+    #[error("control socket {path}: {error}; choose another with `--control`")]
     Listen {
         /// Its path.
         path: PathBuf,
         /// What went wrong.
-        source: io::Error,
+        error: io::Error,
     },
     /// Nobody answers.
-    #[error("control socket {path}: {source}; is `ravelin run` running? Name its socket with `--control`")]
+    #[error("control socket {path}: {error}; is `ravelin run` running? Name its socket with `--control`")]
     Connect {
         /// Its path.
         path: PathBuf,
         /// What went wrong.
-        source: io::Error,
+        error: io::Error,
     },
     /// The answer is not one.
     #[error("control socket {path}: {what}")]
@@ -69,9 +69,9 @@ impl Control {
     ///
     /// [`ControlError::Listen`].
     pub(crate) fn listen(path: &Path) -> Result<Self, ControlError> {
-        let failed = |source| ControlError::Listen {
+        let failed = |error| ControlError::Listen {
             path: path.to_owned(),
-            source,
+            error,
         };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
@@ -179,9 +179,9 @@ pub fn fetch_status(path: &Path) -> Result<Status, ControlError> {
         .map_err(|error| broken(error.to_string()))?;
     runtime.block_on(async {
         let connect = UnixStream::connect(path).await;
-        let stream = connect.map_err(|source| ControlError::Connect {
+        let stream = connect.map_err(|error| ControlError::Connect {
             path: path.to_owned(),
-            source,
+            error,
         })?;
         let text = timeout(PATIENCE, get(stream))
             .await

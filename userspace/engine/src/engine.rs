@@ -71,7 +71,7 @@ pub struct Options {
 pub enum EngineError {
     /// Netlink.
     #[error("cannot read the network configuration: {0}")]
-    Netlink(#[source] io::Error),
+    Netlink(io::Error),
     /// No such device.
     #[error("device {0}: no such Ethernet device in this network namespace; see `ip link`")]
     NoDevice(String),
@@ -173,7 +173,7 @@ pub enum EngineError {
     Control(#[from] ControlError),
     /// Threads or descriptors.
     #[error("cannot start: {0}")]
-    System(#[source] io::Error),
+    System(io::Error),
 }
 
 /// A running engine.

@@ -59,24 +59,24 @@ pub enum FilterError {
     #[error(
         "cannot load the BPF object: {0}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and a kernel with BTF and XDP"
     )]
-    Load(#[from] EbpfError),
+    Load(EbpfError),
     /// A program was refused.
     #[error(
-        "the kernel refused BPF program `{program}`: {source}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and Linux 6.6 or newer"
+        "the kernel refused BPF program `{program}`: {error}. Ravelin needs root (or CAP_BPF and CAP_NET_ADMIN) and Linux 6.6 or newer"
     )]
     Program {
         /// Name in the object.
         program: &'static str,
         /// The kernel's answer, with the verifier's log.
-        source: Box<ProgramError>,
+        error: Box<ProgramError>,
     },
     /// A map could not be read or written.
-    #[error("BPF map `{map}`: {source}")]
+    #[error("BPF map `{map}`: {error}")]
     Map {
         /// Name in the object.
         map: &'static str,
         /// The kernel's answer.
-        source: Box<MapError>,
+        error: Box<MapError>,
     },
     /// The object lacks a program or map: it is not the one this build wants.
     #[error("the BPF object holds no `{0}`; rebuild with `cargo xtask build-ebpf`")]
@@ -100,7 +100,7 @@ impl Filter {
     ///
     /// [`FilterError`] when the kernel refuses the object or a program.
     pub fn load() -> Result<Self, FilterError> {
-        let mut bpf = EbpfLoader::new().load(OBJECT)?;
+        let mut bpf = EbpfLoader::new().load(OBJECT).map_err(FilterError::Load)?;
         for side in [Side::Outer, Side::Inner] {
             let name = side.program();
             xdp(&mut bpf, name)?.load().map_err(program_error(name))?;
@@ -273,16 +273,16 @@ fn classifier<'a>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sched
 }
 
 fn program_error(program: &'static str) -> impl Fn(ProgramError) -> FilterError {
-    move |source| FilterError::Program {
+    move |error| FilterError::Program {
         program,
-        source: Box::new(source),
+        error: Box::new(error),
     }
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> FilterError {
-    move |source| FilterError::Map {
+    move |error| FilterError::Map {
         map,
-        source: Box::new(source),
+        error: Box::new(error),
     }
 }
 

@@ -52,36 +52,36 @@ pub struct WorkerOptions {
 #[derive(Debug, Error)]
 pub enum WorkerError {
     /// No packet memory.
-    #[error("worker {queue}: {source}")]
+    #[error("worker {queue}: {error}")]
     Umem {
         /// Its queue.
         queue: u32,
         /// What went wrong.
-        source: UmemError,
+        error: UmemError,
     },
     /// No socket.
-    #[error("worker {queue}: {source}")]
+    #[error("worker {queue}: {error}")]
     Open {
         /// Its queue.
         queue: u32,
         /// What went wrong.
-        source: OpenError,
+        error: OpenError,
     },
     /// A device is gone.
-    #[error("worker {queue}: {source}; protected traffic is dropped until Ravelin is started again")]
+    #[error("worker {queue}: {error}; protected traffic is dropped until Ravelin is started again")]
     Port {
         /// Its queue.
         queue: u32,
         /// What went wrong.
-        source: PortError,
+        error: PortError,
     },
     /// No thread or no descriptor.
-    #[error("worker {queue}: {source}")]
+    #[error("worker {queue}: {error}")]
     System {
         /// Its queue.
         queue: u32,
         /// What went wrong.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A bug.
     #[error(
@@ -132,7 +132,7 @@ impl Worker {
     /// [`WorkerError`]; then nothing of it is left.
     pub fn start(options: WorkerOptions, shared: Arc<Shared>, rules: usize) -> Result<Self, WorkerError> {
         let queue = options.queue;
-        let failed = |source| WorkerError::System { queue, source };
+        let failed = |error| WorkerError::System { queue, error };
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let wake = EventFd::from_flags(flags).map_err(|error| failed(error.into()))?;
         let stop = Arc::new(Stop {
@@ -235,10 +235,9 @@ fn run(
             .set(cpu)
             .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     }
-    let umem = Umem::new(&options.umem).map_err(|source| WorkerError::Umem { queue, source })?;
+    let umem = Umem::new(&options.umem).map_err(|error| WorkerError::Umem { queue, error })?;
     let open = |device: &str| {
-        Socket::open(&umem, device, queue, &options.port)
-            .map_err(|source| WorkerError::Open { queue, source })
+        Socket::open(&umem, device, queue, &options.port).map_err(|error| WorkerError::Open { queue, error })
     };
     let inner = open(&options.inner)?;
     let outer = open(&options.outer)?;
@@ -246,7 +245,7 @@ fn run(
         socket
             .fd()
             .try_clone_to_owned()
-            .map_err(|source| WorkerError::System { queue, source })
+            .map_err(|error| WorkerError::System { queue, error })
     };
     let sockets = Sockets {
         inner: duplicate(&inner)?,
@@ -258,7 +257,7 @@ fn run(
     if ready.send(Ready { sockets, zero_copy }).is_err() {
         return Ok(());
     }
-    serve(&mut forwarder, options, counters, stop).map_err(|source| WorkerError::Port { queue, source })
+    serve(&mut forwarder, options, counters, stop).map_err(|error| WorkerError::Port { queue, error })
 }
 
 /// The loop: take batches while there are any, look a little longer, sleep.

@@ -4,6 +4,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
+mod following;
+mod lifetime;
+mod mistakes;
+mod path_mtu;
 mod support;
 mod tunnel;
 mod wire;

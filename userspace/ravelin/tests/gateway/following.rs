@@ -1,0 +1,133 @@
+//! The network changes under the daemon, which follows the kernel's tables.
+
+use crate::support::capture::{Capture, Ip, clear};
+use crate::support::echo::Echo;
+use crate::support::lab::{H1, H2, Half, Lab, PORT, Policy};
+use crate::support::wait_until;
+
+#[test]
+fn new_link_layer_addresses_are_picked_up() {
+    let lab = Lab::new();
+    let _pair = lab.start(&Policy::default());
+    let echo = Echo::start(&lab.h2, PORT);
+    for family in [0, 1] {
+        wait_until("UDP before", || echo.udp(&lab.h1, H2[family], b"before"));
+    }
+    // Another network card in the host, as it were: it says so with its next packet.
+    lab.h1.ip("link set eth0 address 02:00:00:00:01:99");
+    for family in [0, 1] {
+        wait_until("UDP after the host's change", || {
+            echo.udp(&lab.h1, H2[family], b"host")
+        });
+    }
+    // The peer gateway's: what it seals goes out under the new address, and what it is sent must arrive there.
+    lab.g2.ip("link set out0 address 02:00:00:00:02:99");
+    for family in [0, 1] {
+        wait_until("UDP after the gateway's change", || {
+            echo.udp(&lab.h1, H2[family], b"peer")
+        });
+        wait_until("ping back", || lab.h2.ping(H1[family]));
+    }
+}
+
+#[test]
+fn esp_follows_the_route_to_the_peer() {
+    let half = Half::new();
+    // Two next hops on the same wire; the peer lies behind them.
+    half.peer
+        .ip("address add 192.0.2.3/24 dev peer0\naddress add 192.0.2.4/24 dev peer0");
+    half.peer.ip("link add name other type veth peer name unused");
+    let policy = Policy::default()
+        .text(1)
+        .replace("\"192.0.2.2\"", "\"198.51.100.1\"");
+    let gateway = crate::support::daemon::Gateway::new(&half.g1, half.folder.path(), &policy);
+    half.g1.ip(
+        "neighbour add 192.0.2.3 lladdr 02:00:00:00:00:03 dev out0 nud permanent\n\
+         neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev out0 nud permanent\n\
+         route add default via 192.0.2.3",
+    );
+    let _daemon = gateway.start();
+    let wire = Capture::start(&half.peer, "peer0");
+    let echo = Echo::start(&half.peer, PORT);
+    let arrives_at = |last: u8| {
+        let what = format!("ESP at next hop {last}");
+        let mark = wire.mark();
+        wait_until(&what, || {
+            echo.udp_one_way(&half.h1, H2[0], b"which way?");
+            wire.frames()[mark..].iter().any(|seen| {
+                seen.frame[..6] == [2, 0, 0, 0, 0, last]
+                    && Ip::parse(&seen.frame).is_some_and(|packet| packet.esp().is_some())
+            })
+        });
+    };
+    arrives_at(3);
+    half.g1.ip("route replace default via 192.0.2.4");
+    arrives_at(4);
+    // A better route than the default one.
+    half.g1.ip("route add 198.51.100.0/24 via 192.0.2.3");
+    arrives_at(3);
+    half.g1.ip("route del 198.51.100.0/24");
+    arrives_at(4);
+    assert!(
+        clear(&wire.packets()).iter().all(|packet| packet.protocol == 1),
+        "clear on the wire"
+    );
+}
+
+#[test]
+fn packets_wait_for_a_host_that_comes_up_later() {
+    let lab = Lab::new();
+    let pair = lab.start(&Policy::default());
+    let echo = Echo::start(&lab.h2, PORT);
+    // The tunnel's own next hops are known; only the host is not.
+    wait_until("ping", || lab.h1.ping(H2[0]));
+    lab.h2.ip("link set eth0 down");
+    lab.g2.ip("neighbour flush dev in0");
+    let waited = || pair.d2.status().workers[0].waited;
+    let before = waited();
+    for number in 0..100u8 {
+        echo.udp_one_way(&lab.h1, H2[0], &[number]);
+    }
+    wait_until("100 packets wait", || waited() >= before + 100);
+    assert!(echo.received().is_empty());
+    lab.h2.ip("link set eth0 up\nroute add default via 10.2.0.1");
+    wait_until("all that waited arrive", || echo.received().len() == 100);
+    assert!(
+        echo.received()
+            .into_iter()
+            .enumerate()
+            .all(|(number, bytes)| bytes == [number as u8])
+    );
+}
+
+#[test]
+fn devices_that_were_down_work_again() {
+    let lab = Lab::new();
+    let _pair = lab.start(&Policy::default());
+    let echo = Echo::start(&lab.h2, PORT);
+    for device in ["in0", "out0"] {
+        wait_until("UDP before", || echo.udp(&lab.h1, H2[0], b"before"));
+        lab.g1.ip(&format!("link set {device} down"));
+        assert!(!echo.udp(&lab.h1, H2[0], b"meanwhile"));
+        lab.g1.ip(&format!("link set {device} up"));
+        if device == "out0" {
+            // The kernel forgets the routes over a device that goes down.
+            lab.g1.ip("route replace 10.2.0.0/16 via 192.0.2.2");
+        }
+        wait_until("UDP after", || echo.udp(&lab.h1, H2[0], b"after"));
+    }
+}
+
+#[test]
+fn without_its_outer_device_the_daemon_ends_and_the_rest_stays_closed() {
+    let lab = Lab::new();
+    let gateway = lab.gateway(1, &Policy::default());
+    let daemon = gateway.start();
+    lab.g1.ip("link del out0");
+    let (status, log) = daemon.ended();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("out0"), "{log}");
+    // The inner device's program still decides, and finds no worker.
+    let links = lab.g1.run("ip", &["-d", "link", "show", "dev", "in0"]);
+    assert!(links.contains("prog/xdp"), "{links}");
+}

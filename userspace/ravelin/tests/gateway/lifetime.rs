@@ -1,0 +1,142 @@
+//! What stays and what goes when the daemon ends, and what it costs while nothing happens.
+
+use std::time::{Duration, Instant};
+
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::support::capture::{assert_sequence_numbers_fresh, clear};
+use crate::support::daemon::{Daemon, Gateway};
+use crate::support::echo::Echo;
+use crate::support::lab::{CLEAR_PORT, H2, Lab, PORT, Policy};
+use crate::support::wait_until;
+
+/// Ends a daemon in three ways that must make no difference, and starts it again each time.
+fn ends_closed(end: impl Fn(Daemon)) {
+    let lab = Lab::new();
+    let (g1, g2) = (
+        lab.gateway(1, &Policy::default()),
+        lab.gateway(2, &Policy::default()),
+    );
+    let _d2 = g2.start();
+    let capture = lab.capture();
+    let (protected, permitted) = (Echo::start(&lab.h2, PORT), Echo::start(&lab.h2, CLEAR_PORT));
+    for round in 0..3 {
+        let d1 = g1.start();
+        wait_until("protected UDP", || protected.udp(&lab.h1, H2[0], b"protected"));
+        wait_until("permitted UDP", || permitted.udp(&lab.h1, H2[0], b"permitted"));
+        let pins = g1.pins();
+        assert!(pins.len() >= 3, "{pins:?}");
+        end(d1);
+        assert_eq!(g1.pins(), pins);
+        let started = Instant::now();
+        let mark = capture.mark();
+        while started.elapsed() < Duration::from_secs(2) {
+            assert!(
+                !protected.udp(&lab.h1, H2[0], b"protected, meanwhile"),
+                "round {round}"
+            );
+            assert!(!lab.h1.ping(H2[0]), "round {round}");
+            permitted.udp_one_way(&lab.h1, H2[0], b"permitted, meanwhile");
+        }
+        wait_until("permitted UDP goes on", || {
+            permitted.udp(&lab.h1, H2[0], b"permitted")
+        });
+        let packets = capture.packets();
+        let leaked: Vec<_> = clear(&packets)
+            .into_iter()
+            .filter(|packet| {
+                packet
+                    .ports()
+                    .is_none_or(|(a, b)| a != CLEAR_PORT && b != CLEAR_PORT)
+            })
+            .collect();
+        assert!(leaked.is_empty(), "clear on the wire: {leaked:?}");
+        assert!(capture.mark() > mark);
+    }
+    let _d1 = g1.start();
+    wait_until("protected UDP again", || {
+        protected.udp(&lab.h1, H2[0], b"protected")
+    });
+    assert!(assert_sequence_numbers_fresh(&capture.packets()) >= 4);
+}
+
+#[test]
+fn a_killed_daemon_leaves_protected_traffic_closed_and_repeats_no_sequence_number() {
+    ends_closed(Daemon::kill);
+}
+
+#[test]
+fn a_stopped_daemon_leaves_protected_traffic_closed_and_repeats_no_sequence_number() {
+    ends_closed(|daemon| {
+        let (status, log) = daemon.stop();
+        assert!(status.success(), "{log}");
+        assert!(
+            log.contains("the filter stays") && log.contains("ravelin detach"),
+            "{log}"
+        );
+    });
+}
+
+fn assert_gone(gateway: &Gateway<'_>) {
+    assert_eq!(gateway.pins(), Vec::<String>::new());
+    let pins = std::path::Path::new("/sys/fs/bpf/ravelin").join(&gateway.instance);
+    assert!(!pins.exists(), "{}", pins.display());
+    for device in ["in0", "out0"] {
+        // The kernel frees the link after the last reference is gone.
+        wait_until("no XDP program", || {
+            !gateway
+                .namespace
+                .run("ip", &["-d", "link", "show", "dev", device])
+                .contains("xdp")
+        });
+    }
+}
+
+#[test]
+fn on_exit_open_and_detach_take_everything_away() {
+    let lab = Lab::new();
+    let echo = Echo::start(&lab.h2, PORT);
+    let open = lab.gateway(1, &Policy::default()).with("--on-exit", "open");
+    let (status, log) = open.start().stop();
+    assert!(status.success() && log.contains("the filter is gone"), "{log}");
+    assert_gone(&open);
+    wait_until("UDP in the clear", || echo.udp(&lab.h1, H2[0], b"clear"));
+
+    let closed = lab.gateway(1, &Policy::default());
+    let daemon = closed.start();
+    let refused = closed.detach();
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains(&format!("process {}", daemon.pid())), "{said}");
+    daemon.kill();
+    assert!(!echo.udp(&lab.h1, H2[0], b"closed"));
+    let done = closed.detach();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_gone(&closed);
+    wait_until("UDP in the clear", || echo.udp(&lab.h1, H2[0], b"clear"));
+}
+
+/// User and system time of a process so far.
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Fields 14 and 15 of proc(5); counted behind the name, which may hold spaces.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as u64;
+    Duration::from_millis(ticks * 1000 / per_second)
+}
+
+#[test]
+fn an_idle_daemon_uses_less_than_a_hundredth_of_a_core() {
+    let lab = Lab::new();
+    let pair = lab.start(&Policy::default());
+    wait_until("ping", || lab.h1.ping(H2[0]));
+    let (before, started) = (processor_time(pair.d1.pid()), Instant::now());
+    std::thread::sleep(Duration::from_secs(8));
+    let used = processor_time(pair.d1.pid()) - before;
+    assert!(
+        used * 100 < started.elapsed(),
+        "{used:?} in {:?}",
+        started.elapsed()
+    );
+}
