@@ -125,7 +125,7 @@ impl Half {
 }
 
 /// Everything between the sites is protected by one tunnel, except UDP to [`CLEAR_PORT`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Policy {
     /// 0: IPv4 outside; 1: IPv6.
     pub(crate) outer: usize,
@@ -135,17 +135,6 @@ pub(crate) struct Policy {
     pub(crate) keys: &'static str,
     /// More lines at the top.
     pub(crate) top: &'static str,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            outer: 0,
-            connection: "",
-            keys: "",
-            top: "",
-        }
-    }
 }
 
 impl Policy {
