@@ -50,7 +50,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let length: &[&str] = if args.quick {
         &["--quick"]
     } else {
-        &["--measurement-time", "2", "--warm-up-time", "1"]
+        &["--measurement-time", "1", "--warm-up-time", "0.5"]
     };
     program::run(command.args(length))?;
     let estimates = estimates(&workspace.target.join("criterion"))?;

@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | bench`.
+//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | bench | fuzz`.
 //!
 //! One file per task. Each task does first whatever it needs of the earlier ones, so in a fresh clone
 //! `cargo xtask demo` is enough. Nothing here is part of Ravelin itself.
@@ -7,6 +7,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod fuzz;
 mod load;
 mod program;
 mod setup;
@@ -42,6 +43,7 @@ enum Task {
     Demo(demo::Args),
     Test(test::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(args) => demo::run(&workspace, &args)?,
         Task::Test(args) => test::run(&workspace, &args)?,
         Task::Bench(args) => bench::run(&workspace, &args).map(|()| true)?,
+        Task::Fuzz(args) => fuzz::run(&workspace, &args).map(|()| true)?,
     };
     Ok(if good {
         ExitCode::SUCCESS
