@@ -96,13 +96,15 @@ fn scapy_and_the_daemon_open_what_the_other_sealed() {
             let text = format!("outwards {outer} {family} {extended} {udp}");
             let mark = peer.wire.mark();
             echo.udp_one_way(&half.h1, H2[family], text.as_bytes());
-            let esp = peer.wire.find("ESP from the daemon", mark, |seen| {
-                Ip::parse(&seen.frame).filter(|packet| packet.esp().is_some())
+            // The host's answer to the datagram before is ESP too: only this text will do.
+            let (scapy, sealed) = (&mut peer.scapy, &peer.sealed);
+            let opened = peer.wire.find("the text, sealed by the daemon", mark, |seen| {
+                let packet = Ip::parse(&seen.frame)?;
+                let (spi, sequence) = packet.esp()?;
+                assert_eq!(spi, 0x1001);
+                let opened = scapy.open(sealed, sequence.into(), &packet.bytes);
+                opened.ends_with(text.as_bytes()).then_some(opened)
             });
-            let (spi, sequence) = esp.esp().unwrap();
-            assert_eq!(spi, 0x1001);
-            let opened = peer.scapy.open(&peer.sealed.clone(), sequence.into(), &esp.bytes);
-            assert!(opened.ends_with(text.as_bytes()), "{opened:x?}");
             // RFC 4301 section 5.1.2.1: one hop, counted before it was sealed.
             assert_eq!(opened[[8, 7][family]], 63);
 
@@ -176,8 +178,7 @@ fn what_must_not_pass_is_dropped_for_its_reason() {
         let payload = if sequence == 5 {
             format!("UDP(sport=1234, dport={PORT})/Raw(b'inner policy')")
         } else {
-            // The flow that passes in the clear must not come through the tunnel either. Port 7777 is at h1's end
-            // of the reversed filter.
+            // From the port of the flow that passes in the clear: an answer of it must not come through the tunnel.
             "UDP(sport=7777, dport=1234)/Raw(b'inner policy')".to_owned()
         };
         let clear = peer
