@@ -72,15 +72,15 @@ fuzz_target!(|input: &[u8]| {
     let _ = parse_ip(&SliceReader(frame), &mut packet);
     let mut packet = IpPacket::EMPTY;
     let parsed = parse(&SliceReader(frame), &mut packet);
-    for (decide, hook) in [
-        (decide_outer as fn(&SliceReader<'_>, &Host) -> _, Kind::OpenEsp),
-        (decide_inner, Kind::Seal),
-        (decide_egress, Kind::OpenUdpEsp),
+    let reader = SliceReader(frame);
+    for (judgement, hook) in [
+        (decide_outer(&reader, &host), Some(Kind::OpenEsp)),
+        (decide_inner(&reader, &host), Some(Kind::Seal)),
+        (decide_egress(&reader, &host), None),
     ] {
-        let judgement = decide(&SliceReader(frame), &host);
         match judgement.outcome {
             Outcome::Redirect(metadata) => {
-                assert_eq!(metadata.kind, hook, "only what the hook may redirect");
+                assert_eq!(Some(metadata.kind), hook, "only what the hook may redirect");
                 check(&metadata, frame);
             }
             Outcome::Pass(kind) => {
