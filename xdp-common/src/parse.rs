@@ -392,7 +392,8 @@ fn parse_upper<R: Reader>(
             if udp_length < 8 || (udp_length > length && fragment.is_whole()) {
                 return Err(DropReason::TransportBadLength);
             }
-            udp_upper(reader, offset + 8, udp_length - 8, packet);
+            // A first fragment holds less than its UDP length says; what follows it in the frame is padding.
+            udp_upper(reader, offset + 8, udp_length.min(length) - 8, packet);
         }
         _ => {}
     }
