@@ -173,7 +173,7 @@ pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
             verdict.connection,
             verdict.rule_id,
             Kind::Seal,
-            &header,
+            header.generation,
         )),
         _ => pass(&verdict),
     };
@@ -281,15 +281,8 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     if packet.upper_length() < udp_header + 36 {
         return Some(Judgement::drop(DropReason::EspTruncated));
     }
-    let metadata = FrameMetadata {
-        slot: endpoint.slot,
-        rule_id: NO_RULE,
-        l3_offset: packet.l3_offset,
-        l3_length: packet.l3_length,
-        generation: 0,
-        kind,
-        family: endpoint.family,
-    };
+    // No rule set was asked, so there is no generation to name.
+    let metadata = metadata(packet, endpoint.slot, NO_RULE, kind, 0);
     Some(Judgement {
         outcome: Outcome::Redirect(metadata),
         rule_id: NO_RULE,
@@ -303,14 +296,13 @@ fn verdict<T: Tables>(
     direction: Direction,
     tables: &T,
 ) -> Result<(Header, Verdict), Judgement> {
-    classify(&packet.flow, direction, tables).ok_or(Judgement::drop(DropReason::NoRuleSet))
-}
-
-#[inline(always)]
-fn classify<T: Tables>(flow: &Flow, direction: Direction, tables: &T) -> Option<(Header, Verdict)> {
-    let rule_set = tables.rule_set()?;
-    let header = header(rule_set, tables)?;
-    Some((header, tables.classify(rule_set, &header, flow, direction)?))
+    let found = || {
+        let rule_set = tables.rule_set()?;
+        let header = header(rule_set, tables)?;
+        let verdict = tables.classify(rule_set, &header, &packet.flow, direction)?;
+        Some((header, verdict))
+    };
+    found().ok_or(Judgement::drop(DropReason::NoRuleSet))
 }
 
 /// The header of a rule set that was filled. An array that never was has generation 0; it must not read as "no rule,
@@ -331,18 +323,14 @@ fn pass(verdict: &Verdict) -> Outcome {
 }
 
 #[inline(always)]
-fn metadata(packet: &IpPacket, slot: u32, rule_id: u32, kind: Kind, header: &Header) -> FrameMetadata {
-    let family = match packet.flow.family {
-        Family::V4 => 4,
-        Family::V6 => 6,
-    };
+fn metadata(packet: &IpPacket, slot: u32, rule_id: u32, kind: Kind, generation: u32) -> FrameMetadata {
     FrameMetadata {
         slot,
         rule_id,
         l3_offset: packet.l3_offset,
         l3_length: packet.l3_length,
-        generation: header.generation as u16,
+        generation: generation as u16,
         kind,
-        family,
+        family: packet.flow.family as u8,
     }
 }
