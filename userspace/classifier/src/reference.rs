@@ -7,74 +7,9 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use ravelin_policy::{Action, Address, DefaultAction, Filter, Policy, PortSet, Rule, Selector};
+pub use ravelin_policy::{Packet, Transport};
 use ravelin_xdp_common::line::{NO_CONNECTION, NO_RULE};
-use ravelin_xdp_common::{Decision, Direction, Family, Flow, Ports, Verdict};
-
-use crate::expand::to_address;
-
-/// The selector values of one packet. Source and destination are of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Upper-layer protocol number.
-    pub protocol: u8,
-    /// What is known of its transport header.
-    pub transport: Transport,
-}
-
-/// What a packet's transport header says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// Source and destination port in host order, or ICMP type and code.
-    Ports(u16, u16),
-    /// The protocol has neither.
-    Absent,
-    /// A later fragment of a protocol that has them.
-    LaterFragment,
-}
-
-impl Packet {
-    /// The packet in the classifier's form.
-    #[must_use]
-    pub fn flow(&self) -> Flow {
-        let (ports, source_port, destination_port) = match self.transport {
-            Transport::Ports(source, destination) => (Ports::Known, source, destination),
-            Transport::Absent => (Ports::Absent, 0, 0),
-            Transport::LaterFragment => (Ports::Unknown, 0, 0),
-        };
-        Flow {
-            source: to_address(self.source),
-            destination: to_address(self.destination),
-            source_port,
-            destination_port,
-            family: if self.source.is_ipv4() {
-                Family::V4
-            } else {
-                Family::V6
-            },
-            protocol: self.protocol,
-            ports,
-        }
-    }
-
-    /// The packet that answers this one: addresses and ports swapped, ICMP type and code as they are.
-    #[must_use]
-    pub fn reversed(&self) -> Self {
-        let transport = match self.transport {
-            Transport::Ports(a, b) if !matches!(self.protocol, 1 | 58) => Transport::Ports(b, a),
-            other => other,
-        };
-        Self {
-            source: self.destination,
-            destination: self.source,
-            transport,
-            ..*self
-        }
-    }
-}
+use ravelin_xdp_common::{Decision, Direction, Verdict};
 
 /// What the policy says about a packet.
 #[must_use]

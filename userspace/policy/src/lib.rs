@@ -9,6 +9,8 @@
 //! [`Filter`] (which packets) in a [`FilterList`], a [`Rule`] (filter list and [`Action`]), a [`Connection`]
 //! (how `protect` protects), [`StaticKeys`] (where its keys are).
 //!
+//! [`order`] says which of two filters wins where both match a [`Packet`].
+//!
 //! This crate never reads a key, never looks at the machine it runs on, and does not know how rules are looked
 //! up: the classifier crate compiles a policy.
 #![forbid(unsafe_code)]
@@ -19,6 +21,8 @@ mod connection;
 mod diagnostic;
 mod document;
 mod filter;
+pub mod order;
+mod packet;
 mod policy;
 mod ports;
 mod protocol;
@@ -31,6 +35,7 @@ pub use connection::{
 };
 pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
 pub use filter::{Filter, FilterList, Selector};
+pub use packet::{Packet, Transport};
 pub use policy::{Interfaces, MAX_FILE_BYTES, Policy};
 pub use ports::PortSet;
 pub use protocol::Protocol;
