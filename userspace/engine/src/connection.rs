@@ -4,7 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ravelin_esp::{InboundSa, OutboundSa};
-use ravelin_xdp_common::Address;
+use ravelin_policy::{self as policy, Encapsulation};
+use ravelin_xdp_common::{Address, InboundEndpoint};
+
+use crate::address::to_address;
 
 /// One connection with its SAs. Its index is the `slot` of [`ravelin_xdp_common::FrameMetadata`].
 #[derive(Debug)]
@@ -31,5 +34,26 @@ impl Connection {
             // Too small for the mode's minimum: the old limit stays, and longer packets fail at the device.
             let _ = self.outbound.set_path_mtu(Some(mtu));
         }
+    }
+}
+
+/// What the driver checks about a connection's inbound packets.
+pub(crate) fn inbound_endpoint(connection: &policy::Connection, slot: usize) -> InboundEndpoint {
+    let (encapsulation, local_port, remote_port) = match connection.encapsulation {
+        Encapsulation::None => (ravelin_xdp_common::Encapsulation::None, 0, 0),
+        Encapsulation::Udp {
+            local_port,
+            remote_port,
+        } => (ravelin_xdp_common::Encapsulation::Udp, local_port, remote_port),
+    };
+    InboundEndpoint {
+        local: to_address(connection.local),
+        remote: to_address(connection.remote),
+        slot: slot as u32,
+        local_port,
+        remote_port,
+        family: if connection.local.is_ipv4() { 4 } else { 6 },
+        encapsulation: encapsulation as u8,
+        reserved: [0; 6],
     }
 }

@@ -66,11 +66,13 @@ impl Resolver {
     /// When netlink cannot be opened or read.
     pub fn start(outer: &Device, inner: Option<&Device>, news: Sender<News>) -> io::Result<Self> {
         let mut table = Table::read(outer.clone(), inner.cloned())?;
+        table.readdressed = false;
+        table.told = table.own_addresses();
         let first = table.snapshot();
         let (adjacencies, questions) = Adjacencies::new(first)?;
         let stop = Arc::new(AtomicBool::new(false));
         // The receiver exists as long as the engine.
-        drop(news.send(News::Addresses(table.own_addresses())));
+        drop(news.send(News::Addresses(table.told.clone())));
         let thread = {
             let (adjacencies, stop) = (Arc::clone(&adjacencies), Arc::clone(&stop));
             std::thread::Builder::new()
@@ -132,6 +134,10 @@ struct Table {
     resynchronise: bool,
     /// When routes are to be looked up again.
     reroute: Option<Instant>,
+    /// An address has come or gone since the engine was told.
+    readdressed: bool,
+    /// The own addresses that the engine was told last.
+    told: Vec<IpAddr>,
 }
 
 impl Table {
@@ -149,6 +155,8 @@ impl Table {
             confirmed: Instant::now(),
             resynchronise: false,
             reroute: None,
+            readdressed: false,
+            told: Vec::new(),
         };
         table.dump()?;
         Ok(table)
@@ -157,6 +165,7 @@ impl Table {
     /// Reads everything anew: at the start, and when announcements were lost.
     fn dump(&mut self) -> io::Result<()> {
         self.addresses.clear();
+        self.readdressed = true;
         self.neighbours.clear();
         let mut all = self
             .questions
@@ -194,7 +203,6 @@ impl Table {
         );
         // Empty if the other descriptor woke us.
         let _ = adjacencies.wake().read();
-        let addresses_before = self.own_addresses();
         let mut changed = self.follow();
         for question in questions.try_iter() {
             changed |= self.answer(question);
@@ -206,9 +214,12 @@ impl Table {
         if changed {
             adjacencies.publish(self.snapshot());
         }
-        let addresses = self.own_addresses();
-        if addresses != addresses_before {
-            drop(news.send(News::Addresses(addresses)));
+        if std::mem::take(&mut self.readdressed) {
+            let addresses = self.own_addresses();
+            if addresses != self.told {
+                self.told.clone_from(&addresses);
+                drop(news.send(News::Addresses(addresses)));
+            }
         }
     }
 
@@ -312,6 +323,7 @@ impl Table {
             })
         });
         if let Some(address) = address {
+            self.readdressed = true;
             let key = (message.header.index, address);
             if present {
                 self.addresses.insert(key, message.header.scope);

@@ -1,0 +1,124 @@
+//! Why an engine could not start, or ended.
+
+use std::io;
+
+use ravelin_classifier::CompileError;
+use ravelin_keying::{KeyingErrors, StateFolderError};
+use ravelin_xdp_common::MAX_QUEUES;
+use ravelin_xsk::OpenError;
+use thiserror::Error;
+
+use crate::attach::AttachError;
+use crate::control::ControlError;
+use crate::filter::FilterError;
+use crate::worker::WorkerError;
+
+/// Why an engine could not start, or ended.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// Netlink.
+    #[error("cannot read the network configuration: {0}")]
+    Netlink(io::Error),
+    /// No such device.
+    #[error("device {0}: no such Ethernet device in this network namespace; see `ip link`")]
+    NoDevice(String),
+    /// One device for both sides.
+    #[error("device {0} is both outer and inner; a gateway needs two devices")]
+    SameDevice(String),
+    /// Different numbers of queues.
+    #[error(
+        "device {inner} has {inner_queues} queues and device {outer} has {outer_queues}; a worker serves one queue of \
+         each, so set them equal, for instance `ethtool -L {inner} combined {least}`"
+    )]
+    Queues {
+        /// The inner device.
+        inner: String,
+        /// Its queues.
+        inner_queues: u32,
+        /// The outer device.
+        outer: String,
+        /// Its queues.
+        outer_queues: u32,
+        /// The smaller of the two.
+        least: u32,
+    },
+    /// More queues than there is room for.
+    #[error(
+        "device {device} has {queues} queues and Ravelin serves {MAX_QUEUES}; reduce them with `ethtool -L`"
+    )]
+    TooManyQueues {
+        /// The device.
+        device: String,
+        /// Its queues.
+        queues: u32,
+    },
+    /// Packets do not fit into packet memory.
+    #[error(
+        "device {device}: MTU {mtu} is larger than the {limit} bytes that Ravelin handles; `ip link set dev {device} mtu {limit}`"
+    )]
+    MtuTooLarge {
+        /// The device.
+        device: String,
+        /// Its MTU in bytes.
+        mtu: u32,
+        /// The largest that works.
+        limit: u32,
+    },
+    /// Too little is left inside the tunnel.
+    #[error(
+        "connection `{connection}`: an MTU of {mtu} bytes on device {device} leaves {inner} for packets inside, and \
+         {least} are needed; raise it with `ip link set dev {device} mtu N`, or `path-mtu` in the policy"
+    )]
+    MtuTooSmall {
+        /// The connection.
+        connection: String,
+        /// The outer device.
+        device: String,
+        /// The path MTU that results, in bytes.
+        mtu: u32,
+        /// What fits inside.
+        inner: u32,
+        /// What is needed inside.
+        least: u32,
+    },
+    /// Transport mode in a gateway.
+    #[error(
+        "connection `{0}`: transport mode protects this host's own packets, and a gateway forwards those of others; use `mode = \"tunnel\"`"
+    )]
+    TransportInGateway(String),
+    /// UDP encapsulation on other ports than the driver looks at.
+    #[error("connection `{0}`: UDP-encapsulated ESP needs local-port 4500 (RFC 3948)")]
+    EncapsulationPort(String),
+    /// The rule set does not fit.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The state folder.
+    #[error(transparent)]
+    State(#[from] StateFolderError),
+    /// Keys.
+    #[error(transparent)]
+    Keying(#[from] KeyingErrors),
+    /// The BPF side.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// Attaching.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// AF_XDP.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A worker.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// A bug.
+    #[error(
+        "the resolver panicked; protected traffic is dropped until Ravelin is started again. Please report this"
+    )]
+    ResolverPanicked,
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Threads or descriptors.
+    #[error("cannot start: {0}")]
+    System(io::Error),
+}
