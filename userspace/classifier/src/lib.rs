@@ -7,14 +7,20 @@
 //! [`mod@reference`] answers the same question directly from the policy's filters, slowly and without lines. Tests
 //! hold the two against each other, on the host and in the kernel, with what the `arbitrary` feature generates.
 //!
+//! [`Host`] is a machine that is not there: the kernel's own decisions over plain collections, to explain frames with.
+//!
 //! This crate never touches a BPF map: the engine writes the lines.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "arbitrary")]
 pub mod arbitrary;
 mod expand;
+mod frame;
+mod host;
 mod rank;
 pub mod reference;
 mod rule_set;
 
+pub use frame::frame_of;
+pub use host::Host;
 pub use rule_set::{CompileError, RuleSet, compile};

@@ -9,7 +9,7 @@
 //! [`Filter`] (which packets) in a [`FilterList`], a [`Rule`] (filter list and [`Action`]), a [`Connection`]
 //! (how `protect` protects), [`StaticKeys`] (where its keys are).
 //!
-//! [`order`] says which of two filters wins where both match a [`Packet`].
+//! [`order`] says which of two filters wins where both match a [`Packet`], [`mod@explain`] why.
 //!
 //! This crate never reads a key, never looks at the machine it runs on, and does not know how rules are looked
 //! up: the classifier crate compiles a policy.
@@ -20,9 +20,11 @@ mod check;
 mod connection;
 mod diagnostic;
 mod document;
+pub mod explain;
 mod filter;
 pub mod order;
 mod packet;
+mod packet_text;
 mod policy;
 mod ports;
 mod protocol;
@@ -36,6 +38,7 @@ pub use connection::{
 pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
 pub use filter::{Filter, FilterList, Selector};
 pub use packet::{Packet, Transport};
+pub use packet_text::{PACKET_GRAMMAR, PacketTextError};
 pub use policy::{Interfaces, MAX_FILE_BYTES, Policy};
 pub use ports::PortSet;
 pub use protocol::Protocol;

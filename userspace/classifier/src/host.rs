@@ -1,0 +1,108 @@
+//! The drivers' decisions without drivers: the same `decide_*` as in the kernel, over collections instead of maps.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use ravelin_policy::{Connection, Encapsulation, Policy};
+use ravelin_xdp_common::{
+    Address, Direction, Encapsulation as Carrier, Flow, Header, InboundEndpoint, Judgement, SliceReader,
+    Tables, Verdict, decide_egress, decide_inner, decide_outer,
+};
+
+use crate::expand::to_address;
+use crate::rule_set::RuleSet;
+
+/// A policy in force on a machine that is not there: rule set, inbound SAs and own addresses.
+#[derive(Debug)]
+pub struct Host {
+    rules: RuleSet,
+    inbound: HashMap<u32, InboundEndpoint>,
+    own: HashSet<Address>,
+}
+
+impl Host {
+    /// A machine with the addresses `own` that has `policy` in force, of which `rules` were compiled. All of its
+    /// connections are up.
+    #[must_use]
+    pub fn new(policy: &Policy, rules: RuleSet, own: &[IpAddr]) -> Self {
+        let inbound = policy.connections().iter().zip(0..).map(|(connection, slot)| {
+            let spi = connection.keys.inbound.spi.value();
+            (spi, inbound_endpoint(connection, slot))
+        });
+        Self {
+            rules,
+            inbound: inbound.collect(),
+            own: own.iter().copied().map(to_address).collect(),
+        }
+    }
+
+    /// What becomes of a frame (from its Ethernet header on): inbound ones arrive on the outer device, outbound ones on
+    /// the inner.
+    #[must_use]
+    pub fn judge(&self, frame: &[u8], direction: Direction) -> Judgement {
+        match direction {
+            Direction::Inbound => decide_outer(&SliceReader(frame), self),
+            Direction::Outbound => decide_inner(&SliceReader(frame), self),
+        }
+    }
+
+    /// What becomes of a frame that the kernel is about to send on the outer device.
+    #[must_use]
+    pub fn judge_egress(&self, frame: &[u8]) -> Judgement {
+        decide_egress(&SliceReader(frame), self)
+    }
+
+    /// Whether the address is one of the machine's own.
+    #[must_use]
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.own.contains(&to_address(address))
+    }
+}
+
+impl Tables for Host {
+    type RuleSet = ();
+
+    fn rule_set(&self) -> Option<()> {
+        Some(())
+    }
+
+    fn header(&self, (): ()) -> Option<Header> {
+        Some(Header {
+            generation: 1,
+            ..self.rules.header()
+        })
+    }
+
+    fn classify(&self, (): (), _: &Header, flow: &Flow, direction: Direction) -> Option<Verdict> {
+        Some(self.rules.classify(flow, direction))
+    }
+
+    fn inbound(&self, spi: u32) -> Option<InboundEndpoint> {
+        self.inbound.get(&spi).copied()
+    }
+
+    fn is_local(&self, address: &Address) -> bool {
+        self.own.contains(address)
+    }
+}
+
+/// What a driver checks about ESP of the connection's inbound SA; `slot` is the connection's index.
+fn inbound_endpoint(connection: &Connection, slot: u32) -> InboundEndpoint {
+    let (encapsulation, local_port, remote_port) = match connection.encapsulation {
+        Encapsulation::None => (Carrier::None, 0, 0),
+        Encapsulation::Udp {
+            local_port,
+            remote_port,
+        } => (Carrier::Udp, local_port, remote_port),
+    };
+    InboundEndpoint {
+        local: to_address(connection.local),
+        remote: to_address(connection.remote),
+        slot,
+        local_port,
+        remote_port,
+        family: if connection.local.is_ipv4() { 4 } else { 6 },
+        encapsulation: encapsulation as u8,
+        reserved: [0; 6],
+    }
+}
