@@ -22,8 +22,8 @@ const KEYS: &[&str] = &[
 ];
 
 /// Limits against a file that is only there to exhaust memory; far above any real policy.
-const MAX_RULES: usize = 65_536;
-const MAX_FILTERS: usize = 262_144;
+const MAX_RULES: usize = 262_144;
+const MAX_FILTERS: usize = 524_288;
 const MAX_CONNECTIONS: usize = 1_024;
 
 /// Longest name of a rule, filter list or connection, in characters.

@@ -11,7 +11,7 @@ use crate::filter::{Filter, FilterList};
 use crate::rule::{DefaultAction, Rule};
 
 /// Largest policy file in bytes.
-pub const MAX_FILE_BYTES: u64 = 16 << 20;
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// A policy without contradictions: every index and name in it refers to something.
 #[derive(Clone, Debug, PartialEq, Eq)]

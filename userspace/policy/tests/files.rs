@@ -52,7 +52,7 @@ fn what_is_no_text_is_refused_with_its_place() {
     let large = vec![b'#'; usize::try_from(MAX_FILE_BYTES).unwrap() + 1];
     assert_eq!(
         load(&large),
-        Err("p.toml: larger than 16 MiB; this is no policy".into())
+        Err("p.toml: larger than 64 MiB; this is no policy".into())
     );
     assert!(load(b"").is_ok(), "an empty policy permits everything");
     let missing = Policy::load(Path::new("/nonexistent/p.toml"))

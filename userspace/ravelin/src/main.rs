@@ -3,6 +3,7 @@
 
 mod check;
 mod detach;
+mod import;
 mod instance;
 mod keygen;
 mod run;
@@ -38,6 +39,7 @@ enum Command {
     Status(status::Arguments),
     Keygen(keygen::Arguments),
     Detach(detach::Arguments),
+    Import(import::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::status(&arguments),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
+        Command::Import(arguments) => import::import(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
