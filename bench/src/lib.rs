@@ -1,1 +1,24 @@
-//! Under construction.
+//! Rule sets and traffic for the benches.
+//!
+//! [`RuleList::generate`] makes rules that look like those of a router, a firewall or a host ([`Profile`]), from
+//! 100 to 250,000 of them. A [`Rule`] list is written as the text that the field publishes
+//! ([`RuleList::to_classbench`]) or as a policy ([`RuleList::to_policy`]). [`Trace`] makes the packets: on the
+//! corners of the rules, beside them, or without regard to them.
+//!
+//! Everything follows from a seed. The statistics are our own, after what ClassBench (Taylor and Turner, INFOCOM 2005)
+//! found to tell such rule sets apart: pairs of prefix lengths, classes of port ranges, nesting and skew of the
+//! prefixes, and which protocols go with them.
+#![forbid(unsafe_code)]
+
+mod generate;
+mod prefix;
+mod prefix_tree;
+mod profile;
+mod rule;
+mod trace;
+
+pub use generate::{Order, RuleList};
+pub use prefix::Prefix;
+pub use profile::{PortClass, Profile};
+pub use rule::Rule;
+pub use trace::{Kind, Trace};
