@@ -10,23 +10,26 @@ use crate::address::{Address, Family};
 use crate::connection::{Connection, Encapsulation, MIN_PATH_MTU, Mode};
 use crate::diagnostic::{Position, Report, quote};
 use crate::filter::{Filter, Selector};
-use crate::policy::Policy;
+use crate::policy::{MAX_FILTERS, Policy};
 use crate::protocol::Protocol;
 use crate::rule::{Action, Rule};
-
-/// Most filters after each rule's list has been written out.
-const MAX_EXPANDED_FILTERS: usize = 1 << 20;
 
 /// RFC 8200 section 5: every link carries IPv6 packets of 1280 bytes.
 const MIN_IPV6_MTU: u16 = 1280;
 
 /// Reports what the parts, each correct in itself, get wrong together.
 pub(crate) fn check(policy: &Policy, report: &mut Report<'_>) {
-    let expanded: usize = policy.rules().iter().map(|rule| policy.filters(rule).len()).sum();
-    if expanded > MAX_EXPANDED_FILTERS {
-        let message =
-            format!("the rules use {expanded} filters in all; at most {MAX_EXPANDED_FILTERS} are allowed");
-        report.error_at(Position { line: 1, column: 1 }, message);
+    let used: usize = policy.rules().iter().map(|rule| policy.filters(rule).len()).sum();
+    if used > MAX_FILTERS {
+        let message = format!("the rules use {used} filters in all; at most {MAX_FILTERS} are allowed");
+        report.error_at(
+            Position {
+                file: 0,
+                line: 1,
+                column: 1,
+            },
+            message,
+        );
         return;
     }
     check_spis_and_keys(policy.connections(), report);
@@ -35,6 +38,7 @@ pub(crate) fn check(policy: &Policy, report: &mut Report<'_>) {
         if let Action::Protect { connection, .. } = rule.action {
             check_protect(policy, rule, &policy.connections()[connection], report);
         }
+        warn_open(rule, report);
     }
     warn_same_filter(policy, report);
     warn_unused(policy, report);
@@ -129,15 +133,65 @@ fn check_protect(policy: &Policy, rule: &Rule, connection: &Connection, report: 
             Mode::Tunnel => check_inner_mtu(filter, rule, connection, report),
         }
         if !filter.mirrored {
-            let message = format!(
-                "mirrored = false has no effect in protect rule {}: a connection always yields both directions",
-                quote(&rule.name)
-            );
-            report.warn(filter.position, message);
+            warn_not_mirrored(filter, rule, report);
         }
         if !looped && rule.active {
             looped = warn_endpoint_inside(policy, filter, rule, connection, report);
         }
+    }
+    for template in &policy.filter_lists()[rule.filter_list].templates {
+        check_template(&template.pattern, rule, connection, report);
+    }
+}
+
+/// What can be said of filters before their addresses are known.
+fn check_template(pattern: &Filter, rule: &Rule, connection: &Connection, report: &mut Report<'_>) {
+    if connection.mode == Mode::Transport {
+        let message = format!(
+            "rule {} uses connection {} in transport mode, which protects only packets between its own ends, not \
+             those of \"me\" or of a name; write source = \"{}\", destination = \"{}\", or use mode = \"tunnel\"",
+            quote(&rule.name),
+            quote(&connection.name),
+            connection.local,
+            connection.remote
+        );
+        report.error_at(pattern.position, message);
+    } else {
+        check_inner_mtu(pattern, rule, connection, report);
+    }
+    if !pattern.mirrored {
+        warn_not_mirrored(pattern, rule, report);
+    }
+}
+
+fn warn_not_mirrored(filter: &Filter, rule: &Rule, report: &mut Report<'_>) {
+    let message = format!(
+        "mirrored = false has no effect in protect rule {}: a connection always yields both directions",
+        quote(&rule.name)
+    );
+    report.warn(filter.position, message);
+}
+
+/// Rules that let pass what they seem to hold back.
+fn warn_open(rule: &Rule, report: &mut Report<'_>) {
+    if !rule.active {
+        return;
+    }
+    if let Some(expiry) = rule.fallback_clear {
+        let message = format!(
+            "rule {} falls back to clear packets, for {} s at a time, when its peer does not answer: whoever can keep \
+             the answers from arriving turns the protection off; remove fallback-clear as soon as every peer has keys",
+            quote(&rule.name),
+            expiry.as_secs()
+        );
+        report.warn(rule.position, message);
+    }
+    if rule.audit {
+        let message = format!(
+            "rule {} is in audit mode: what it would drop is counted, and passes",
+            quote(&rule.name)
+        );
+        report.warn(rule.position, message);
     }
 }
 
@@ -276,7 +330,7 @@ fn warn_unused(policy: &Policy, report: &mut Report<'_>) {
                 list.position,
                 format!("no rule uses filter list {}", quote(&list.name)),
             );
-        } else if list.filters.is_empty() {
+        } else if list.is_empty() {
             let message = format!(
                 "filter list {} is empty; its rules match nothing",
                 quote(&list.name)

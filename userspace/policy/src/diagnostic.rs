@@ -16,6 +16,8 @@ const MAX_COUNTED: usize = 1024;
 /// A place in a policy file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
+    /// Index into [`Policy::files`](crate::Policy::files).
+    pub file: u16,
     /// Line, counted from 1.
     pub line: u32,
     /// Column in characters, counted from 1.
@@ -115,18 +117,36 @@ pub(crate) struct Report<'t> {
     warnings: Findings,
 }
 
+/// Errors or warnings, of which no more than [`MAX_REPORTED`] are kept.
 #[derive(Debug, Default)]
-struct Findings {
+pub(crate) struct Findings {
     found: Vec<Diagnostic>,
     omitted: usize,
 }
 
 impl Findings {
-    fn push(&mut self, diagnostic: impl FnOnce() -> Diagnostic) {
+    pub(crate) fn push(&mut self, diagnostic: impl FnOnce() -> Diagnostic) {
         if self.found.len() < MAX_REPORTED {
             self.found.push(diagnostic());
         } else {
             self.omitted += 1;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    pub(crate) fn into_warnings(mut self) -> Vec<Warning> {
+        self.found.sort_by_key(|diagnostic| diagnostic.position);
+        self.found
+    }
+
+    pub(crate) fn into_errors(mut self) -> PolicyErrors {
+        self.found.sort_by_key(|diagnostic| diagnostic.position);
+        PolicyErrors {
+            errors: self.found,
+            omitted: self.omitted,
         }
     }
 }
@@ -176,22 +196,23 @@ impl<'t> Report<'t> {
         });
     }
 
+    /// The file's name.
+    pub(crate) fn file(&self) -> &Arc<str> {
+        &self.file
+    }
+
     /// Whether further errors are only counted, so that their text need not be found out.
     pub(crate) fn only_counts(&self) -> bool {
         self.errors.found.len() >= MAX_REPORTED
     }
 
     /// The warnings when there were no errors, else the errors.
-    pub(crate) fn finish(mut self) -> Result<Vec<Warning>, PolicyErrors> {
-        self.errors.found.sort_by_key(|diagnostic| diagnostic.position);
-        self.warnings.found.sort_by_key(|diagnostic| diagnostic.position);
-        if self.errors.found.is_empty() {
-            return Ok(self.warnings.found);
+    pub(crate) fn finish(self) -> Result<Vec<Warning>, PolicyErrors> {
+        if self.errors.is_empty() {
+            Ok(self.warnings.into_warnings())
+        } else {
+            Err(self.errors.into_errors())
         }
-        Err(PolicyErrors {
-            errors: self.errors.found,
-            omitted: self.errors.omitted,
-        })
     }
 
     /// Line and column of the start of `span`.
@@ -206,6 +227,7 @@ impl<'t> Report<'t> {
             .filter(|before| before.len() <= MAX_COUNTED);
         let column = before.map_or(offset - start, |before| before.chars().count()) + 1;
         Position {
+            file: 0,
             line: saturate(line),
             column: saturate(column),
         }
@@ -253,11 +275,46 @@ mod tests {
     #[test]
     fn positions_count_lines_and_characters_from_one() {
         let report = Report::new("p", "a\nö b\n");
-        assert_eq!(report.position(&(0..1)), Position { line: 1, column: 1 });
-        assert_eq!(report.position(&(5..6)), Position { line: 2, column: 3 });
-        assert_eq!(report.position(&(6..6)), Position { line: 2, column: 4 });
-        assert_eq!(report.position(&(7..7)), Position { line: 3, column: 1 });
-        assert_eq!(report.position(&(900..901)), Position { line: 3, column: 1 });
+        assert_eq!(
+            report.position(&(0..1)),
+            Position {
+                file: 0,
+                line: 1,
+                column: 1
+            }
+        );
+        assert_eq!(
+            report.position(&(5..6)),
+            Position {
+                file: 0,
+                line: 2,
+                column: 3
+            }
+        );
+        assert_eq!(
+            report.position(&(6..6)),
+            Position {
+                file: 0,
+                line: 2,
+                column: 4
+            }
+        );
+        assert_eq!(
+            report.position(&(7..7)),
+            Position {
+                file: 0,
+                line: 3,
+                column: 1
+            }
+        );
+        assert_eq!(
+            report.position(&(900..901)),
+            Position {
+                file: 0,
+                line: 3,
+                column: 1
+            }
+        );
         // In the middle of a character: no panic.
         assert_eq!(report.position(&(3..4)).line, 2);
         assert_eq!(report.quote(&(3..4)), "``");

@@ -2,19 +2,25 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use toml::de::DeTable;
 
 use crate::connection::Connection;
 use crate::diagnostic::{Report, Span, quote};
 use crate::filter::{Filter, FilterList};
-use crate::policy::{Interfaces, Policy};
+use crate::group::Groups;
+use crate::policy::{Boot, Exemptions, Interfaces, MAX_FILTERS, Policy, Settings};
 use crate::reader::{Node, Table};
 use crate::rule::{DefaultAction, Names, Rule};
 
 const KEYS: &[&str] = &[
     "default",
     "non-ip",
+    "audit",
+    "exemptions",
+    "boot",
+    "addresses",
     "interfaces",
     "filter-lists",
     "rules",
@@ -23,7 +29,6 @@ const KEYS: &[&str] = &[
 
 /// Limits against a file that is only there to exhaust memory; far above any real policy.
 const MAX_RULES: usize = 262_144;
-const MAX_FILTERS: usize = 524_288;
 const MAX_CONNECTIONS: usize = 1_024;
 
 /// Longest name of a rule, filter list or connection, in characters.
@@ -55,22 +60,16 @@ pub(crate) fn read(report: &mut Report<'_>, text: &str, folder: &Path) -> Option
     };
 
     let top = Table::new(report, document.get_ref(), 0..0, "a policy", KEYS);
-    let default = read_default(report, &top, "default");
-    let non_ip = read_default(report, &top, "non-ip");
-    let interfaces = top
-        .optional("interfaces")
-        .map_or(Some(Interfaces::default()), |node| read_interfaces(report, node));
-    let (filter_lists, list_names) = read_filter_lists(report, &top);
+    let settings = read_settings(report, &top);
+    let mut groups = top
+        .optional("addresses")
+        .map_or_else(Groups::default, |node| Groups::read(report, node));
+    let (filter_lists, list_names) = read_filter_lists(report, &top, &mut groups);
     let (connections, connection_names) = read_connections(report, &top, folder);
     let rules = read_rules(report, &top, &list_names, &connection_names);
-    Some(Policy::new(
-        default?,
-        non_ip?,
-        interfaces?,
-        filter_lists,
-        rules,
-        connections,
-    ))
+    groups.warn(report);
+    let files = Arc::new([report.file().clone()]);
+    Some(Policy::new(files, settings?, filter_lists, rules, connections))
 }
 
 fn report_syntax(report: &mut Report<'_>, error: &toml::de::Error, text: &str) {
@@ -100,6 +99,67 @@ pub(crate) fn read_name(report: &mut Report<'_>, name: &str, span: &Span) -> Opt
         );
     }
     good.then(|| name.to_owned())
+}
+
+fn read_settings(report: &mut Report<'_>, top: &Table<'_>) -> Option<Settings> {
+    let default = read_default(report, top, "default");
+    let non_ip = read_default(report, top, "non-ip");
+    let audit = top.or_default("audit", false, |node| {
+        let audit = node.boolean(report)?;
+        if audit {
+            let position = report.position(&node.span());
+            report.warn(
+                position,
+                "the policy is in audit mode: nothing is dropped, only counted",
+            );
+        }
+        Some(audit)
+    });
+    let exemptions = top.or_default("exemptions", Exemptions::default(), |node| {
+        read_exemptions(report, node)
+    });
+    let boot = top.or_default("boot", Boot::default(), |node| {
+        let choices = [
+            ("permit", Boot::Permit),
+            ("block", Boot::Block),
+            ("stateful", Boot::Stateful),
+        ];
+        node.choice(report, &choices)
+    });
+    let interfaces = top.or_default("interfaces", Interfaces::default(), |node| {
+        read_interfaces(report, node)
+    });
+    Some(Settings {
+        default: default?,
+        non_ip: non_ip?,
+        audit: audit?,
+        exemptions: exemptions?,
+        boot: boot?,
+        interfaces: interfaces?,
+    })
+}
+
+fn read_exemptions(report: &mut Report<'_>, node: Node<'_>) -> Option<Exemptions> {
+    let level = u8::try_from(node.integer(report, 0, 3)?).ok()?;
+    let exemptions = Exemptions::new(level)?;
+    let open = match (
+        exemptions.kerberos_and_rsvp(),
+        exemptions.multicast_and_broadcast(),
+    ) {
+        (false, false) => return Some(exemptions),
+        (true, false) => "anyone who sends from port 88 (Kerberos) reaches every port, past every rule",
+        (false, true) => "multicast and broadcast pass every rule",
+        (true, true) => {
+            "anyone who sends from port 88 (Kerberos) reaches every port, past every rule, and so do multicast and \
+             broadcast"
+        }
+    };
+    let position = report.position(&node.span());
+    report.warn(
+        position,
+        format!("exemptions = {level}: {open}; write exemptions = 3"),
+    );
+    Some(exemptions)
 }
 
 fn read_default(report: &mut Report<'_>, top: &Table<'_>, key: &str) -> Option<DefaultAction> {
@@ -144,7 +204,11 @@ fn read_interface(report: &mut Report<'_>, node: Node<'_>) -> Option<Option<Stri
     Some(Some(name.to_owned()))
 }
 
-fn read_filter_lists<'a>(report: &mut Report<'_>, top: &Table<'a>) -> (Vec<FilterList>, Names<'a>) {
+fn read_filter_lists<'a>(
+    report: &mut Report<'_>,
+    top: &Table<'a>,
+    groups: &mut Groups<'a>,
+) -> (Vec<FilterList>, Names<'a>) {
     let (mut lists, mut names, mut count) = (Vec::new(), Names::new(), 0);
     let Some(entries) = top
         .optional("filter-lists")
@@ -156,41 +220,54 @@ fn read_filter_lists<'a>(report: &mut Report<'_>, top: &Table<'a>) -> (Vec<Filte
         let name: &str = key.get_ref().as_ref();
         names.insert(name, None);
         let usable = read_name(report, name, &key.span());
-        let Some(filters) = read_filters(report, Node::new(value), &mut count) else {
-            continue;
-        };
-        let Some(usable) = usable else { continue };
-        names.insert(name, Some(lists.len()));
-        lists.push(FilterList {
-            name: usable,
-            filters,
+        let mut list = FilterList {
+            name: usable.clone().unwrap_or_default(),
+            filters: Vec::new(),
             position: report.position(&key.span()),
-        });
+            templates: Vec::new(),
+        };
+        let good = read_filters(report, Node::new(value), groups, count, &mut list).is_some();
+        count += list.filters.len();
+        if good && usable.is_some() {
+            names.insert(name, Some(lists.len()));
+            lists.push(list);
+        }
     }
     (lists, names)
 }
 
-fn read_filters(report: &mut Report<'_>, node: Node<'_>, count: &mut usize) -> Option<Vec<Filter>> {
+/// `count` is how many filters the lists before have.
+fn read_filters<'a>(
+    report: &mut Report<'_>,
+    node: Node<'a>,
+    groups: &mut Groups<'a>,
+    count: usize,
+    list: &mut FilterList,
+) -> Option<()> {
     let table = node.table(report, "a filter list", &["filters"])?;
     let node = table.required(report, "filters")?;
     let elements = node.array(report, "filters")?;
-    *count += elements.len();
-    if *count > MAX_FILTERS {
+    let written = elements.len();
+    let too_many = |report: &mut Report<'_>| {
         report.error(
             &node.span(),
             format!("more than {MAX_FILTERS} filters in the policy"),
         );
+    };
+    if count + written > MAX_FILTERS {
+        too_many(report);
         return None;
     }
-    let mut filters = Vec::with_capacity(elements.len());
+    list.filters.reserve(written);
     let mut faulty = false;
     for element in elements {
-        match Filter::read(report, element) {
-            Some(filter) => filters.push(filter),
-            None => faulty = true,
-        }
+        let Some(room) = MAX_FILTERS.checked_sub(count + list.filters.len() + 1) else {
+            too_many(report);
+            return None;
+        };
+        faulty |= Filter::read(report, element, groups, room + 1, list).is_none();
     }
-    (!faulty).then_some(filters)
+    (!faulty).then_some(())
 }
 
 fn read_connections<'a>(

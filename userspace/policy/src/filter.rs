@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use crate::address::{Address, Family};
 use crate::diagnostic::{Position, Report};
+use crate::group::{Groups, Side};
 use crate::ports::PortSet;
 use crate::protocol::Protocol;
 use crate::reader::{Node, Table};
+use crate::template::Template;
 
 /// Keys of a filter.
 const KEYS: &[&str] = &[
@@ -26,10 +28,21 @@ const KEYS: &[&str] = &[
 pub struct FilterList {
     /// Unique among filter lists.
     pub name: String,
-    /// In the order of definition; may be empty.
+    /// In the order of definition; may be empty. Filters whose addresses depend on the machine are among them only
+    /// after [`Policy::resolve`](crate::Policy::resolve).
     pub filters: Vec<Filter>,
     /// Where it is defined.
     pub position: Position,
+    /// Filters whose addresses depend on the machine, in the order of definition.
+    pub(crate) templates: Vec<Template>,
+}
+
+impl FilterList {
+    /// Whether it has no filters, nor any that appear when it is resolved.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty() && self.templates.is_empty()
+    }
 }
 
 /// Which packets.
@@ -111,22 +124,49 @@ impl Filter {
         }
     }
 
-    pub(crate) fn read(report: &mut Report<'_>, node: Node<'_>) -> Option<Self> {
+    /// Reads a filter and adds what it stands for to `list`: the pairs of its sources and destinations, and a
+    /// template when some of them depend on the machine. `room` is how many filters more there may be.
+    pub(crate) fn read<'a>(
+        report: &mut Report<'_>,
+        node: Node<'a>,
+        groups: &mut Groups<'a>,
+        room: usize,
+        list: &mut FilterList,
+    ) -> Option<()> {
         let table = node.table(report, "a filter", KEYS)?;
-        let source = read_address(report, &table, "source");
-        let destination = read_address(report, &table, "destination");
+        let source = read_side(report, &table, "source", groups);
+        let destination = read_side(report, &table, "destination", groups);
         let protocol = table.or_default("protocol", None, |node| read_protocol(report, node));
         let mirrored = table.or_default("mirrored", true, |node| node.boolean(report));
         let selector = read_selector(report, &table, protocol);
-        let filter = Self {
-            source: source?,
-            destination: destination?,
+        let (source, destination) = (source?, destination?);
+        let pattern = Self {
+            source: Address::Any,
+            destination: Address::Any,
             protocol: protocol?,
             selector: selector?,
             mirrored: mirrored?,
             position: report.position(table.span()),
         };
-        filter.check_families(report, &table).then_some(filter)
+        if let (Side::One(source), Side::One(destination)) = (&source, &destination) {
+            let filter = pattern.between(*source, *destination);
+            if filter.check_families(report, &table) {
+                list.filters.push(filter);
+                return Some(());
+            }
+            return None;
+        }
+        let template = Template::new(pattern, source.into_parties(), destination.into_parties());
+        template.write_out(report, &table, room, list)
+    }
+
+    /// The same filter with other addresses.
+    pub(crate) fn between(&self, source: Address, destination: Address) -> Self {
+        Self {
+            source,
+            destination,
+            ..self.clone()
+        }
     }
 
     fn check_families(&self, report: &mut Report<'_>, table: &Table<'_>) -> bool {
@@ -180,15 +220,14 @@ impl fmt::Display for Filter {
     }
 }
 
-fn read_address(report: &mut Report<'_>, table: &Table<'_>, key: &str) -> Option<Address> {
+fn read_side<'a>(
+    report: &mut Report<'_>,
+    table: &Table<'a>,
+    key: &str,
+    groups: &mut Groups<'a>,
+) -> Option<Side> {
     let node = table.required(report, key)?;
-    match Address::parse(node.string(report)?) {
-        Ok(address) => Some(address),
-        Err(message) => {
-            report.error(&node.span(), message);
-            None
-        }
-    }
+    groups.read_side(report, node)
 }
 
 /// `Some(None)` is any protocol.

@@ -11,6 +11,9 @@
 //!
 //! [`order`] says which of two filters wins where both match a [`Packet`], [`mod@explain`] why.
 //!
+//! `me` and names stand for the addresses of the machine at the moment: [`Policy::resolve`] puts them in, given
+//! [`Surroundings`].
+//!
 //! This crate never reads a key, never looks at the machine it runs on, and does not know how rules are looked
 //! up: the classifier crate compiles a policy.
 #![forbid(unsafe_code)]
@@ -22,14 +25,18 @@ mod diagnostic;
 mod document;
 pub mod explain;
 mod filter;
+mod group;
 pub mod order;
 mod packet;
 mod packet_text;
+mod party;
 mod policy;
 mod ports;
 mod protocol;
 mod reader;
 mod rule;
+mod surroundings;
+mod template;
 
 pub use address::{Address, Family};
 pub use connection::{
@@ -39,7 +46,8 @@ pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
 pub use filter::{Filter, FilterList, Selector};
 pub use packet::{Packet, Transport};
 pub use packet_text::{PACKET_GRAMMAR, PacketTextError};
-pub use policy::{Interfaces, MAX_FILE_BYTES, Policy};
+pub use policy::{Boot, Exemptions, Interfaces, MAX_FILE_BYTES, Policy};
 pub use ports::PortSet;
 pub use protocol::Protocol;
 pub use rule::{Action, DefaultAction, Rule};
+pub use surroundings::Surroundings;

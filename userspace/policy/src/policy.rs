@@ -2,26 +2,92 @@
 
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::check;
 use crate::connection::Connection;
-use crate::diagnostic::{PolicyErrors, Report, Warning};
+use crate::diagnostic::{PolicyErrors, Position, Report, Warning};
 use crate::document;
 use crate::filter::{Filter, FilterList};
 use crate::rule::{DefaultAction, Rule};
 
-/// Largest policy file in bytes.
+/// Largest policy file in bytes; 250,000 rules with a filter each take 50 MB.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Most filters of a policy, and most that its rules use together, after every group and name is written out.
+pub(crate) const MAX_FILTERS: usize = 1_000_000;
 
 /// A policy without contradictions: every index and name in it refers to something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    default: DefaultAction,
-    non_ip: DefaultAction,
-    interfaces: Interfaces,
+    files: Arc<[Arc<str>]>,
+    settings: Settings,
     filter_lists: Vec<FilterList>,
     rules: Vec<Rule>,
     connections: Vec<Connection>,
+}
+
+/// What a policy says as a whole, outside its rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) default: DefaultAction,
+    pub(crate) non_ip: DefaultAction,
+    pub(crate) audit: bool,
+    pub(crate) exemptions: Exemptions,
+    pub(crate) boot: Boot,
+    pub(crate) interfaces: Interfaces,
+}
+
+/// Which traffic no filter applies to, besides ARP and neighbour discovery: a level from 0 to 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Exemptions(u8);
+
+impl Exemptions {
+    /// Only IKE: UDP port 500, and UDP port 4500 with a non-ESP marker.
+    pub const ONLY_IKE: Self = Self(3);
+
+    /// The exemptions of a level from 0 to 3.
+    #[must_use]
+    pub fn new(level: u8) -> Option<Self> {
+        (level <= 3).then_some(Self(level))
+    }
+
+    /// 0 to 3; the higher, the less is exempt.
+    #[must_use]
+    pub fn level(self) -> u8 {
+        self.0
+    }
+
+    /// Whether multicast and broadcast pass.
+    #[must_use]
+    pub fn multicast_and_broadcast(self) -> bool {
+        self.0 < 2
+    }
+
+    /// Whether Kerberos (TCP and UDP port 88, either side) and RSVP (protocol 46) pass. Whoever sends from port 88
+    /// passes every filter then.
+    #[must_use]
+    pub fn kerberos_and_rsvp(self) -> bool {
+        self.0 == 0 || self.0 == 2
+    }
+}
+
+impl Default for Exemptions {
+    fn default() -> Self {
+        Self::ONLY_IKE
+    }
+}
+
+/// What passes from boot until a policy is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Boot {
+    /// Everything.
+    Permit,
+    /// The lifeline only: ARP, neighbour discovery, IKE.
+    Block,
+    /// What this machine sends and the replies to it, and DHCP.
+    #[default]
+    Stateful,
 }
 
 /// Devices named in the policy; the command line overrides them.
@@ -83,39 +149,68 @@ impl Policy {
     }
 
     pub(crate) fn new(
-        default: DefaultAction,
-        non_ip: DefaultAction,
-        interfaces: Interfaces,
+        files: Arc<[Arc<str>]>,
+        settings: Settings,
         filter_lists: Vec<FilterList>,
         rules: Vec<Rule>,
         connections: Vec<Connection>,
     ) -> Self {
         Self {
-            default,
-            non_ip,
-            interfaces,
+            files,
+            settings,
             filter_lists,
             rules,
             connections,
         }
     }
 
+    /// The files it was read from, the one named first and then those that it includes.
+    #[must_use]
+    pub fn files(&self) -> &[Arc<str>] {
+        &self.files
+    }
+
+    /// The file that a position of this policy is in.
+    #[must_use]
+    pub fn file(&self, position: Position) -> &Arc<str> {
+        let index = usize::from(position.file).min(self.files.len() - 1);
+        &self.files[index]
+    }
+
     /// What happens to packets that match no rule.
     #[must_use]
     pub fn default_action(&self) -> DefaultAction {
-        self.default
+        self.settings.default
     }
 
     /// What happens to frames that are not IP (and not ARP).
     #[must_use]
     pub fn non_ip(&self) -> DefaultAction {
-        self.non_ip
+        self.settings.non_ip
+    }
+
+    /// Whether nothing is dropped: what the rules and defaults would drop is counted, and passes.
+    #[must_use]
+    pub fn audit(&self) -> bool {
+        self.settings.audit
+    }
+
+    /// Which traffic no filter applies to.
+    #[must_use]
+    pub fn exemptions(&self) -> Exemptions {
+        self.settings.exemptions
+    }
+
+    /// What passes from boot until this policy is in force.
+    #[must_use]
+    pub fn boot(&self) -> Boot {
+        self.settings.boot
     }
 
     /// The devices it names.
     #[must_use]
     pub fn interfaces(&self) -> &Interfaces {
-        &self.interfaces
+        &self.settings.interfaces
     }
 
     /// The rules in the order of definition; the index is the rule's id.
@@ -134,6 +229,10 @@ impl Policy {
     #[must_use]
     pub fn filter_lists(&self) -> &[FilterList] {
         &self.filter_lists
+    }
+
+    pub(crate) fn filter_lists_mut(&mut self) -> &mut [FilterList] {
+        &mut self.filter_lists
     }
 
     /// The filters of one of this policy's rules.

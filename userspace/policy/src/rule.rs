@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
 use crate::diagnostic::{Position, Report, quote};
 use crate::document::read_name;
-use crate::reader::{Node, closest};
+use crate::reader::{Node, Table, closest};
 
 /// Keys of a rule.
 const KEYS: &[&str] = &[
@@ -15,8 +16,15 @@ const KEYS: &[&str] = &[
     "connection",
     "priority",
     "accept-unsecured",
+    "fallback-clear",
+    "soft-expiry",
+    "audit",
     "active",
 ];
+
+/// How long a fallback to clear packets lasts unless `soft-expiry` says otherwise, and at most; in seconds.
+const SOFT_EXPIRY: i64 = 3_600;
+const MAX_SOFT_EXPIRY: i64 = 7 * 24 * 3_600;
 
 /// What happens to packets that no rule matches, and to packets that are not IP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -67,6 +75,11 @@ pub struct Rule {
     pub priority: Option<u32>,
     /// An inactive rule is checked but matches nothing.
     pub active: bool,
+    /// What it would drop is counted and passes.
+    pub audit: bool,
+    /// Only for `protect`: outbound packets go in the clear, for this long at a time, when the peer gives no answer
+    /// at all to key negotiation. `None` forbids it.
+    pub fallback_clear: Option<Duration>,
     /// Where it is defined.
     pub position: Position,
 }
@@ -96,6 +109,8 @@ impl Rule {
                 .map(Some)
         });
         let active = table.or_default("active", true, |node| node.boolean(report));
+        let audit = table.or_default("audit", false, |node| node.boolean(report));
+        let fallback_clear = read_fallback_clear(report, &table);
         let unsecured = table.or_default("accept-unsecured", false, |node| node.boolean(report));
 
         let action = table.required(report, "action").and_then(|node| {
@@ -109,7 +124,7 @@ impl Rule {
             )
         })?;
         if action != Word::Protect {
-            for key in ["connection", "accept-unsecured"] {
+            for key in ["connection", "accept-unsecured", "fallback-clear", "soft-expiry"] {
                 if let Some(node) = table.optional(key) {
                     report.error(
                         &node.span(),
@@ -137,6 +152,8 @@ impl Rule {
             action,
             priority: priority?,
             active: active?,
+            audit: audit?,
+            fallback_clear: fallback_clear?,
             position: report.position(table.span()),
         })
     }
@@ -148,6 +165,26 @@ enum Word {
     Permit,
     Block,
     Protect,
+}
+
+/// `Some(None)` when there is no fallback.
+fn read_fallback_clear(report: &mut Report<'_>, table: &Table<'_>) -> Option<Option<Duration>> {
+    let fallback = table.or_default("fallback-clear", false, |node| node.boolean(report));
+    let expiry = table.or_default("soft-expiry", SOFT_EXPIRY, |node| {
+        node.integer(report, 1, MAX_SOFT_EXPIRY)
+    });
+    let (fallback, expiry) = (fallback?, expiry?);
+    if fallback {
+        return Some(u64::try_from(expiry).ok().map(Duration::from_secs));
+    }
+    if let Some(node) = table.optional("soft-expiry") {
+        report.error(
+            &node.span(),
+            "soft-expiry is only for fallback-clear = true; remove it",
+        );
+        return None;
+    }
+    Some(None)
 }
 
 fn look_up(

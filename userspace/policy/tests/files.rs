@@ -86,7 +86,7 @@ fn a_policy_that_would_explode_is_refused() {
     let text = format!("[filter-lists.a]\nfilters = [{filters}]\n{rules}");
     let errors = Policy::parse(&text, "p.toml").unwrap_err().to_string();
     assert!(
-        errors.contains("2000000 filters in all; at most 1048576"),
+        errors.contains("2000000 filters in all; at most 1000000"),
         "{errors}"
     );
     let deep = format!("a = {}", "[".repeat(100_000));

@@ -1,6 +1,8 @@
 //! Every mistake is found, at its place, with a word on what to do.
 
-use ravelin_policy::{Policy, PolicyErrors};
+use std::time::Duration;
+
+use ravelin_policy::{Boot, Policy, PolicyErrors};
 
 /// A good policy; tests spoil one thing in it at a time.
 const GOOD: &str = r#"default = "permit"
@@ -77,6 +79,18 @@ fn top_level() {
         "2:10",
         "expected \"permit\" or \"block\", found `true`",
     );
+    for (wrong, place, expected) in [
+        ("exemptions = 4", "2:14", "a whole number from 0 to 3, found `4`"),
+        ("audit = 1", "2:9", "expected true or false"),
+        (
+            "boot = \"open\"",
+            "2:8",
+            "write \"permit\" or \"block\" or \"stateful\"",
+        ),
+        ("addresses = []", "2:13", "expected a table (address groups)"),
+    ] {
+        spoiled("non-ip = \"permit\"", wrong, place, expected);
+    }
     spoiled(
         "outer = \"eth0\"",
         "outer = \"eth1\"",
@@ -114,12 +128,12 @@ fn filters() {
         "write \"10.1.0.0/16\"",
     );
     spoiled("\"10.1.0.0/16\"", "\"10.1.0.0/40\"", "8:14", "is not an address");
-    spoiled("\"10.1.0.0/16\"", "\"me\"", "8:14", "not supported yet");
+    spoiled("\"10.1.0.0/16\"", "\"m\"", "8:14", "did you mean \"me\"?");
     spoiled(
         "\"10.1.0.0/16\"",
         "16",
         "8:14",
-        "expected a string in quotes, found `16`",
+        "expected an address in quotes, or an array of them, found `16`",
     );
     spoiled("\"10.1.0.0/16\"", "\"fd00::/16\"", "8:3", "of one family");
     spoiled("source = \"10.1.0.0/16\", ", "", "8:3", "needs the key `source`");
@@ -215,6 +229,24 @@ fn rules() {
         "usable as a name",
     );
     spoiled("active = true", "active = 1", "18:10", "expected true or false");
+    spoiled(
+        "active = true",
+        "audit = \"yes\"",
+        "18:9",
+        "expected true or false",
+    );
+    spoiled(
+        "active = true",
+        "soft-expiry = 60",
+        "18:15",
+        "soft-expiry is only for fallback-clear = true",
+    );
+    spoiled(
+        "active = true",
+        "fallback-clear = true\nsoft-expiry = 0",
+        "19:15",
+        "from 1 to 604800",
+    );
     let permit = GOOD
         .replace("action = \"protect\"", "action = \"permit\"")
         .replace("connection = \"branch\"\n", "");
@@ -417,5 +449,61 @@ fn what_is_odd_but_works_is_a_warning() {
     warned(
         &same,
         "rules `branch` (protect) and `same` (block) have the same filter",
+    );
+}
+
+#[test]
+fn what_is_open_is_a_warning() {
+    let text = GOOD.replace(
+        "non-ip = \"permit\"\n",
+        "audit = true\nexemptions = 0\nboot = \"permit\"\n",
+    );
+    let text = text.replace("active = true", "fallback-clear = true\naudit = true");
+    let (policy, warnings) = Policy::parse(&text, "site.toml").unwrap();
+    assert!(policy.audit());
+    assert_eq!(policy.exemptions().level(), 0);
+    assert_eq!(policy.boot(), Boot::Permit);
+    assert!(policy.rules()[0].audit);
+    assert_eq!(policy.rules()[0].fallback_clear, Some(Duration::from_secs(3_600)));
+    let text: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    let expected = [
+        "site.toml:2:9: the policy is in audit mode: nothing is dropped",
+        "site.toml:3:14: exemptions = 0: anyone who sends from port 88",
+        "site.toml:13:1: rule `branch` falls back to clear packets, for 3600 s",
+        "site.toml:13:1: rule `branch` is in audit mode",
+    ];
+    assert_eq!(text.len(), expected.len(), "{text:?}");
+    for (text, expected) in text.iter().zip(expected) {
+        assert!(text.starts_with(expected), "{text}");
+    }
+    for (level, kerberos, multicast) in [
+        (0, true, true),
+        (1, false, true),
+        (2, true, false),
+        (3, false, false),
+    ] {
+        let (policy, warnings) = Policy::parse(&format!("exemptions = {level}"), "p").unwrap();
+        assert_eq!(policy.exemptions().kerberos_and_rsvp(), kerberos);
+        assert_eq!(policy.exemptions().multicast_and_broadcast(), multicast);
+        let warned = warnings.first().map_or("", |warning| &warning.message);
+        assert_eq!(warned.contains("port 88"), kerberos, "{warned}");
+        assert_eq!(warned.contains("multicast"), multicast, "{warned}");
+    }
+}
+
+#[test]
+fn transport_mode_knows_its_ends() {
+    let text = GOOD
+        .replace("mode = \"tunnel\"", "mode = \"transport\"")
+        .replace(
+            "{ source = \"10.1.0.0/16\", destination = \"10.2.0.0/16\" },\n  { source = \"fd01::/64\", destination = \"fd02::/64\", protocol",
+            "{ source = \"me\", destination = \"192.0.2.2\", protocol",
+        );
+    let text = errors(&text).to_string();
+    assert!(
+        text.contains(
+            "not those of \"me\" or of a name; write source = \"192.0.2.1\", destination = \"192.0.2.2\""
+        ),
+        "{text}"
     );
 }
