@@ -15,11 +15,11 @@ pub fn rank_in_words(rank: &Rank, filter: &Filter) -> String {
         None => String::new(),
     };
     let ports = match weight.ports_given.0 {
-        0 => "no port".to_owned(),
-        given => format!("{} ({})", limited(given, filter), pairs(weight.port_pairs)),
+        0 => "no port given".to_owned(),
+        given => format!("{} given ({})", limited(given, filter), pairs(weight.port_pairs)),
     };
     format!(
-        "{priority}shorter prefix {} bits, longer prefix {} bits, {}, {ports} given, {}",
+        "{priority}shorter prefix {} bits, longer prefix {} bits, {}, {ports}, {}",
         weight.shorter_prefix.0,
         weight.longer_prefix.0,
         if weight.protocol_given.0 {

@@ -50,7 +50,6 @@ fn write_way(text: &mut String, way: &Way) {
     }
     if !way.misses.is_empty() {
         let count = way.misses.len() + way.more_misses;
-        let others = way.winner.is_some();
         let nearest = if count > 1 { ", nearest first" } else { "" };
         let others = way.winner.is_some();
         let _ = writeln!(
