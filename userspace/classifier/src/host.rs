@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ravelin_policy::{Connection, Encapsulation, Policy};
 use ravelin_xdp_common::{
-    Address, Direction, Encapsulation as Carrier, Flow, Header, InboundEndpoint, Judgement, SliceReader,
-    Tables, Verdict, decide_egress, decide_inner, decide_outer,
+    Address, Direction, Encapsulation as Carrier, Flow, Header, InboundEndpoint, Judgement, Outcome,
+    SliceReader, Tables, Verdict, decide_egress, decide_inner, decide_outer,
 };
 
 use crate::expand::to_address;
@@ -50,6 +50,18 @@ impl Host {
     #[must_use]
     pub fn judge_egress(&self, frame: &[u8]) -> Judgement {
         decide_egress(&SliceReader(frame), self)
+    }
+
+    /// What would become of a frame if `address` were one of the machine's own.
+    #[must_use]
+    pub fn judge_with_own(&mut self, frame: &[u8], direction: Direction, address: IpAddr) -> Outcome {
+        let address = to_address(address);
+        let added = self.own.insert(address);
+        let outcome = self.judge(frame, direction).outcome;
+        if added {
+            self.own.remove(&address);
+        }
+        outcome
     }
 
     /// Whether the address is one of the machine's own.

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use ravelin_policy::{DefaultAction, Policy};
-use ravelin_xdp_common::line::MAX_LINES;
+use ravelin_xdp_common::line::{MAX_LINES, NO_CONNECTION};
 use ravelin_xdp_common::{Action, Direction, Flow, Header, Line, MAX_RULES, Verdict, walk};
 
 use crate::expand::{expand, line_count};
@@ -104,6 +104,20 @@ impl RuleSet {
     #[must_use]
     pub fn lines(&self) -> &[Line] {
         &self.lines
+    }
+
+    /// Gives rules and connections other numbers: `rules[i]` and `connections[i]` for those at index `i` of the
+    /// policy, so that counters and SAs keep their places when policies change.
+    ///
+    /// # Panics
+    /// If a number is missing.
+    pub fn renumber(&mut self, rules: &[u32], connections: &[u32]) {
+        for line in &mut self.lines {
+            line.rule_id = rules[line.rule_id as usize];
+            if line.connection != NO_CONNECTION {
+                line.connection = connections[line.connection as usize];
+            }
+        }
     }
 
     /// What the rule set says about a packet, by the kernel's own step.

@@ -9,9 +9,13 @@ use ravelin_xdp_common::{Address, InboundEndpoint};
 
 use crate::address::to_address;
 
-/// One connection with its SAs. Its index is the `slot` of [`ravelin_xdp_common::FrameMetadata`].
+/// One connection with its SAs.
 #[derive(Debug)]
 pub struct Connection {
+    /// Its place: what the driver writes into [`ravelin_xdp_common::FrameMetadata`]. Kept across swaps of the policy.
+    pub slot: u32,
+    /// The first generation in which the slot was its own.
+    pub since: u32,
     /// Name in the policy.
     pub name: String,
     /// The peer's outer address.
@@ -20,6 +24,8 @@ pub struct Connection {
     pub remote_address: Address,
     /// Longest outer packet in bytes that the policy allows.
     pub path_mtu: Option<u32>,
+    /// What the driver checks about its inbound packets.
+    pub endpoint: InboundEndpoint,
     /// Seals.
     pub outbound: Arc<OutboundSa>,
     /// Opens.
@@ -35,25 +41,36 @@ impl Connection {
             let _ = self.outbound.set_path_mtu(Some(mtu));
         }
     }
-}
 
-/// What the driver checks about a connection's inbound packets.
-pub(crate) fn inbound_endpoint(connection: &policy::Connection, slot: usize) -> InboundEndpoint {
-    let (encapsulation, local_port, remote_port) = match connection.encapsulation {
-        Encapsulation::None => (ravelin_xdp_common::Encapsulation::None, 0, 0),
-        Encapsulation::Udp {
+    /// The same with another limit from the policy.
+    pub(crate) fn with_path_mtu(&self, path_mtu: Option<u32>) -> Self {
+        Self {
+            path_mtu,
+            name: self.name.clone(),
+            outbound: Arc::clone(&self.outbound),
+            inbound: Arc::clone(&self.inbound),
+            ..*self
+        }
+    }
+
+    /// What the driver checks about a connection's inbound packets.
+    pub(crate) fn inbound_endpoint(connection: &policy::Connection, slot: u32) -> InboundEndpoint {
+        let (encapsulation, local_port, remote_port) = match connection.encapsulation {
+            Encapsulation::None => (ravelin_xdp_common::Encapsulation::None, 0, 0),
+            Encapsulation::Udp {
+                local_port,
+                remote_port,
+            } => (ravelin_xdp_common::Encapsulation::Udp, local_port, remote_port),
+        };
+        InboundEndpoint {
+            local: to_address(connection.local),
+            remote: to_address(connection.remote),
+            slot,
             local_port,
             remote_port,
-        } => (ravelin_xdp_common::Encapsulation::Udp, local_port, remote_port),
-    };
-    InboundEndpoint {
-        local: to_address(connection.local),
-        remote: to_address(connection.remote),
-        slot: slot as u32,
-        local_port,
-        remote_port,
-        family: if connection.local.is_ipv4() { 4 } else { 6 },
-        encapsulation: encapsulation as u8,
-        reserved: [0; 6],
+            family: if connection.local.is_ipv4() { 4 } else { 6 },
+            encapsulation: encapsulation as u8,
+            reserved: [0; 6],
+        }
     }
 }

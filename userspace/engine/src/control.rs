@@ -1,30 +1,36 @@
 //! The control socket: HTTP and JSON over a Unix socket, for root and the user that runs the engine.
 
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame as BodyFrame};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::geteuid;
+use serde::Serialize;
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use crate::status::Status;
+use crate::order::{ApplyRequest, Order, Reply, paths};
 
-/// Path of the status.
-const STATUS: &str = "/v1/status";
-
-/// How long a client may take for a request, and a server for its answer.
+/// How long a client may take for a request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Largest answer a client reads.
-const LARGEST: usize = 16 << 20;
+/// How long a request and its answer may take together: the largest policies need some seconds.
+pub(crate) const LONGEST: Duration = Duration::from_secs(120);
+
+/// Clients that are served at a time; others wait.
+const CLIENTS: usize = 16;
+
+/// Largest request in bytes.
+const LARGEST_ORDER: usize = 64 << 10;
 
 /// What went wrong with the control socket.
 #[derive(Debug, Error)]
@@ -45,6 +51,9 @@ pub enum ControlError {
         /// What went wrong.
         error: io::Error,
     },
+    /// The engine refused.
+    #[error("{0}")]
+    Refused(String),
     /// The answer is not one.
     #[error("control socket {path}: {what}")]
     Answer {
@@ -93,9 +102,14 @@ impl Control {
         })
     }
 
-    /// Answers one client after the other with what `status` gives. Never returns.
-    pub(crate) async fn serve(&self, status: impl Fn() -> Result<Status, String>) {
+    /// Answers clients, several at a time; what they want done goes to the engine. Never returns.
+    pub(crate) async fn serve(self, orders: Sender<Order>) {
+        let room = Arc::new(Semaphore::new(CLIENTS));
         loop {
+            // The semaphore is never closed.
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+                return;
+            };
             // A client that vanished before it was accepted is none.
             let Ok((stream, _)) = self.listener.accept().await else {
                 continue;
@@ -103,12 +117,18 @@ impl Control {
             if !is_authorised(&stream) {
                 continue;
             }
-            let service = service_fn(|request| answer(request, &status));
-            let connection = hyper::server::conn::http1::Builder::new()
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            // Client errors are the client's; a slow one is cut off.
-            let _ = timeout(PATIENCE, connection).await;
+            let orders = orders.clone();
+            tokio::spawn(async move {
+                let service = service_fn(|request| answer(request, &orders));
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .keep_alive(false)
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(PATIENCE)
+                    .serve_connection(TokioIo::new(stream), service);
+                // Client errors are the client's; a slow one is cut off.
+                let _ = timeout(LONGEST, connection).await;
+                drop(place);
+            });
         }
     }
 }
@@ -128,24 +148,68 @@ fn is_authorised(stream: &UnixStream) -> bool {
 
 async fn answer<B>(
     request: Request<B>,
-    status: &impl Fn() -> Result<Status, String>,
-) -> Result<Response<Whole>, std::convert::Infallible> {
-    let (code, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET, STATUS) => match status()
-            .and_then(|status| serde_json::to_string(&status).map_err(|error| error.to_string()))
-        {
-            Ok(text) => (StatusCode::OK, text),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error),
+    orders: &Sender<Order>,
+) -> Result<Response<Whole>, std::convert::Infallible>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let result = match (request.method(), request.uri().path()) {
+        (&Method::GET, paths::STATUS) => ask(orders, Order::Status).await,
+        (&Method::POST, paths::POLICY) => match read(request.into_body()).await {
+            Ok(wanted) => ask(orders, |reply| Order::Apply(wanted, reply)).await,
+            Err(error) => Err((StatusCode::BAD_REQUEST, error)),
         },
-        _ => (StatusCode::NOT_FOUND, format!("there is GET {STATUS}")),
+        (&Method::POST, paths::CONFIRM) => ask(orders, Order::Confirm).await,
+        (&Method::POST, paths::ROLLBACK) => ask(orders, Order::RollBack).await,
+        _ => Err((
+            StatusCode::NOT_FOUND,
+            format!(
+                "there is GET {}, POST {}, POST {} and POST {}",
+                paths::STATUS,
+                paths::POLICY,
+                paths::CONFIRM,
+                paths::ROLLBACK
+            ),
+        )),
     };
+    let (code, text) = result.map_or_else(|refusal| refusal, |text| (StatusCode::OK, text));
     let mut response = Response::new(Whole(Some(text.into())));
     *response.status_mut() = code;
     Ok(response)
 }
 
+/// Has the engine do something; what it answers, as JSON.
+async fn ask<T: Serialize>(
+    orders: &Sender<Order>,
+    order: impl FnOnce(Reply<T>) -> Order,
+) -> Result<String, (StatusCode, String)> {
+    let (reply, answer) = oneshot::channel();
+    let stopping = || {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the engine is stopping".to_owned(),
+        )
+    };
+    orders.send(order(reply)).await.map_err(|_| stopping())?;
+    let answer = answer.await.map_err(|_| stopping())?;
+    let answer = answer.map_err(|refusal| (StatusCode::CONFLICT, refusal))?;
+    serde_json::to_string(&answer).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+async fn read<B>(body: B) -> Result<ApplyRequest, String>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let bytes = timeout(PATIENCE, collect(body, LARGEST_ORDER))
+        .await
+        .map_err(|_| "the request did not end in time".to_owned())??;
+    serde_json::from_slice(&bytes).map_err(|error| format!("not a request: {error}"))
+}
+
 /// A body in one piece.
-struct Whole(Option<Bytes>);
+pub(crate) struct Whole(pub(crate) Option<Bytes>);
 
 impl Body for Whole {
     type Data = Bytes;
@@ -163,83 +227,20 @@ impl Body for Whole {
     }
 }
 
-/// Asks a running engine for its status.
-///
-/// # Errors
-///
-/// [`ControlError`].
-pub fn fetch_status(path: &Path) -> Result<Status, ControlError> {
-    let broken = |what: String| ControlError::Answer {
-        path: path.to_owned(),
-        what,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| broken(error.to_string()))?;
-    runtime.block_on(async {
-        let connect = UnixStream::connect(path).await;
-        let stream = connect.map_err(|error| ControlError::Connect {
-            path: path.to_owned(),
-            error,
-        })?;
-        let text = timeout(PATIENCE, get(stream))
-            .await
-            .map_err(|_| broken("no answer in time".to_owned()))?;
-        let bytes = text.map_err(broken)?;
-        serde_json::from_slice(&bytes).map_err(|error| broken(format!("not a status: {error}")))
-    })
-}
-
-async fn get(stream: UnixStream) -> Result<Vec<u8>, String> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let request = Request::get(STATUS)
-        .header(hyper::header::HOST, "ravelin")
-        .body(Whole(None))
-        .map_err(|error| error.to_string())?;
-    let exchange = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| error.to_string())?;
-        let code = response.status();
-        let bytes = collect(response.into_body()).await?;
-        if code == StatusCode::OK {
-            return Ok(bytes);
-        }
-        Err(format!("{code}: {}", String::from_utf8_lossy(&bytes)))
-    };
-    both(exchange, connection).await
-}
-
-/// Drives the exchange and its connection together until the exchange is done.
-async fn both<T>(
-    exchange: impl Future<Output = Result<T, String>>,
-    connection: impl Future<Output = Result<(), hyper::Error>>,
-) -> Result<T, String> {
-    let mut exchange = std::pin::pin!(exchange);
-    let mut connection = std::pin::pin!(connection);
-    let mut connected = true;
-    std::future::poll_fn(|context| {
-        if connected && connection.as_mut().poll(context).is_ready() {
-            connected = false;
-        }
-        exchange.as_mut().poll(context)
-    })
-    .await
-}
-
-async fn collect(body: impl Body<Data = Bytes, Error = hyper::Error>) -> Result<Vec<u8>, String> {
+/// A body's bytes, if they are not more than `limit`.
+pub(crate) async fn collect<B>(body: B, limit: usize) -> Result<Vec<u8>, String>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
     let mut body = std::pin::pin!(body);
     let mut bytes = Vec::new();
     while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
         if let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() {
             bytes.extend_from_slice(&data);
         }
-        if bytes.len() > LARGEST {
-            return Err("the answer is too large".to_owned());
+        if bytes.len() > limit {
+            return Err(format!("longer than {limit} bytes"));
         }
     }
     Ok(bytes)

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ravelin_xdp_common::{DropReason, RuleCounter};
 
+use crate::regime::TakenUp;
+
 /// A counter with one writer: a load and a store, no locked instruction.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -31,6 +33,8 @@ impl Counter {
 pub struct WorkerCounters {
     drops: [Counter; DropReason::COUNT],
     rules: Vec<[Counter; 2]>,
+    /// The generation of rules that the worker works with.
+    pub taken_up: TakenUp,
     /// Clear packets sealed and handed to the outer device.
     pub sealed: Counter,
     /// ESP packets opened and handed to the inner device.
@@ -44,12 +48,13 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
-    /// Counters for a policy with this many rules.
+    /// With room for this many rules.
     #[must_use]
     pub fn new(rules: usize) -> Self {
         Self {
             drops: std::array::from_fn(|_| Counter::default()),
             rules: std::iter::repeat_with(Default::default).take(rules).collect(),
+            taken_up: TakenUp::default(),
             sealed: Counter::default(),
             opened: Counter::default(),
             icmp_errors: Counter::default(),
@@ -84,14 +89,21 @@ impl WorkerCounters {
         self.drops[reason.index()].value()
     }
 
-    /// What a rule has let in.
+    /// What the rule in a slot has let in.
     #[must_use]
-    pub fn rule(&self, index: usize) -> RuleCounter {
+    pub fn rule(&self, slot: u32) -> RuleCounter {
         self.rules
-            .get(index)
+            .get(slot as usize)
             .map_or_else(RuleCounter::default, |[packets, bytes]| RuleCounter {
                 packets: packets.value(),
                 bytes: bytes.value(),
             })
+    }
+
+    /// Lets the next rule in a slot count from zero. Not while the worker may still count for the old one.
+    pub(crate) fn reset_rule(&self, slot: u32) {
+        for counter in self.rules.get(slot as usize).into_iter().flatten() {
+            counter.0.store(0, Ordering::Relaxed);
+        }
     }
 }

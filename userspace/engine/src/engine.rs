@@ -1,40 +1,36 @@
 //! The engine as a whole: started from a policy, stopped by a signal.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::future::Future;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use ravelin_classifier::{RuleSet, compile};
 use ravelin_esp::Provider;
-use ravelin_keying::{KeyingError, StateFolder, StaticConnection, StaticKeys};
 use ravelin_policy::{Action, Policy};
 use ravelin_xsk::{BusyPoll, PortOptions};
+use tokio::sync::mpsc;
 
-use crate::address::to_address;
 use crate::attach::{Attachments, Mode};
-use crate::connection::{Connection, inbound_endpoint};
 use crate::control::Control;
 use crate::device::Device;
+use crate::enforcement::{Enforcement, Means};
 use crate::error::EngineError;
 use crate::filter::{Filter, Side};
-use crate::forwarder::Shared;
-use crate::preflight::{allowed_cpus, check_connections, check_mtu, devices, packet_memory, queues};
+use crate::order::Order;
+use crate::policy_file::PolicyFile;
+use crate::preflight::{allowed_cpus, check_connections, devices, packet_memory, queues};
+use crate::prepare::Prepared;
 use crate::resolver::{News, Resolver};
+use crate::serve::{Job, Work};
 use crate::status::InterfaceStatus;
-use crate::worker::{Worker, WorkerError, WorkerOptions};
-
-/// How often the engine looks after sequence numbers, workers and addresses.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How often the highest sequence numbers received go to disk. After a crash packets of this long can be replayed once.
-const RECORD: Duration = Duration::from_secs(1);
+use crate::worker::{Worker, WorkerOptions};
 
 /// How long workers look for packets before they sleep.
 const SPIN: Duration = Duration::from_micros(50);
+
+/// Fewest rule counters that are made, unless told otherwise.
+const LEAST_RULES: u32 = 65_536;
 
 /// How an engine is to run.
 #[derive(Clone, Debug)]
@@ -55,6 +51,8 @@ pub struct Options {
     pub busy_poll: bool,
     /// AEAD implementation; `None` takes the fastest.
     pub provider: Option<Provider>,
+    /// Counters for so many rules; `None` takes twice as many as the first policy has, and at least 65,536.
+    pub max_rules: Option<u32>,
 }
 
 /// A running engine.
@@ -63,19 +61,20 @@ pub struct Engine {
     // Dropped in this order: first the programs (where they are not kept), then what serves them.
     attachments: Option<Attachments>,
     pub(crate) workers: Vec<Worker>,
-    resolver: Resolver,
-    news: Receiver<News>,
-    pub(crate) filter: RefCell<Filter>,
-    pub(crate) keys: RefCell<Vec<StaticConnection>>,
-    pub(crate) shared: Option<Arc<Shared>>,
-    pub(crate) rule_names: Vec<String>,
+    pub(crate) resolver: Resolver,
+    pub(crate) news: Receiver<News>,
+    pub(crate) enforcement: Enforcement,
     pub(crate) interfaces: BTreeMap<String, InterfaceStatus>,
-    pub(crate) generation: u32,
     pub(crate) started: Instant,
     pub(crate) instance: String,
-    control: Control,
-    warnings: Vec<String>,
-    runtime: tokio::runtime::Runtime,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    /// What clients, signals and the surroundings want, in turn.
+    pub(crate) queue: VecDeque<Work>,
+    pub(crate) job: Option<Job>,
+    pub(crate) last_error: Option<String>,
+    /// With the control socket, which is served in it.
+    pub(crate) runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Engine {
@@ -84,78 +83,61 @@ impl Engine {
     /// # Errors
     ///
     /// [`EngineError`], which says what to do.
-    pub fn start(policy: &Policy, options: &Options) -> Result<Self, EngineError> {
+    pub fn start(file: PolicyFile, options: &Options) -> Result<Self, EngineError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(EngineError::System)?;
-        let mut warnings = Vec::new();
-        let rules = compile(policy)?;
         let (outer, inner) = devices(&options.outer, options.inner.as_deref())?;
-        check_connections(policy, inner.is_some())?;
+        check_connections(file.policy(), inner.is_some())?;
+        let mut prepared = Prepared::new(file, inner.is_some(), Vec::new())?;
+        let mut warnings = std::mem::take(&mut prepared.warnings);
+        if inner.is_none() && protects(&prepared.policy) {
+            warnings.push(
+                "no inner device: nothing is encrypted; clear packets that must be protected are dropped in both directions"
+                    .to_owned(),
+            );
+        }
 
         let control = {
             let _guard = runtime.enter();
             Control::listen(&options.control)?
         };
-        let mut filter = Filter::load()?;
-        let keys = match &inner {
-            Some(_) if !policy.connections().is_empty() => {
-                let keys = StaticKeys::read(policy)?;
-                let folder = Arc::new(StateFolder::open(&options.state)?);
-                keys.start(
-                    policy,
-                    &folder,
-                    options.provider.unwrap_or_else(Provider::preferred),
-                )?
-            }
-            Some(_) => Vec::new(),
-            None => {
-                if policy
-                    .rules()
-                    .iter()
-                    .any(|rule| rule.active && matches!(rule.action, Action::Protect { .. }))
-                {
-                    warnings.push(
-                        "no inner device: nothing is encrypted; clear packets that must be protected are dropped in both \
-                         directions"
-                            .to_owned(),
-                    );
-                }
-                Vec::new()
-            }
-        };
+        let max_rules = options.max_rules.unwrap_or_else(|| room_for(&prepared.policy));
+        let filter = Filter::load(max_rules)?;
         let (sender, news) = unbounded();
         let resolver = Resolver::start(&outer, inner.as_ref(), sender).map_err(EngineError::Netlink)?;
-        let generation = 1;
-        filter.apply(&rules, generation)?;
-        for one in &keys {
-            let connection = &policy.connections()[one.connection()];
-            filter.add_inbound(
-                connection.keys.inbound.spi.value(),
-                &inbound_endpoint(connection, one.connection()),
-            )?;
-        }
+        let means = Means {
+            filter,
+            max_rules,
+            state: options.state.clone(),
+            provider: options.provider.unwrap_or_else(Provider::preferred),
+            adjacencies: Arc::clone(resolver.adjacencies()),
+            outer: outer.name.clone(),
+            gateway: inner.is_some(),
+        };
+        let enforcement = Enforcement::start(means, prepared)?;
+        let (sender, orders) = mpsc::channel(1);
+        runtime.spawn(control.serve(sender));
         let mut engine = Self {
             attachments: None,
             workers: Vec::new(),
             resolver,
             news,
-            filter: RefCell::new(filter),
-            keys: RefCell::new(keys),
-            shared: None,
-            rule_names: policy.rules().iter().map(|rule| rule.name.clone()).collect(),
+            enforcement,
             interfaces: BTreeMap::new(),
-            generation,
             started: Instant::now(),
             instance: options.instance.clone(),
-            control,
             warnings,
-            runtime,
+            orders,
+            queue: VecDeque::new(),
+            job: None,
+            last_error: None,
+            runtime: Some(runtime),
         };
-        engine.follow_addresses(policy)?;
+        engine.take_news(true)?;
         if let Some(inner) = &inner {
-            engine.start_workers(policy, rules, options, &outer, inner)?;
+            engine.start_workers(options, max_rules, &outer, inner)?;
         }
         engine.attach(options, &outer, inner.as_ref())?;
         Ok(engine)
@@ -179,38 +161,10 @@ impl Engine {
         format!(
             "{}; {} rules, {} connections, {} workers",
             devices.join(", "),
-            self.rule_names.len(),
-            self.keys.borrow().len(),
+            self.enforcement.current().policy.rules().len(),
+            self.enforcement.current().connections.len(),
             self.workers.len()
         )
-    }
-
-    /// Serves until `stop` is ready. The programs stay attached: see [`Engine::detach`].
-    ///
-    /// # Errors
-    ///
-    /// [`EngineError::Worker`] when a worker ended by itself.
-    pub fn run(&mut self, stop: impl Future<Output = ()>) -> Result<(), EngineError> {
-        let this = &*self;
-        let result = this.runtime.block_on(async {
-            tokio::select! {
-                () = stop => Ok(()),
-                () = this.control.serve(|| this.status()) => Ok(()),
-                worker = this.look_after() => Err(worker),
-            }
-        });
-        match result {
-            Ok(()) => Ok(()),
-            Err(None) => Err(EngineError::ResolverPanicked),
-            Err(Some(index)) => Err(self.workers[index].join().err().map_or_else(
-                || {
-                    EngineError::Worker(WorkerError::Panicked {
-                        queue: self.workers[index].queue(),
-                    })
-                },
-                EngineError::Worker,
-            )),
-        }
     }
 
     /// Takes the filter away: what the policy protects then passes in the clear.
@@ -225,104 +179,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks after everything that is not a packet; returns the index of a worker that ended, or `None` if the
-    /// resolver did.
-    async fn look_after(&self) -> Option<usize> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut recorded = Instant::now();
-        let mut complaint = None;
-        loop {
-            tick.tick().await;
-            if let Some(index) = self.workers.iter().position(Worker::is_finished) {
-                return Some(index);
-            }
-            if self.resolver.is_finished() {
-                return None;
-            }
-            #[cfg(feature = "log")]
-            self.filter.borrow_mut().flush_log();
-            for News::Addresses(addresses) in self.news.try_iter() {
-                if let Err(error) = self.filter.borrow_mut().set_local(&addresses) {
-                    eprintln!("ravelin: own addresses: {error}");
-                }
-            }
-            let record = recorded.elapsed() >= RECORD;
-            if record {
-                recorded = Instant::now();
-            }
-            let failure = self.keep_marks(record).err().map(|error| error.to_string());
-            if let Some(text) = failure.as_ref().filter(|_| failure != complaint) {
-                eprintln!("ravelin: {text}");
-            }
-            complaint = failure;
-        }
-    }
-
-    /// Keeps sequence numbers ready to be used, and on disk those that were used and seen.
-    fn keep_marks(&self, record: bool) -> Result<(), KeyingError> {
-        let mut result = Ok(());
-        for keys in self.keys.borrow_mut().iter_mut() {
-            result = result.and(keys.extend());
-            if record {
-                result = result.and(keys.record_received());
-            }
-        }
-        result
-    }
-
-    fn follow_addresses(&mut self, policy: &Policy) -> Result<(), EngineError> {
-        for News::Addresses(addresses) in self.news.try_iter() {
-            self.filter.borrow_mut().set_local(&addresses)?;
-            for connection in policy
-                .connections()
-                .iter()
-                .filter(|one| !addresses.contains(&one.local))
-            {
-                self.warnings.push(format!(
-                    "connection `{}`: {} is not an address of this machine, so the peer's answers will not find it",
-                    connection.name, connection.local
-                ));
-            }
-        }
-        Ok(())
-    }
-
     fn start_workers(
         &mut self,
-        policy: &Policy,
-        rules: RuleSet,
         options: &Options,
+        max_rules: u32,
         outer: &Device,
         inner: &Device,
     ) -> Result<(), EngineError> {
         let umem = packet_memory(outer, inner)?;
         let queues = queues(outer, inner)?;
-        let connections: Vec<Connection> = self
-            .keys
-            .borrow()
-            .iter()
-            .map(|keys| {
-                let connection = &policy.connections()[keys.connection()];
-                Connection {
-                    name: connection.name.clone(),
-                    remote: connection.remote,
-                    remote_address: to_address(connection.remote),
-                    path_mtu: connection.path_mtu.map(u32::from),
-                    outbound: Arc::clone(keys.outbound()),
-                    inbound: Arc::clone(keys.inbound()),
-                }
-            })
-            .collect();
-        for (index, connection) in connections.iter().enumerate() {
-            check_mtu(index, connection, outer, policy)?;
-        }
-        let shared = Arc::new(Shared {
-            connections,
-            rules,
-            adjacencies: Arc::clone(self.resolver.adjacencies()),
-        });
-        self.shared = Some(Arc::clone(&shared));
         let cpus = allowed_cpus();
         for queue in 0..queues {
             let options = WorkerOptions {
@@ -340,9 +205,9 @@ impl Engine {
                 },
                 spin: if options.busy_poll { Duration::MAX } else { SPIN },
             };
-            let mut worker = Worker::start(options, Arc::clone(&shared), self.rule_names.len())?;
+            let mut worker = Worker::start(options, Arc::clone(self.enforcement.shared()), max_rules)?;
             if let Some(sockets) = worker.take_sockets() {
-                let filter = self.filter.get_mut();
+                let filter = &mut self.enforcement.filter;
                 filter.set_socket(Side::Inner, queue, &sockets.inner)?;
                 filter.set_socket(Side::Outer, queue, &sockets.outer)?;
             }
@@ -364,7 +229,7 @@ impl Engine {
         outer: &Device,
         inner: Option<&Device>,
     ) -> Result<(), EngineError> {
-        let filter = self.filter.get_mut();
+        let filter = &mut self.enforcement.filter;
         let mut attachments = Attachments::open(&options.instance)?;
         attachments.egress(filter, outer)?;
         for (side, device) in [(Side::Outer, Some(outer)), (Side::Inner, inner)] {
@@ -386,4 +251,17 @@ impl Engine {
         self.attachments = Some(attachments);
         Ok(())
     }
+}
+
+/// Twice the rules of the policy, so that it can be replaced by another of its size under other names.
+fn room_for(policy: &Policy) -> u32 {
+    let wanted = policy.rules().len().saturating_mul(2).next_power_of_two();
+    u32::try_from(wanted).unwrap_or(u32::MAX).max(LEAST_RULES)
+}
+
+fn protects(policy: &Policy) -> bool {
+    policy
+        .rules()
+        .iter()
+        .any(|rule| rule.active && matches!(rule.action, Action::Protect { .. }))
 }

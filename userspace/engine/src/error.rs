@@ -2,8 +2,6 @@
 
 use std::io;
 
-use ravelin_classifier::CompileError;
-use ravelin_keying::{KeyingErrors, StateFolderError};
 use ravelin_xdp_common::MAX_QUEUES;
 use ravelin_xsk::OpenError;
 use thiserror::Error;
@@ -11,6 +9,7 @@ use thiserror::Error;
 use crate::attach::AttachError;
 use crate::control::ControlError;
 use crate::filter::FilterError;
+use crate::prepare::ApplyError;
 use crate::worker::WorkerError;
 
 /// Why an engine could not start, or ended.
@@ -64,40 +63,9 @@ pub enum EngineError {
         /// The largest that works.
         limit: u32,
     },
-    /// Too little is left inside the tunnel.
-    #[error(
-        "connection `{connection}`: an MTU of {mtu} bytes on device {device} leaves {inner} for packets inside, and \
-         {least} are needed; raise it with `ip link set dev {device} mtu N`, or `path-mtu` in the policy"
-    )]
-    MtuTooSmall {
-        /// The connection.
-        connection: String,
-        /// The outer device.
-        device: String,
-        /// The path MTU that results, in bytes.
-        mtu: u32,
-        /// What fits inside.
-        inner: u32,
-        /// What is needed inside.
-        least: u32,
-    },
-    /// Transport mode in a gateway.
-    #[error(
-        "connection `{0}`: transport mode protects this host's own packets, and a gateway forwards those of others; use `mode = \"tunnel\"`"
-    )]
-    TransportInGateway(String),
-    /// UDP encapsulation on other ports than the driver looks at.
-    #[error("connection `{0}`: UDP-encapsulated ESP needs local-port 4500 (RFC 3948)")]
-    EncapsulationPort(String),
-    /// The rule set does not fit.
+    /// The policy.
     #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// The state folder.
-    #[error(transparent)]
-    State(#[from] StateFolderError),
-    /// Keys.
-    #[error(transparent)]
-    Keying(#[from] KeyingErrors),
+    Apply(#[from] ApplyError),
     /// The BPF side.
     #[error(transparent)]
     Filter(#[from] FilterError),

@@ -4,14 +4,13 @@
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use ravelin_classifier::RuleSet;
 use ravelin_xdp_common::line::LINE_SLOTS;
-use ravelin_xdp_common::{
-    Address, DropReason, Header, InboundEndpoint, Line, MAX_RULES, Pass, RuleCounter, map_names,
-};
+use ravelin_xdp_common::{Address, DropReason, Header, InboundEndpoint, Line, Pass, RuleCounter, map_names};
 use thiserror::Error;
 
 use crate::address::to_address;
@@ -93,14 +92,17 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Loads the object and its programs into the kernel. Nothing is attached yet, and without a rule set every
+    /// Loads the object and its programs into the kernel, with counters for `rules` rules. Nothing is attached yet, and without a rule set every
     /// IP packet would be dropped.
     ///
     /// # Errors
     ///
     /// [`FilterError`] when the kernel refuses the object or a program.
-    pub fn load() -> Result<Self, FilterError> {
-        let mut bpf = EbpfLoader::new().load(OBJECT).map_err(FilterError::Load)?;
+    pub fn load(rules: u32) -> Result<Self, FilterError> {
+        let mut bpf = EbpfLoader::new()
+            .map_max_entries(map_names::RULES, rules)
+            .load(OBJECT)
+            .map_err(FilterError::Load)?;
         for side in [Side::Outer, Side::Inner] {
             let name = side.program();
             xdp(&mut bpf, name)?.load().map_err(program_error(name))?;
@@ -151,6 +153,22 @@ impl Filter {
         let mut inbound: HashMap<_, u32, InboundEndpoint> =
             HashMap::try_from(map).map_err(map_error(name))?;
         inbound.insert(spi, endpoint, 0).map_err(map_error(name))
+    }
+
+    /// Takes an inbound SA back. That it is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn remove_inbound(&mut self, spi: u32) -> Result<(), FilterError> {
+        let name = map_names::INBOUND;
+        let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
+        let mut inbound: HashMap<_, u32, InboundEndpoint> =
+            HashMap::try_from(map).map_err(map_error(name))?;
+        match inbound.remove(&spi) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(map_error(name)(error)),
+        }
     }
 
     /// Makes the set of this machine's own addresses exactly `addresses`.
@@ -221,19 +239,19 @@ impl Filter {
         self.sums(map_names::PASSES, Pass::ALL.len())
     }
 
-    /// What the first `count` rules have seen.
+    /// What the rules in these slots have seen.
     ///
     /// # Errors
     ///
     /// [`FilterError::Map`].
-    pub fn rules(&self, count: usize) -> Result<Vec<RuleCounter>, FilterError> {
+    pub fn rules(&self, slots: impl IntoIterator<Item = u32>) -> Result<Vec<RuleCounter>, FilterError> {
         let name = map_names::RULES;
         let map = self.bpf.map(name).ok_or(FilterError::Missing(name))?;
         let counters: PerCpuArray<_, RuleCounter> = PerCpuArray::try_from(map).map_err(map_error(name))?;
-        (0..MAX_RULES)
-            .take(count)
-            .map(|index| {
-                let values = counters.get(&index, 0).map_err(map_error(name))?;
+        slots
+            .into_iter()
+            .map(|slot| {
+                let values = counters.get(&slot, 0).map_err(map_error(name))?;
                 Ok(values
                     .iter()
                     .fold(RuleCounter::default(), |sum, one| RuleCounter {
@@ -242,6 +260,22 @@ impl Filter {
                     }))
             })
             .collect()
+    }
+
+    /// Lets the next rule in a slot count from zero. Not while packets may still be counted for the old one.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn reset_rule(&mut self, slot: u32) -> Result<(), FilterError> {
+        let name = map_names::RULES;
+        let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
+        let mut counters: PerCpuArray<_, RuleCounter> =
+            PerCpuArray::try_from(map).map_err(map_error(name))?;
+        let failed = |error: std::io::Error| map_error(name)(MapError::IoError(error));
+        let cpus = nr_cpus().map_err(|(_, error)| failed(error))?;
+        let zeros = PerCpuValues::try_from(vec![RuleCounter::default(); cpus]).map_err(failed)?;
+        counters.set(slot, zeros, 0).map_err(map_error(name))
     }
 
     /// Hands on what the programs have logged since the last call.

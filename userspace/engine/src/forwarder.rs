@@ -2,38 +2,25 @@
 //! clear side. No allocation, no lock, no log here; what it cannot do at once waits in the hold.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use ravelin_classifier::RuleSet;
 use ravelin_esp::Packet;
 use ravelin_xdp_common::{Address, DropReason, Family, FrameMetadata};
 use ravelin_xsk::{BATCH, Batch, Frame, Kick, Port, PortError};
 
-use crate::adjacency::{Adjacencies, Hop, Question, Snapshot};
-use crate::connection::Connection;
+use crate::adjacency::{Hop, Question, Snapshot};
 use crate::counters::WorkerCounters;
 use crate::device::Mac;
 use crate::filter::Side;
 use crate::hold::{Hold, Waiting};
 use crate::icmp::Budget;
+use crate::regime::{Regime, Shared};
 
 const ETHERNET: usize = 14;
 
 /// How often packets that wait are looked at when there are no news about neighbours: to drop those whose time is up.
 const RETRY: Duration = Duration::from_millis(10);
-
-/// What all workers share.
-#[derive(Debug)]
-pub struct Shared {
-    /// By slot.
-    pub connections: Vec<Connection>,
-    /// The rule set in force: opened packets are held against it.
-    pub rules: RuleSet,
-    /// Next hops.
-    pub adjacencies: Arc<Adjacencies>,
-}
 
 /// One worker's packet path.
 #[derive(Debug)]
@@ -47,7 +34,8 @@ pub struct Forwarder<'a, 'u, P> {
     to_outer: Batch<'u>,
     hold: Hold<'u>,
     pub(crate) icmp_budget: Budget,
-    generation: u64,
+    /// Of the regime and of the snapshot that were used last.
+    generations: (u32, u64),
     /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
     last_hop: Option<(Side, Address, Mac)>,
     /// Losses that were counted already: on receiving, on sending.
@@ -124,7 +112,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             to_outer: Batch::new(),
             hold: Hold::new(),
             icmp_budget: Budget::new(Instant::now()),
-            generation: 0,
+            generations: (0, 0),
             last_hop: None,
             published: [0; 2],
             released: (0, Instant::now()),
@@ -139,23 +127,26 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
     pub fn turn(&mut self) -> Result<Turn, PortError> {
         let now = Instant::now();
         let shared = self.shared;
-        let snapshot = shared.adjacencies.current();
-        let snapshot: &Snapshot = &snapshot;
-        if snapshot.generation != self.generation {
-            self.generation = snapshot.generation;
+        let regime = shared.regime();
+        let snapshot = shared.adjacencies().current();
+        let (regime, snapshot): (&Regime, &Snapshot) = (&regime, &snapshot);
+        let generations = (regime.generation(), snapshot.generation);
+        if generations != self.generations {
+            self.generations = generations;
             self.last_hop = None;
-            for connection in &self.shared.connections {
+            for connection in regime.connections() {
                 connection.limit_to(snapshot.outer.mtu);
             }
+            self.counters.taken_up.set(regime.generation());
         }
         self.release(snapshot, now);
         let mut received = self.inner.rx(&mut self.received);
         if received != 0 {
-            self.seal(snapshot, now);
+            self.seal(regime, snapshot, now);
         }
         let opened = self.outer.rx(&mut self.received);
         if opened != 0 {
-            self.open(snapshot, now);
+            self.open(regime, snapshot, now);
         }
         received += opened;
         let unsent = self.send()?;
@@ -164,6 +155,17 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             unsent,
             holding: !self.hold.is_empty(),
         })
+    }
+
+    /// The received frames, as far as `admit` lets them.
+    pub(crate) fn admitted(
+        &mut self,
+        mut admit: impl FnMut(&mut Self, Frame<'u>) -> Option<Admitted<'u>>,
+    ) -> ArrayVec<Admitted<'u>, BATCH> {
+        let mut received = std::mem::take(&mut self.received);
+        let admitted = received.drain().filter_map(|frame| admit(self, frame)).collect();
+        self.received = received;
+        admitted
     }
 
     /// Hands what is ready to the devices.
@@ -249,7 +251,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             Some(Hop::Closed(reason)) => self.counters.dropped(reason),
             unknown => {
                 if unknown.is_none() {
-                    self.shared.adjacencies.ask(Question { side, destination });
+                    self.shared.adjacencies().ask(Question { side, destination });
                 }
                 self.hold.push(
                     Waiting {

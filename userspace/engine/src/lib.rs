@@ -13,10 +13,12 @@
 mod address;
 mod adjacency;
 mod attach;
+mod client;
 mod connection;
 mod control;
 mod counters;
 mod device;
+mod enforcement;
 mod engine;
 mod error;
 mod filter;
@@ -26,23 +28,39 @@ mod hold;
 mod icmp;
 mod netlink;
 mod open;
+mod order;
+mod policy_file;
 mod preflight;
+mod prepare;
+mod regime;
 mod report;
 mod resolver;
+mod sas;
 mod seal;
+mod serve;
+mod slots;
 mod status;
+mod verify;
 mod worker;
 
 pub use adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
 pub use attach::{AttachError, Attachments, Mode, detach_leftovers};
+pub use client::{apply, confirm, fetch_status, roll_back};
 pub use connection::Connection;
-pub use control::{ControlError, fetch_status};
+pub use control::ControlError;
 pub use counters::{Counter, WorkerCounters};
 pub use device::{Device, Mac};
 pub use engine::{Engine, Options};
 pub use error::EngineError;
 pub use filter::{Filter, FilterError, Side};
-pub use forwarder::{Forwarder, Shared, Turn};
+pub use forwarder::{Forwarder, Turn};
+pub use order::{Applied, ApplyRequest};
+pub use policy_file::PolicyFile;
+pub use prepare::ApplyError;
+pub use regime::{Regime, Shared, TakenUp};
 pub use resolver::{News, Resolver};
-pub use status::{ConnectionStatus, InterfaceStatus, RuleStatus, SaStatus, Status, WorkerStatus};
+pub use status::{
+    ConnectionStatus, InterfaceStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus, SaStatus, Status,
+    WorkerStatus,
+};
 pub use worker::{Sockets, Worker, WorkerError, WorkerOptions};

@@ -2,35 +2,29 @@
 
 use std::time::Instant;
 
-use arrayvec::ArrayVec;
 use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceReader, parse_ip};
-use ravelin_xsk::{BATCH, Frame, Port};
+use ravelin_xsk::{Frame, Port};
 
 use crate::adjacency::Snapshot;
 use crate::filter::Side;
 use crate::forward;
 use crate::forwarder::{Admitted, Forwarder, by_slot, destination_of, transform};
+use crate::regime::Regime;
 
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Opens the batch that the outer port received and sends what proved itself to the hosts of the clear side.
-    pub(crate) fn open(&mut self, snapshot: &Snapshot, now: Instant) {
-        let mut admitted: ArrayVec<Admitted<'u>, BATCH> = ArrayVec::new();
-        let mut received = std::mem::take(&mut self.received);
-        for frame in received.drain() {
-            if let Some(one) = self.admit_sealed(frame) {
-                admitted.push(one);
-            }
-        }
-        self.received = received;
+    pub(crate) fn open(&mut self, regime: &Regime, snapshot: &Snapshot, now: Instant) {
+        let mut admitted = self.admitted(|this, frame| this.admit_sealed(frame));
         for run in by_slot(&mut admitted) {
-            if let Some(connection) = self.shared.connections.get(run[0].metadata.slot as usize) {
+            // Should the slot have changed hands since the driver looked, the SPI is not this SA's.
+            if let Some(connection) = regime.connection(run[0].metadata.slot) {
                 transform(run, |packets, outcomes| {
                     connection.inbound.open_batch(packets, outcomes);
                 });
             }
         }
         for mut one in admitted {
-            match one.outcome.and_then(|()| self.accept(&mut one, snapshot)) {
+            match one.outcome.and_then(|()| self.accept(&mut one, regime, snapshot)) {
                 Ok(packet) => {
                     let destination = destination_of(packet.flow.destination, packet.flow.family);
                     self.forward(one.frame, Side::Inner, destination, snapshot, now);
@@ -54,10 +48,15 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
 
     /// RFC 4301 section 5.2: the decrypted packet must match the selectors of the SA that brought it, which here
     /// means that the best rule for it protects with the SA's own connection. Then it is forwarded like any packet.
-    fn accept(&self, one: &mut Admitted<'u>, snapshot: &Snapshot) -> Result<IpPacket, DropReason> {
+    fn accept(
+        &self,
+        one: &mut Admitted<'u>,
+        regime: &Regime,
+        snapshot: &Snapshot,
+    ) -> Result<IpPacket, DropReason> {
         let mut packet = IpPacket::EMPTY;
         parse_ip(&SliceReader(one.frame.data()), &mut packet).map_err(|_| DropReason::InnerMalformed)?;
-        let verdict = self.shared.rules.classify(&packet.flow, Direction::Inbound);
+        let verdict = regime.rules().classify(&packet.flow, Direction::Inbound);
         match verdict.decision {
             Decision::Protect if verdict.connection == one.metadata.slot => {}
             Decision::FragmentUnknown => return Err(DropReason::FragmentUnknown),

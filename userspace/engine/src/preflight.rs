@@ -1,10 +1,12 @@
 //! What must hold before anything is touched: the devices are there and fit each other, connections and packets fit
 //! the devices.
 
+use std::sync::Arc;
+
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use ravelin_esp::MAX_TAILROOM;
-use ravelin_policy::{Action, Encapsulation, Mode, Policy};
+use ravelin_policy::{Action, Encapsulation, Family, Mode, Policy};
 use ravelin_xdp_common::MAX_QUEUES;
 use ravelin_xsk::{PortOptions, UmemOptions, queue_count};
 
@@ -12,6 +14,7 @@ use crate::connection::Connection;
 use crate::device::Device;
 use crate::error::EngineError;
 use crate::netlink::Questions;
+use crate::prepare::ApplyError;
 
 /// The devices by name, the inner one only if there is one.
 pub(crate) fn devices(outer: &str, inner: Option<&str>) -> Result<(Device, Option<Device>), EngineError> {
@@ -29,53 +32,57 @@ pub(crate) fn devices(outer: &str, inner: Option<&str>) -> Result<(Device, Optio
 }
 
 /// Whether this kind of engine can serve the connections.
-pub(crate) fn check_connections(policy: &Policy, gateway: bool) -> Result<(), EngineError> {
+pub(crate) fn check_connections(policy: &Policy, gateway: bool) -> Result<(), ApplyError> {
     for connection in policy.connections().iter().filter(|_| gateway) {
         if connection.mode == Mode::Transport {
-            return Err(EngineError::TransportInGateway(connection.name.clone()));
+            return Err(ApplyError::TransportInGateway(connection.name.clone()));
         }
         if let Encapsulation::Udp { local_port, .. } = connection.encapsulation
             && local_port != ravelin_policy::UDP_ENCAPSULATION_PORT
         {
-            return Err(EngineError::EncapsulationPort(connection.name.clone()));
+            return Err(ApplyError::EncapsulationPort(connection.name.clone()));
         }
     }
     Ok(())
 }
 
-/// Gives the connection its path MTU and checks that enough is left inside: RFC 8200 section 5 for IPv6; 576 is what every IPv4 host must be able to receive (RFC 1122 section 3.3.2).
+/// Whether enough is left inside each connection, which are those of the policy in its order: RFC 8200 section 5 for
+/// IPv6; 576 is what every IPv4 host must be able to receive (RFC 1122 section 3.3.2).
 pub(crate) fn check_mtu(
-    index: usize,
-    connection: &Connection,
-    outer: &Device,
     policy: &Policy,
-) -> Result<(), EngineError> {
-    let mtu = connection
-        .path_mtu
-        .map_or(outer.mtu, |limit| limit.min(outer.mtu));
-    let inner = match connection.outbound.set_path_mtu(Some(mtu)) {
-        Ok(()) => connection.outbound.inner_mtu().unwrap_or(0),
-        Err(_) => 0,
-    };
-    let carries_v6 = policy.rules().iter().any(|rule| {
-        rule.active
-            && matches!(rule.action, Action::Protect { connection, .. } if connection == index)
-            && policy
-                .filters(rule)
-                .iter()
-                .any(|filter| filter.family() != Some(ravelin_policy::Family::V4))
-    });
-    let least = if carries_v6 { 1280 } else { 576 };
-    if inner >= least {
-        return Ok(());
+    connections: &[Arc<Connection>],
+    device: &str,
+    device_mtu: u32,
+) -> Result<(), ApplyError> {
+    let mut carries_v6 = vec![false; connections.len()];
+    for rule in policy.rules().iter().filter(|rule| rule.active) {
+        if let Action::Protect { connection, .. } = rule.action
+            && let Some(v6) = carries_v6.get_mut(connection)
+        {
+            *v6 = *v6
+                || policy
+                    .filters(rule)
+                    .iter()
+                    .any(|filter| filter.family() != Some(Family::V4));
+        }
     }
-    Err(EngineError::MtuTooSmall {
-        connection: connection.name.clone(),
-        device: outer.name.clone(),
-        mtu,
-        inner,
-        least,
-    })
+    for (connection, v6) in connections.iter().zip(carries_v6) {
+        let mtu = connection
+            .path_mtu
+            .map_or(device_mtu, |limit| limit.min(device_mtu));
+        let inner = connection.outbound.inner_mtu_at(mtu).unwrap_or(0);
+        let least = if v6 { 1280 } else { 576 };
+        if inner < least {
+            return Err(ApplyError::MtuTooSmall {
+                connection: connection.name.clone(),
+                device: device.to_owned(),
+                mtu,
+                inner,
+                least,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Chunks that hold every packet of both devices with what sealing adds.

@@ -1,33 +1,52 @@
 //! The engine's account of itself: counters of the driver and of the workers, put together.
 
+use std::time::Instant;
+
+use ravelin_policy::Policy;
 use ravelin_xdp_common::{DropReason, Pass};
 
 use crate::connection::Connection;
 use crate::engine::Engine;
 use crate::filter::FilterError;
-use crate::status::{ConnectionStatus, RuleStatus, SaStatus, Status, WorkerStatus};
+use crate::policy_file::PolicyFile;
+use crate::status::{
+    ConnectionStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus, SaStatus, Status, WorkerStatus,
+};
 
 impl Engine {
     /// Everything the engine tells about itself, at this moment.
     pub(crate) fn status(&self) -> Result<Status, String> {
-        let filter = self.filter.borrow();
+        let filter = &self.enforcement.filter;
+        let current = self.enforcement.current();
         let described = |error: FilterError| error.to_string();
         let driver_drops = filter.drops().map_err(described)?;
         let passes = filter.passes().map_err(described)?;
-        let rules = filter.rules(self.rule_names.len()).map_err(described)?;
+        let rules = filter
+            .rules(current.rule_slots.iter().copied())
+            .map_err(described)?;
         let workers = &self.workers;
-        let connections = self.shared.iter().flat_map(|shared| &shared.connections);
+        let removed = self.enforcement.removed();
+        let deadline = self.enforcement.deadline();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            generation: self.generation,
+            policy: self.policy_status(),
+            pending: self
+                .enforcement
+                .previous()
+                .zip(deadline)
+                .map(|(previous, deadline)| PendingStatus {
+                    seconds_left: deadline.saturating_duration_since(Instant::now()).as_secs(),
+                    previous: Self::status_of(&previous.file, &previous.policy, previous.generation),
+                }),
+            last_error: self.last_error.clone(),
             provider: self
-                .keys
-                .borrow()
-                .first()
-                .map(|keys| keys.outbound().provider().name().to_owned()),
+                .enforcement
+                .sas
+                .provider()
+                .map(|provider| provider.name().to_owned()),
             interfaces: self.interfaces.clone(),
             outcomes: Pass::ALL
                 .iter()
@@ -45,15 +64,15 @@ impl Engine {
                     (reason.name().to_owned(), at_driver + in_workers)
                 })
                 .collect(),
-            rules: self
-                .rule_names
+            rules: current
+                .policy
+                .rules()
                 .iter()
-                .zip(rules)
-                .enumerate()
-                .map(|(index, (name, at_driver))| {
-                    workers.iter().map(|worker| worker.counters().rule(index)).fold(
+                .zip(current.rule_slots.iter().zip(rules))
+                .map(|(rule, (slot, at_driver))| {
+                    workers.iter().map(|worker| worker.counters().rule(*slot)).fold(
                         RuleStatus {
-                            name: name.clone(),
+                            name: rule.name.clone(),
                             packets: at_driver.packets,
                             bytes: at_driver.bytes,
                         },
@@ -65,7 +84,15 @@ impl Engine {
                     )
                 })
                 .collect(),
-            connections: connections.map(connection_status).collect(),
+            removed_rules: RuleCount {
+                packets: removed.packets,
+                bytes: removed.bytes,
+            },
+            connections: current
+                .connections
+                .iter()
+                .map(|connection| connection_status(connection))
+                .collect(),
             workers: workers
                 .iter()
                 .map(|worker| {
@@ -82,6 +109,22 @@ impl Engine {
                 })
                 .collect(),
         })
+    }
+
+    /// The policy in force.
+    pub(crate) fn policy_status(&self) -> PolicyStatus {
+        let current = self.enforcement.current();
+        Self::status_of(&current.file, &current.policy, current.generation)
+    }
+
+    pub(crate) fn status_of(file: &PolicyFile, policy: &Policy, generation: u32) -> PolicyStatus {
+        PolicyStatus {
+            file: file.path().to_owned(),
+            sha256: file.sha256().to_owned(),
+            generation,
+            rules: policy.rules().len(),
+            connections: policy.connections().len(),
+        }
     }
 }
 

@@ -2,39 +2,29 @@
 
 use std::time::Instant;
 
-use arrayvec::ArrayVec;
 use ravelin_xdp_common::{DropReason, Kind};
-use ravelin_xsk::{BATCH, Frame, Port};
+use ravelin_xsk::{Frame, Port};
 
 use crate::adjacency::Snapshot;
 use crate::filter::Side;
 use crate::forward;
 use crate::forwarder::{Admitted, Forwarder, by_slot, transform};
 use crate::icmp::{self, IcmpError};
+use crate::regime::Regime;
 
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Seals the batch that the inner port received and sends it to the peers.
-    pub(crate) fn seal(&mut self, snapshot: &Snapshot, now: Instant) {
-        let mut admitted: ArrayVec<Admitted<'u>, BATCH> = ArrayVec::new();
-        let mut received = std::mem::take(&mut self.received);
-        for frame in received.drain() {
-            if let Some(one) = self.admit_clear(frame, snapshot, now) {
-                admitted.push(one);
-            }
-        }
-        self.received = received;
+    pub(crate) fn seal(&mut self, regime: &Regime, snapshot: &Snapshot, now: Instant) {
+        let mut admitted = self.admitted(|this, frame| this.admit_clear(frame, regime, snapshot, now));
         for run in by_slot(&mut admitted) {
-            if let Some(connection) = self.shared.connections.get(run[0].metadata.slot as usize) {
+            if let Some(connection) = regime.connection(run[0].metadata.slot) {
                 transform(run, |packets, outcomes| {
                     connection.outbound.seal_batch(packets, outcomes);
                 });
             }
         }
         for one in admitted {
-            match (
-                one.outcome,
-                self.shared.connections.get(one.metadata.slot as usize),
-            ) {
+            match (one.outcome, regime.connection(one.metadata.slot)) {
                 (Ok(()), Some(connection)) => {
                     let destination = (connection.remote, connection.remote_address);
                     self.forward(one.frame, Side::Outer, destination, snapshot, now);
@@ -46,13 +36,19 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     }
 
     /// Checks a clear packet as a router does, before anything is spent on it.
-    fn admit_clear(&mut self, frame: Frame<'u>, snapshot: &Snapshot, now: Instant) -> Option<Admitted<'u>> {
+    fn admit_clear(
+        &mut self,
+        frame: Frame<'u>,
+        regime: &Regime,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Option<Admitted<'u>> {
         let mut one = match Admitted::new(frame) {
             Ok(one) if one.metadata.kind == Kind::Seal => one,
             Ok(_) => return self.drop(DropReason::MetadataInvalid),
             Err(reason) => return self.drop(reason),
         };
-        let Some(connection) = self.shared.connections.get(one.metadata.slot as usize) else {
+        let Some(connection) = regime.sealing(&one.metadata) else {
             return self.drop(DropReason::SaMissing);
         };
         let inner_mtu = connection.outbound.inner_mtu().unwrap_or(u32::MAX);

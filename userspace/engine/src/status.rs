@@ -1,6 +1,7 @@
 //! What the engine tells about itself: the answer of `GET /v1/status`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +16,12 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since the start.
     pub uptime_seconds: u64,
-    /// Generation of the rule set in force.
-    pub generation: u32,
+    /// The policy in force.
+    pub policy: PolicyStatus,
+    /// If the policy in force is on trial: what comes back unless it is confirmed.
+    pub pending: Option<PendingStatus>,
+    /// Why the last attempt to change the policy failed; absent if it did not.
+    pub last_error: Option<String>,
     /// The AEAD implementation in use; absent without connections.
     pub provider: Option<String>,
     /// By `outer` and `inner`.
@@ -27,10 +32,45 @@ pub struct Status {
     pub drops: BTreeMap<String, u64>,
     /// In the order of the policy.
     pub rules: Vec<RuleStatus>,
+    /// What rules have counted, together, that are in no policy any more.
+    pub removed_rules: RuleCount,
     /// In the order of the policy.
     pub connections: Vec<ConnectionStatus>,
     /// By queue.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Its file.
+    pub file: PathBuf,
+    /// SHA-256 of the file's text, in hex.
+    pub sha256: String,
+    /// Counts swaps: each time a policy, or the addresses it stands for, comes into force.
+    pub generation: u32,
+    /// Number of rules.
+    pub rules: usize,
+    /// Number of connections.
+    pub connections: usize,
+}
+
+/// A policy on trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingStatus {
+    /// Seconds left to confirm it.
+    pub seconds_left: u64,
+    /// The policy that comes back otherwise.
+    pub previous: PolicyStatus,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleCount {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
 }
 
 /// One device.

@@ -15,7 +15,8 @@ use ravelin_xsk::{OpenError, Port, PortError, PortOptions, Socket, Umem, UmemErr
 use thiserror::Error;
 
 use crate::counters::WorkerCounters;
-use crate::forwarder::{Forwarder, Shared};
+use crate::forwarder::Forwarder;
+use crate::regime::Shared;
 
 /// How long a worker sleeps at most; then it looks after its devices, of which `poll` tells nothing.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -125,12 +126,12 @@ struct Ready {
 }
 
 impl Worker {
-    /// Starts the thread and waits until its sockets are open.
+    /// Starts the thread, with room for counters of this many rules, and waits until its sockets are open.
     ///
     /// # Errors
     ///
     /// [`WorkerError`]; then nothing of it is left.
-    pub fn start(options: WorkerOptions, shared: Arc<Shared>, rules: usize) -> Result<Self, WorkerError> {
+    pub fn start(options: WorkerOptions, shared: Arc<Shared>, rules: u32) -> Result<Self, WorkerError> {
         let queue = options.queue;
         let failed = |error| WorkerError::System { queue, error };
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
@@ -139,7 +140,7 @@ impl Worker {
             flag: AtomicBool::new(false),
             wake,
         });
-        let counters = Arc::new(WorkerCounters::new(rules));
+        let counters = Arc::new(WorkerCounters::new(rules as usize));
         let (sender, receiver) = bounded(1);
         let thread = {
             let (stop, counters) = (Arc::clone(&stop), Arc::clone(&counters));
@@ -177,6 +178,11 @@ impl Worker {
     #[must_use]
     pub fn counters(&self) -> &WorkerCounters {
         &self.counters
+    }
+
+    /// Has it take up what was published, should it sleep.
+    pub fn nudge(&self) {
+        let _ = self.stop.wake.write(1);
     }
 
     /// Its queue.
@@ -324,5 +330,8 @@ fn sleep<'u, P: Port<'u>>(
     ];
     let watched = if for_packets { 3 } else { 1 };
     let timeout = PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX);
-    !matches!(poll(&mut fds[..watched], timeout), Ok(0))
+    let woken = !matches!(poll(&mut fds[..watched], timeout), Ok(0));
+    // Whoever rang is heard by the next turn; the flag says whether there is to be one.
+    let _ = stop.wake.read();
+    woken
 }

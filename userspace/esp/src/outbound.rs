@@ -152,9 +152,23 @@ impl OutboundSa {
     /// not. What an ICMP "packet too big" must say. `None` without a path MTU.
     #[must_use]
     pub fn inner_mtu(&self) -> Option<u32> {
-        let ciphertext = self.path_mtu()? as usize - self.fixed_overhead();
+        Some(self.inner_mtu_of(self.path_mtu()?))
+    }
+
+    /// What [`OutboundSa::inner_mtu`] would be under another path MTU.
+    ///
+    /// # Errors
+    /// [`SaError::PathMtu`] for one that the SA does not take.
+    pub fn inner_mtu_at(&self, path_mtu: u32) -> Result<u32, SaError> {
+        check_path_mtu(self.mode, Some(path_mtu))?;
+        Ok(self.inner_mtu_of(path_mtu))
+    }
+
+    /// `path_mtu` was checked.
+    fn inner_mtu_of(&self, path_mtu: u32) -> u32 {
+        let ciphertext = path_mtu as usize - self.fixed_overhead();
         // In transport mode the headers in front are multiples of 4 bytes, so the same rounding holds.
-        Some((ciphertext / 4 * 4 - crate::layout::TRAILER_LEN) as u32)
+        (ciphertext / 4 * 4 - crate::layout::TRAILER_LEN) as u32
     }
 
     /// Bytes of the sealed packet for a clear packet of `inner_len` bytes, from their IP headers on.

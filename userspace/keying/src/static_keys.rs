@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ravelin_esp::{InboundSa, OutboundSa, Provider, SaError, SaParameters, Secret};
-use ravelin_policy::{self as policy, Connection, Policy, StaticSa};
+use ravelin_policy::{self as policy, Connection, Policy, Spi, StaticSa};
 
 use crate::KeyFileError;
 use crate::fingerprint::Fingerprint;
@@ -20,8 +20,8 @@ use crate::state_folder::StateFolder;
 /// The keys of every connection of a policy, each used once.
 #[derive(Debug)]
 pub struct StaticKeys {
-    /// By index of the connection in the policy.
-    pairs: Vec<KeyPair>,
+    /// By index of the connection in the policy; `None` for those that run already.
+    pairs: Vec<Option<KeyPair>>,
 }
 
 #[derive(Debug)]
@@ -30,12 +30,18 @@ struct KeyPair {
     inbound: Secret,
 }
 
+impl KeyPair {
+    fn fingerprints(&self) -> [Fingerprint; 2] {
+        [Fingerprint::of(&self.outbound), Fingerprint::of(&self.inbound)]
+    }
+}
+
 /// A connection's two SAs and what keeps its sequence numbers safe.
 #[derive(Debug)]
 pub struct StaticConnection {
-    connection: usize,
-    name: String,
-    extended: bool,
+    definition: Connection,
+    /// Of the outbound and the inbound key.
+    keys: [Fingerprint; 2],
     outbound: Arc<OutboundSa>,
     inbound: Arc<InboundSa>,
     sent: SequenceMark,
@@ -59,6 +65,32 @@ pub enum KeyingError {
         /// The other file.
         second: PathBuf,
     },
+    /// A key of a running SA.
+    #[error(
+        "connection `{connection}`: {} holds a key that the running connection `{running}` uses, and one key in two SAs \
+         repeats nonces, which breaks AES-GCM. {}", .file.display(), advice(.connection, .running)
+    )]
+    Running {
+        /// The connection that wants it.
+        connection: String,
+        /// Its key file.
+        file: PathBuf,
+        /// The connection that has it.
+        running: String,
+    },
+    /// The SPI of a running inbound SA.
+    #[error(
+        "connection `{connection}`: the inbound SPI {spi} is that of the running connection `{running}`, and packets under \
+         way could not be told apart; give the new SAs SPIs of their own, on both ends"
+    )]
+    RunningSpi {
+        /// The connection that wants it.
+        connection: String,
+        /// The SPI.
+        spi: Spi,
+        /// The connection that has it.
+        running: String,
+    },
     /// Its sequence numbers.
     #[error("connection `{connection}`: {error}")]
     Mark {
@@ -75,6 +107,15 @@ pub enum KeyingError {
         /// Why.
         error: SaError,
     },
+}
+
+fn advice(connection: &str, running: &str) -> &'static str {
+    if connection == running {
+        "Its other parameters have changed, which takes new SAs: give it new SPIs and new key files (`ravelin keygen`) on \
+         both ends, or leave the parameters as they were"
+    } else {
+        "Give it a new key file (`ravelin keygen`) on both ends, or remove the running connection first"
+    }
 }
 
 /// Everything that keeps a policy from being keyed; at least one error.
@@ -131,7 +172,7 @@ impl StaticKeys {
                 Some(secret)
             };
             if let (Some(outbound), Some(inbound)) = (read(&keys.outbound), read(&keys.inbound)) {
-                pairs.push(KeyPair { outbound, inbound });
+                pairs.push(Some(KeyPair { outbound, inbound }));
             }
         }
         if errors.is_empty() {
@@ -153,8 +194,9 @@ impl StaticKeys {
         provider: Provider,
     ) -> Result<Vec<StaticConnection>, KeyingErrors> {
         let (mut started, mut errors) = (Vec::new(), Vec::new());
-        for (index, (connection, keys)) in policy.connections().iter().zip(self.pairs).enumerate() {
-            match StaticConnection::start(index, connection, keys, folder, provider) {
+        for (connection, keys) in policy.connections().iter().zip(self.pairs) {
+            let Some(keys) = keys else { continue };
+            match StaticConnection::start(connection, keys, folder, provider) {
                 Ok(connection) => started.push(connection),
                 Err(error) => errors.push(error),
             }
@@ -165,11 +207,87 @@ impl StaticKeys {
             Err(KeyingErrors(errors))
         }
     }
+
+    /// Takes out the connections that run already with the same keys and parameters: they go on as they are, and
+    /// [`StaticKeys::start`] starts the others. `policy` is the one the keys were read for.
+    ///
+    /// # Errors
+    /// Every connection that would need new SAs with a key or an inbound SPI that a running one has.
+    pub fn keep<'r>(
+        &mut self,
+        policy: &Policy,
+        running: impl IntoIterator<Item = &'r StaticConnection>,
+    ) -> Result<(), KeyingErrors> {
+        let running: Vec<&StaticConnection> = running.into_iter().collect();
+        let by_name: HashMap<&str, &StaticConnection> =
+            running.iter().map(|one| (one.name(), *one)).collect();
+        let by_key: HashMap<Fingerprint, &StaticConnection> = running
+            .iter()
+            .flat_map(|one| one.keys.map(|key| (key, *one)))
+            .collect();
+        let by_spi: HashMap<Spi, &StaticConnection> = running
+            .iter()
+            .map(|one| (one.definition.keys.inbound.spi, *one))
+            .collect();
+        let mut errors = Vec::new();
+        for (connection, pair) in policy.connections().iter().zip(&mut self.pairs) {
+            let Some(keys) = pair.as_ref().map(KeyPair::fingerprints) else {
+                continue;
+            };
+            let same = by_name
+                .get(connection.name.as_str())
+                .is_some_and(|one| one.keys == keys && needs_same_sas(&one.definition, connection));
+            if same {
+                *pair = None;
+                continue;
+            }
+            let wanted = &connection.keys;
+            for (key, sa) in keys.iter().zip([&wanted.outbound, &wanted.inbound]) {
+                if let Some(one) = by_key.get(key) {
+                    errors.push(KeyingError::Running {
+                        connection: connection.name.clone(),
+                        file: sa.key_file.clone(),
+                        running: one.name().to_owned(),
+                    });
+                }
+            }
+            if let Some(one) = by_spi.get(&wanted.inbound.spi) {
+                errors.push(KeyingError::RunningSpi {
+                    connection: connection.name.clone(),
+                    spi: wanted.inbound.spi,
+                    running: one.name().to_owned(),
+                });
+            }
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(KeyingErrors(errors))
+        }
+    }
+}
+
+/// Whether SAs made for one definition serve another. The path MTU is not theirs to know, and where a key file lies does
+/// not matter as long as it holds the same key.
+fn needs_same_sas(a: &Connection, b: &Connection) -> bool {
+    let comparable = |connection: &Connection| {
+        let keys = &connection.keys;
+        (
+            (
+                connection.mode,
+                connection.local,
+                connection.remote,
+                connection.encapsulation,
+            ),
+            (keys.algorithm, keys.esn, keys.replay_window),
+            (keys.outbound.spi, keys.inbound.spi),
+        )
+    };
+    comparable(a) == comparable(b)
 }
 
 impl StaticConnection {
     fn start(
-        index: usize,
         connection: &Connection,
         keys: KeyPair,
         folder: &Arc<StateFolder>,
@@ -189,6 +307,7 @@ impl StaticConnection {
             connection.keys.outbound.spi.value(),
             connection.keys.inbound.spi.value(),
         );
+        let fingerprints = keys.fingerprints();
         let sent = SequenceMark::open(folder, outbound_spi, &keys.outbound).map_err(failed_mark)?;
         let received = ReceivedMark::open(folder, inbound_spi, &keys.inbound)
             .map_err(|error| failed_mark(MarkError::File(error)))?;
@@ -197,9 +316,8 @@ impl StaticConnection {
         let inbound = inbound_parameters(connection, keys.inbound);
         let inbound = InboundSa::new(inbound, provider, received.highest()).map_err(failed_sa)?;
         let mut started = Self {
-            connection: index,
-            name: name.clone(),
-            extended: connection.keys.esn,
+            definition: connection.clone(),
+            keys: fingerprints,
             outbound: Arc::new(outbound),
             inbound: Arc::new(inbound),
             sent,
@@ -209,16 +327,16 @@ impl StaticConnection {
         Ok(started)
     }
 
-    /// Index of the connection in its policy.
+    /// The connection as the policy that started it has it.
     #[must_use]
-    pub fn connection(&self) -> usize {
-        self.connection
+    pub fn definition(&self) -> &Connection {
+        &self.definition
     }
 
     /// The connection's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.definition.name
     }
 
     /// The SA to send with.
@@ -239,9 +357,11 @@ impl StaticConnection {
     /// # Errors
     /// [`KeyingError::Mark`]: the SA stops when the numbers it has are used up. Calling again tries again.
     pub fn extend(&mut self) -> Result<(), KeyingError> {
-        let extended = self.sent.extend(self.outbound.sequence(), self.extended);
+        let extended = self
+            .sent
+            .extend(self.outbound.sequence(), self.definition.keys.esn);
         extended.map_err(|error| KeyingError::Mark {
-            connection: self.name.clone(),
+            connection: self.name().to_owned(),
             error,
         })
     }
@@ -254,7 +374,7 @@ impl StaticConnection {
     pub fn record_received(&mut self) -> Result<(), KeyingError> {
         let recorded = self.received.record(self.inbound.highest_sequence().unwrap_or(0));
         recorded.map_err(|error: MarkFileError| KeyingError::Mark {
-            connection: self.name.clone(),
+            connection: self.name().to_owned(),
             error: error.into(),
         })
     }

@@ -77,7 +77,7 @@ fn two_ends_understand_each_other_across_restarts() {
         let states = ["s0", "s1"].map(|name| folder.path().join(name));
 
         let mut far = start(&policies[1], &states[1]);
-        assert_eq!((far.connection(), far.name()), (0, "c"));
+        assert_eq!(far.name(), "c");
         let mut highest = 0;
         let mut last = Vec::new();
         for _ in 0..3 {
@@ -137,4 +137,49 @@ fn printing_shows_no_key() {
     }
     let keys = StaticKeys::read(&policy(folder.path(), 0, "")).expect("two keys");
     assert_eq!(format!("{keys:?}").matches("Secret(36 bytes)").count(), 2);
+}
+
+/// What a policy may change about a connection that runs, and what not.
+#[test]
+fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a.key", "b.key"] {
+        key_file::create(&folder.path().join(name), Algorithm::Aes256Gcm).expect("made");
+    }
+    let state = Arc::new(StateFolder::open(&folder.path().join("state")).expect("a state folder"));
+    let first = policy(folder.path(), 0, "");
+    let keys = StaticKeys::read(&first).expect("two keys");
+    let running = keys
+        .start(&first, &state, Provider::preferred())
+        .expect("started");
+    let kept = |policy: &Policy| {
+        let mut keys = StaticKeys::read(policy).expect("two keys");
+        keys.keep(policy, &running)
+            .map(|()| keys)
+            .map_err(|errors| errors.to_string())
+    };
+    for same in ["", "path-mtu = 1400"] {
+        let policy = policy(folder.path(), 0, same);
+        let keys = kept(&policy).expect("nothing to start");
+        assert!(
+            keys.start(&policy, &state, Provider::preferred())
+                .expect("nothing")
+                .is_empty()
+        );
+    }
+
+    let other = policy(folder.path(), 0, "encapsulation = \"udp\"");
+    let errors = kept(&other).expect_err("the old keys");
+    assert!(errors.contains("a.key") && errors.contains("b.key"), "{errors}");
+    assert!(errors.contains("Its other parameters have changed"), "{errors}");
+    assert!(errors.contains("inbound SPI 0x00002001"), "{errors}");
+
+    // New keys, but the old SPIs.
+    for name in ["a.key", "b.key"] {
+        fs::remove_file(folder.path().join(name)).expect("removed");
+        key_file::create(&folder.path().join(name), Algorithm::Aes256Gcm).expect("made");
+    }
+    let errors = kept(&first).expect_err("the old SPIs");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("inbound SPI 0x00002001"), "{errors}");
 }

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use ravelin_keying::StaticKeys;
-use ravelin_policy::Policy;
 
+use crate::policy_file::PolicyFile;
 use crate::run::print_warnings;
 
 /// Check a policy and its key files without touching anything
@@ -16,8 +16,12 @@ use crate::run::print_warnings;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Policy file
-    #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "policy")]
+    file: Option<PathBuf>,
+
+    /// The same, as other commands have it
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    policy: Option<PathBuf>,
 
     /// Leave the key files alone, for instance where the policy is edited but not used
     #[arg(long)]
@@ -25,7 +29,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn check(arguments: &Arguments) -> Result<()> {
-    let (policy, warnings) = Policy::load(&arguments.policy)?;
+    let path = arguments.file.as_ref().or(arguments.policy.as_ref());
+    let path = path.context("which policy? `ravelin check FILE`")?;
+    let PolicyFile { policy, warnings, .. } = PolicyFile::load(path, &[])?;
     print_warnings(&warnings);
     let rules = ravelin_classifier::compile(&policy)?;
     if !arguments.without_keys {
@@ -33,7 +39,7 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
     }
     println!(
         "{}: {} rules, {} connections, {} lookup lines; {}",
-        arguments.policy.display(),
+        path.display(),
         policy.rules().len(),
         policy.connections().len(),
         rules.lines().len(),

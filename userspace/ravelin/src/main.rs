@@ -1,11 +1,14 @@
 //! `ravelin`: the engine's daemon and its command line.
 #![forbid(unsafe_code)]
 
+mod apply;
 mod check;
 mod detach;
+mod explain;
 mod import;
 mod instance;
 mod keygen;
+mod policy_file;
 mod run;
 mod status;
 
@@ -28,7 +31,9 @@ const EXAMPLES: &str = "\
 Examples:
   ravelin keygen branch-out.key --algorithm aes-256-gcm   Make a key file
   ravelin check --policy site.toml                        Look for mistakes; needs no root
+  ravelin explain --policy site.toml 'tcp 10.1.0.5:40000 -> 10.2.0.9:443'
   ravelin run --policy site.toml --outer eth0 --inner eth1
+  ravelin apply site.toml --confirm 60                    Change the policy of the running engine
   ravelin status                                          What it has done so far
   ravelin detach                                          Take the filter away after it has stopped";
 
@@ -36,6 +41,10 @@ Examples:
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    Explain(explain::Arguments),
+    Apply(apply::Arguments),
+    Confirm(apply::Confirm),
+    Rollback(apply::Rollback),
     Status(status::Arguments),
     Keygen(keygen::Arguments),
     Detach(detach::Arguments),
@@ -46,6 +55,10 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Apply(arguments) => apply::apply(&arguments),
+        Command::Confirm(arguments) => apply::confirm(&arguments),
+        Command::Rollback(arguments) => apply::roll_back(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use nix::sys::prctl;
-use ravelin_engine::{Engine, Mode, Options};
+use ravelin_engine::{Engine, Mode, Options, PolicyFile};
 use ravelin_esp::Provider;
 use ravelin_policy::{Policy, Warning};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::instance::Instance;
 
@@ -17,6 +18,8 @@ use crate::instance::Instance;
 /// With an inner device this is a gateway: packets from the clear side that a rule protects leave the outer device as
 /// ESP, and ESP from the peers comes out of the inner device. Without one it only filters what arrives on the outer
 /// device, and keeps clear packets that must be protected from leaving.
+///
+/// `ravelin apply` puts another policy in force without an interruption; SIGHUP reads the file in force again.
 ///
 /// When it stops, or dies, the filter stays: what must be protected is dropped until the engine runs again. `ravelin
 /// detach`, or `--on-exit open`, takes the filter away.
@@ -56,6 +59,10 @@ pub(crate) struct Arguments {
     /// AEAD implementation [default: the fastest on this CPU]
     #[arg(long, value_name = "NAME", value_parser = provider)]
     provider: Option<Provider>,
+
+    /// Room for the counters of so many rules, 16 bytes per CPU each [default: twice those of the policy, at least 65536]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+    max_rules: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,14 +88,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("info"));
     // No core dump, no ptrace by others: this process holds keys.
     prctl::set_dumpable(false).context("cannot forbid core dumps")?;
-    let (policy, warnings) = Policy::load(&arguments.policy)?;
+    let (file, warnings) = PolicyFile::load(&arguments.policy)?;
     print_warnings(&warnings);
-    let mut engine = Engine::start(&policy, &options(arguments, &policy)?)?;
+    let options = options(arguments, file.policy())?;
+    let mut engine = Engine::start(file, &options)?;
     for warning in engine.warnings() {
         eprintln!("ravelin: warning: {warning}");
     }
     eprintln!("ravelin: ready: {}", engine.summary());
-    engine.run(stop_signal())?;
+    let (reload, reloads) = unbounded_channel();
+    engine.run(signals(reload), reloads)?;
     match arguments.on_exit {
         OnExit::Open => {
             engine.detach()?;
@@ -135,6 +144,7 @@ fn options(arguments: &Arguments, policy: &Policy) -> Result<Options> {
         },
         busy_poll: arguments.busy_poll,
         provider: arguments.provider,
+        max_rules: arguments.max_rules,
     })
 }
 
@@ -153,13 +163,24 @@ fn provider(text: &str) -> Result<Provider> {
     found.with_context(|| format!("there are: {}", names()))
 }
 
-/// Ready at SIGINT or SIGTERM.
-async fn stop_signal() {
+/// Ready at SIGINT or SIGTERM; hands SIGHUP on.
+async fn signals(reload: UnboundedSender<()>) {
     let interrupt = wait_for(SignalKind::interrupt());
     let terminate = wait_for(SignalKind::terminate());
+    let hang_up = async {
+        let Ok(mut stream) = signal(SignalKind::hangup()) else {
+            return std::future::pending().await;
+        };
+        while stream.recv().await.is_some() {
+            // The engine is still there: it waits for this future.
+            let _ = reload.send(());
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = interrupt => {}
         () = terminate => {}
+        () = hang_up => {}
     }
 }
 

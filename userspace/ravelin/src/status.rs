@@ -39,18 +39,36 @@ pub(crate) fn status(arguments: &Arguments) -> Result<()> {
 fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
     writeln!(
         out,
-        "instance {}  version {}  process {}  up {} s  generation {}{}",
+        "instance {}  version {}  process {}  up {} s{}",
         status.instance,
         status.version,
         status.pid,
         status.uptime_seconds,
-        status.generation,
         status
             .provider
             .as_ref()
             .map(|name| format!("  aead {name}"))
             .unwrap_or_default()
     )?;
+    let policy = &status.policy;
+    writeln!(
+        out,
+        "policy {}  generation {}  sha256 {}",
+        policy.file.display(),
+        policy.generation,
+        policy.sha256.get(..16).unwrap_or("unknown")
+    )?;
+    if let Some(pending) = &status.pending {
+        writeln!(
+            out,
+            "to be confirmed within {} s, else {} comes back",
+            pending.seconds_left,
+            pending.previous.file.display()
+        )?;
+    }
+    if let Some(error) = &status.last_error {
+        writeln!(out, "last error: {error}")?;
+    }
     for (side, interface) in status.interfaces.iter().rev() {
         writeln!(
             out,

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 use proptest::prelude::*;
-use ravelin_classifier::compile;
+use ravelin_classifier::{RuleSet, compile};
 use ravelin_esp::checksum::ipv4_header;
 use ravelin_esp::{Algorithm, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
 use ravelin_policy::Policy;
@@ -14,12 +15,13 @@ use ravelin_xdp_common::{DropReason, FrameMetadata, Kind};
 use ravelin_xsk::twin::{TwinEnd, TwinPort};
 use ravelin_xsk::{HugePages, PortOptions, Umem, UmemOptions};
 
-use super::{Forwarder, Shared};
+use super::Forwarder;
 use crate::address::to_address;
 use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
 use crate::connection::Connection;
 use crate::counters::WorkerCounters;
 use crate::filter::Side;
+use crate::regime::{Regime, Shared};
 
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
@@ -29,6 +31,7 @@ const INNER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// What a gateway needs beside its packet memory. Site 1 is 10.1/16 behind 192.0.2.1, site 2 is 10.2/16.
 struct Site {
     shared: Shared,
+    rules: Arc<RuleSet>,
     counters: WorkerCounters,
     questions: Receiver<Question>,
 }
@@ -61,10 +64,13 @@ impl Site {
         let remote = IpAddr::V4(Ipv4Addr::new(192, 0, 2, there));
         let connections = (0..connections)
             .map(|index| Connection {
+                slot: index,
+                since: 0,
                 name: format!("c{index}"),
                 remote,
                 remote_address: to_address(remote),
                 path_mtu: None,
+                endpoint: Connection::inbound_endpoint(&policy.connections()[0], index),
                 outbound: OutboundSa::new(parameters(here, there, here, index), Provider::AwsLc, 0)
                     .unwrap()
                     .into(),
@@ -76,13 +82,12 @@ impl Site {
         for connection in &connections {
             connection.outbound.sequence().raise_ceiling(1 << 20);
         }
+        let rules = Arc::new(compile(&policy).unwrap());
+        let regime = Regime::new(1, Arc::clone(&rules), connections.into_iter().map(Arc::new));
         let (adjacencies, questions) = Adjacencies::new(snapshot(0, &[])).unwrap();
         Self {
-            shared: Shared {
-                connections,
-                rules: compile(&policy).unwrap(),
-                adjacencies,
-            },
+            shared: Shared::new(regime, adjacencies),
+            rules,
             counters: WorkerCounters::new(1),
             questions,
         }
@@ -91,7 +96,7 @@ impl Site {
     /// With next hops for the peers and for both hosts.
     fn resolved(here: u8, connections: u32) -> Self {
         let site = Self::new(here, connections);
-        site.shared.adjacencies.publish(snapshot(
+        site.shared.adjacencies().publish(snapshot(
             1,
             &[
                 (Side::Outer, [192, 0, 2, 3 - here], Hop::Ready(PEER_MAC)),
@@ -180,12 +185,16 @@ fn clear_frame(payload: &[u8], ttl: u8) -> Vec<u8> {
 }
 
 fn metadata(kind: Kind, slot: u32, frame: &[u8]) -> Vec<u8> {
+    metadata_of(kind, slot, 1, frame)
+}
+
+fn metadata_of(kind: Kind, slot: u32, generation: u32, frame: &[u8]) -> Vec<u8> {
     let metadata = FrameMetadata {
         slot,
         rule_id: NO_RULE,
         l3_offset: 14,
         l3_length: (frame.len() - 14) as u16,
-        generation: 1,
+        generation: generation as u16,
         kind,
         family: 4,
     };
@@ -279,11 +288,11 @@ fn packets_wait_for_their_neighbour() {
     assert!(site.questions.try_iter().all(|asked| asked == question));
 
     site.shared
-        .adjacencies
+        .adjacencies()
         .publish(snapshot(1, &[(Side::Outer, [192, 0, 2, 2], Hop::Resolving)]));
     forwarder.turn().unwrap();
     assert_eq!(outer.take(), None);
-    site.shared.adjacencies.publish(snapshot(
+    site.shared.adjacencies().publish(snapshot(
         2,
         &[(Side::Outer, [192, 0, 2, 2], Hop::Ready(PEER_MAC))],
     ));
@@ -305,7 +314,7 @@ fn only_so_many_packets_wait() {
     }
     assert_eq!(site.counters.drops(DropReason::NoNeighbour), 300 - 256);
     assert_eq!(memory.counts().held, 256);
-    site.shared.adjacencies.publish(snapshot(
+    site.shared.adjacencies().publish(snapshot(
         1,
         &[(Side::Outer, [192, 0, 2, 2], Hop::Closed(DropReason::NoRoute))],
     ));
@@ -320,7 +329,7 @@ fn a_changed_neighbour_takes_effect_with_the_snapshot() {
     let memory = umem();
     let (mut forwarder, inner, outer) = gateway(&site, &memory);
     for (generation, mac) in [(1, PEER_MAC), (2, [4; 6])] {
-        site.shared.adjacencies.publish(snapshot(
+        site.shared.adjacencies().publish(snapshot(
             generation,
             &[(Side::Outer, [192, 0, 2, 2], Hop::Ready(mac))],
         ));
@@ -381,6 +390,49 @@ fn an_opened_packet_must_fit_its_connection() {
     two.turn().unwrap();
     assert_eq!(inner2.take(), None);
     assert_eq!(site2.counters.drops(DropReason::InnerPolicy), 1);
+}
+
+/// RFC 4301 section 5.1 would be void if a packet were sealed for another connection than its rule's.
+#[test]
+fn a_slot_that_changed_hands_seals_only_what_was_meant_for_its_new_connection() {
+    let site = Site::resolved(1, 2);
+    let memory = umem();
+    let (mut forwarder, inner, outer) = gateway(&site, &memory);
+    // From generation 40,000 on, slot 0 belongs to what was in slot 1; the other connection is gone.
+    let moved = {
+        let regime = site.shared.regime();
+        let second = regime.connection(1).unwrap();
+        Arc::new(Connection {
+            slot: 0,
+            since: 40_000,
+            ..second.with_path_mtu(None)
+        })
+    };
+    site.shared
+        .publish(Regime::new(40_000, Arc::clone(&site.rules), [moved]));
+    for (generation, slot, sealed) in [
+        (39_999, 0, false),
+        (40_000, 0, true),
+        // The driver is ahead of the worker.
+        (40_001, 0, true),
+        (39_999, 1, false),
+        (40_000, 1, false),
+    ] {
+        let frame = clear_frame(b"x", 64);
+        let missing = site.counters.drops(DropReason::SaMissing);
+        assert!(inner.inject(&metadata_of(Kind::Seal, slot, generation, &frame), &frame));
+        forwarder.turn().unwrap();
+        let out = outer.take();
+        assert_eq!(out.is_some(), sealed, "generation {generation}, slot {slot}");
+        if let Some(out) = out {
+            assert_eq!(out[34..38], 0x1101_u32.to_be_bytes());
+        }
+        assert_eq!(
+            site.counters.drops(DropReason::SaMissing),
+            missing + u64::from(!sealed)
+        );
+    }
+    assert_eq!(site.counters.taken_up.generation(), 40_000);
 }
 
 #[test]

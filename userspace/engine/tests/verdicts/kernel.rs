@@ -94,7 +94,7 @@ impl Counters {
 
 impl Kernel {
     pub(crate) fn load() -> Self {
-        let filter = Filter::load().expect("run this test as root");
+        let filter = Filter::load(MAX_RULES).expect("run this test as root");
         Self { filter }
     }
 
@@ -149,7 +149,7 @@ impl Kernel {
         let counters = Counters {
             drops: self.filter.drops().unwrap(),
             passes: self.filter.passes().unwrap(),
-            rules: self.filter.rules(RULES).unwrap(),
+            rules: self.filter.rules(0..RULES as u32).unwrap(),
         };
         assert_eq!(counters.passes.len(), Pass::ALL.len());
         counters

@@ -84,9 +84,11 @@ impl Mismatches {
             .filter(move |field| self.0 & bit(*field) != 0)
     }
 
-    /// How far the filter is from matching: fewer fields are nearer, and of as many the addresses weigh most.
+    /// How far the filter is from matching: fewer fields are nearer, and of as many the addresses weigh most. The
+    /// family stands for both addresses and is farther than these.
     pub(crate) fn distance(self) -> (u32, u16) {
-        (self.0.count_ones(), self.0)
+        let family = u32::from(self.0 & bit(Mismatch::Family) != 0);
+        (self.0.count_ones() + 2 * family, self.0)
     }
 
     fn add(&mut self, field: Mismatch, differs: bool) {

@@ -1,23 +1,22 @@
 //! Ranks and mismatches in words, for people who did not write the policy.
 
 use super::{Candidate, Mismatch, Miss};
-use crate::filter::Selector;
+use crate::filter::{Filter, Selector};
 use crate::order::{Rank, RankField};
 use crate::packet::{Packet, Transport};
 use crate::protocol::Protocol;
 
-/// A rank, field by field, in the order of comparison.
+/// The rank of a filter, field by field, in the order of comparison.
 #[must_use]
-pub fn rank_in_words(rank: &Rank) -> String {
+pub fn rank_in_words(rank: &Rank, filter: &Filter) -> String {
     let weight = &rank.weight;
     let priority = match weight.priority.0 {
         Some(priority) => format!("priority {priority}, "),
         None => String::new(),
     };
     let ports = match weight.ports_given.0 {
-        0 => "no port limited".to_owned(),
-        1 => format!("one port limited ({} pairs match)", thousands(weight.port_pairs)),
-        _ => format!("both ports limited ({})", pairs(weight.port_pairs)),
+        0 => "no port given".to_owned(),
+        given => format!("{} given ({})", limited(given, filter), pairs(weight.port_pairs)),
     };
     format!(
         "{priority}shorter prefix {} bits, longer prefix {} bits, {}, {ports}, {}",
@@ -63,9 +62,9 @@ pub fn why_it_lost(loser: &Candidate<'_>, winner: &Candidate<'_>) -> String {
                 .map_or_else(String::new, |protocol| protocol.to_string())
         ),
         RankField::PortsGiven => format!(
-            "less specific: addresses and protocol equally so, but it limits {} and the winner {}",
-            limited(mine.ports_given.0, loser),
-            limited(best.ports_given.0, winner)
+            "less specific: addresses and protocol equally so, but it gives {} and the winner {}",
+            limited(mine.ports_given.0, loser.filter),
+            limited(best.ports_given.0, winner.filter)
         ),
         RankField::PortPairs => format!(
             "less specific: it takes {} of ports, the winner {}",
@@ -154,8 +153,8 @@ fn icmp(field: Mismatch, selector: &Selector, packet: &Packet) -> String {
     }
 }
 
-fn limited(ports: u8, candidate: &Candidate<'_>) -> String {
-    let icmp = matches!(candidate.filter.selector, Selector::Icmp { .. });
+fn limited(ports: u8, filter: &Filter) -> String {
+    let icmp = matches!(filter.selector, Selector::Icmp { .. });
     match (ports, icmp) {
         (0, _) => "no port".to_owned(),
         (1, true) => "the ICMP type".to_owned(),

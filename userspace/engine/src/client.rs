@@ -1,0 +1,131 @@
+//! Talking to a running engine over its control socket.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::control::{ControlError, LONGEST, Whole, collect};
+use crate::order::{Applied, ApplyRequest, paths};
+use crate::status::{PolicyStatus, Status};
+
+/// How long an answer may take that needs no work.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Largest answer that is read, in bytes.
+const LARGEST: usize = 64 << 20;
+
+/// Asks a running engine for its status.
+///
+/// # Errors
+///
+/// [`ControlError`].
+pub fn fetch_status(socket: &Path) -> Result<Status, ControlError> {
+    exchange(socket, &Method::GET, paths::STATUS, &(), PATIENCE)
+}
+
+/// Has a running engine put a policy in force, or only try to.
+///
+/// # Errors
+///
+/// [`ControlError::Refused`] with what is wrong with the policy.
+pub fn apply(socket: &Path, request: &ApplyRequest) -> Result<Applied, ControlError> {
+    exchange(socket, &Method::POST, paths::POLICY, request, LONGEST)
+}
+
+/// Lets the policy stay that a running engine has on trial.
+///
+/// # Errors
+///
+/// [`ControlError::Refused`] if none is.
+pub fn confirm(socket: &Path) -> Result<PolicyStatus, ControlError> {
+    exchange(socket, &Method::POST, paths::CONFIRM, &(), PATIENCE)
+}
+
+/// Has a running engine take the policy on trial back.
+///
+/// # Errors
+///
+/// [`ControlError::Refused`] if none is.
+pub fn roll_back(socket: &Path) -> Result<PolicyStatus, ControlError> {
+    exchange(socket, &Method::POST, paths::ROLLBACK, &(), PATIENCE)
+}
+
+fn exchange<T: DeserializeOwned>(
+    path: &Path,
+    method: &Method,
+    what: &str,
+    body: &impl Serialize,
+    patience: Duration,
+) -> Result<T, ControlError> {
+    let broken = |what: String| ControlError::Answer {
+        path: path.to_owned(),
+        what,
+    };
+    let body = serde_json::to_vec(body).map_err(|error| broken(error.to_string()))?;
+    let request = Request::builder()
+        .method(method)
+        .uri(what)
+        .header(hyper::header::HOST, "ravelin")
+        .body(Whole(Some(body.into())))
+        .map_err(|error| broken(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| broken(error.to_string()))?;
+    let (code, bytes) = runtime.block_on(async {
+        let connect = UnixStream::connect(path).await;
+        let stream = connect.map_err(|error| ControlError::Connect {
+            path: path.to_owned(),
+            error,
+        })?;
+        timeout(patience, send(stream, request))
+            .await
+            .map_err(|_| broken("no answer in time".to_owned()))?
+            .map_err(broken)
+    })?;
+    if code != StatusCode::OK {
+        return Err(ControlError::Refused(
+            String::from_utf8_lossy(&bytes).into_owned(),
+        ));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| broken(format!("not an answer: {error}")))
+}
+
+async fn send(stream: UnixStream, request: Request<Whole>) -> Result<(StatusCode, Vec<u8>), String> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    let exchange = async {
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| error.to_string())?;
+        let code = response.status();
+        Ok((code, collect(response.into_body(), LARGEST).await?))
+    };
+    both(exchange, connection).await
+}
+
+/// Drives the exchange and its connection together until the exchange is done.
+async fn both<T>(
+    exchange: impl Future<Output = Result<T, String>>,
+    connection: impl Future<Output = Result<(), hyper::Error>>,
+) -> Result<T, String> {
+    let mut exchange = std::pin::pin!(exchange);
+    let mut connection = std::pin::pin!(connection);
+    let mut connected = true;
+    std::future::poll_fn(|context| {
+        if connected && connection.as_mut().poll(context).is_ready() {
+            connected = false;
+        }
+        exchange.as_mut().poll(context)
+    })
+    .await
+}

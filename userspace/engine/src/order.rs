@@ -1,0 +1,67 @@
+//! What clients of the control socket may want.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::status::{PolicyStatus, Status};
+
+/// Paths of the control socket.
+pub(crate) mod paths {
+    /// GET: [`Status`](crate::Status).
+    pub(crate) const STATUS: &str = "/v1/status";
+    /// POST [`ApplyRequest`](crate::ApplyRequest): [`Applied`](crate::Applied).
+    pub(crate) const POLICY: &str = "/v1/policy";
+    /// POST: [`PolicyStatus`](crate::PolicyStatus).
+    pub(crate) const CONFIRM: &str = "/v1/confirm";
+    /// POST: [`PolicyStatus`](crate::PolicyStatus).
+    pub(crate) const ROLLBACK: &str = "/v1/rollback";
+}
+
+/// A policy to put in force: the body of `POST /v1/policy`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// The policy file: an absolute path, as the engine reads it.
+    pub file: PathBuf,
+    /// The policy before comes back unless this one is confirmed within so many seconds.
+    #[serde(default)]
+    pub confirm_seconds: Option<u32>,
+    /// Does everything but the swap.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What an apply did, or would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The policy in force now; with `dry_run` the one that was tried.
+    pub policy: PolicyStatus,
+    /// Whether it was only tried.
+    pub dry_run: bool,
+    /// Seconds within which it must be confirmed.
+    pub confirm_seconds: Option<u32>,
+    /// Rules whose names the policy before did not have.
+    pub rules_added: usize,
+    /// Rules whose names only the policy before had.
+    pub rules_removed: usize,
+    /// Connections that started.
+    pub started: Vec<String>,
+    /// Connections that stopped.
+    pub stopped: Vec<String>,
+    /// What its author should look at.
+    pub warnings: Vec<String>,
+}
+
+/// Where an answer goes: the answer, or why not.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+/// One client's wish.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Status(Reply<Status>),
+    Apply(ApplyRequest, Reply<Applied>),
+    Confirm(Reply<PolicyStatus>),
+    RollBack(Reply<PolicyStatus>),
+}

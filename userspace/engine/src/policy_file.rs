@@ -1,0 +1,63 @@
+//! A policy and the file it came from.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use ravelin_policy::{MAX_FILE_BYTES, Policy, PolicyErrors, Warning};
+
+/// A policy as it is written, read from a file.
+#[derive(Clone, Debug)]
+pub struct PolicyFile {
+    path: PathBuf,
+    sha256: String,
+    policy: Arc<Policy>,
+}
+
+impl PolicyFile {
+    /// Reads and checks a policy.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, each with its place.
+    pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), PolicyErrors> {
+        // Absolute, so that a later reload does not depend on where the process was started.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let (policy, warnings) = Policy::load(&path)?;
+        let file = Self {
+            sha256: sha256(&path).unwrap_or_default(),
+            policy: Arc::new(policy),
+            path,
+        };
+        Ok((file, warnings))
+    }
+
+    /// The file's absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of the file's text, in hex.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+}
+
+/// The hash of a file as `sha256sum` prints it.
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)?;
+    let hash = digest::digest(&digest::SHA256, &bytes);
+    Ok(hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,83 @@
+//! `ravelin explain`: why a packet gets the verdict it gets.
+
+mod next;
+mod report;
+mod text;
+
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use ravelin_classifier::Host;
+use ravelin_policy::{PACKET_GRAMMAR, Packet};
+use ravelin_xdp_common::Direction;
+
+use crate::policy_file::PolicyFile;
+
+/// How many filters of each kind are shown without `--all`.
+const SHOWN: usize = 5;
+
+/// Explain what a policy does with a packet, and why
+///
+/// Shows the rule that decides and its rank, why every other filter that matches lost, which filters do not match and
+/// on which field, and what happens to the packet next. Touches nothing and needs no root.
+#[derive(Debug, Args)]
+#[command(after_help = grammar())]
+pub(crate) struct Arguments {
+    /// Policy file
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+
+    /// The packet, as in "tcp 10.0.0.5:40000 -> 10.1.0.9:1433"
+    #[arg(value_name = "PACKET")]
+    packet: Packet,
+
+    /// Only as a packet from the wire, on the outer device
+    #[arg(long = "in", conflicts_with = "outbound")]
+    inbound: bool,
+
+    /// Only as a packet towards the wire, from the inner device
+    #[arg(long = "out")]
+    outbound: bool,
+
+    /// An address of the machine that the policy is for; may be given several times
+    #[arg(long = "me", value_name = "ADDRESS")]
+    own: Vec<IpAddr>,
+
+    /// Show every filter, however many there are
+    #[arg(long)]
+    all: bool,
+
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn grammar() -> String {
+    format!("A packet is written\n  {PACKET_GRAMMAR}")
+}
+
+pub(crate) fn explain(arguments: &Arguments) -> Result<()> {
+    let file = PolicyFile::load(&arguments.policy, &arguments.own)?;
+    let rules = ravelin_classifier::compile(&file.policy)?;
+    let mut host = Host::new(&file.policy, rules, &arguments.own);
+    let directions: &[Direction] = match (arguments.inbound, arguments.outbound) {
+        (true, _) => &[Direction::Inbound],
+        (_, true) => &[Direction::Outbound],
+        _ => &[Direction::Outbound, Direction::Inbound],
+    };
+    let limit = if arguments.all { usize::MAX } else { SHOWN };
+    let report = report::report(&file, &mut host, &arguments.packet, directions, limit);
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        text::text(&report)
+    };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // `ravelin explain | head` is no error.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

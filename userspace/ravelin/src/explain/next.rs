@@ -1,0 +1,230 @@
+//! What happens to a packet after the filters were asked, or instead of asking them.
+
+use ravelin_classifier::{Host, frame_of};
+use ravelin_policy::explain::{Explanation, Verdict};
+use ravelin_policy::{Connection, Encapsulation, Mode, Packet, Policy, Protocol, Transport};
+use ravelin_xdp_common::{Direction, DropReason, Judgement, Outcome, Pass};
+use serde::Serialize;
+
+/// [`Next::what`] of a packet that cannot be.
+pub(crate) const IMPOSSIBLE: &str = "impossible";
+
+/// What the driver does with the packet.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Next {
+    /// `pass`, `drop`, `seal` or `open`; `impossible` for what cannot be on a wire.
+    pub(crate) what: &'static str,
+    /// The counter that `ravelin status` shows it under.
+    pub(crate) counter: Option<&'static str>,
+    /// Whether it is decided before the filters are asked.
+    pub(crate) before_filters: bool,
+    /// A sentence.
+    pub(crate) text: String,
+    /// What else to know: what would happen under other circumstances.
+    pub(crate) notes: Vec<String>,
+}
+
+/// What happens next, by the drivers' own decision about a frame with these selector values.
+pub(crate) fn next(policy: &Policy, host: &mut Host, explanation: &Explanation<'_>) -> Next {
+    let packet = &explanation.packet;
+    let Some(frame) = frame_of(packet) else {
+        return Next {
+            what: IMPOSSIBLE,
+            counter: None,
+            before_filters: true,
+            text: format!(
+                "No such packet exists: in IPv6, {} introduces an extension header and is never the protocol of a packet.",
+                packet.protocol
+            ),
+            notes: Vec::new(),
+        };
+    };
+    let judgement = host.judge(&frame, explanation.direction);
+    let mut next = outcome(policy, explanation, &judgement);
+    next.notes = notes(policy, host, explanation, &frame, &judgement);
+    next
+}
+
+fn outcome(policy: &Policy, explanation: &Explanation<'_>, judgement: &Judgement) -> Next {
+    let inbound = explanation.direction == Direction::Inbound;
+    let (what, counter, before_filters, text) = match judgement.outcome {
+        Outcome::Pass(Pass::Lifeline) => (
+            "pass",
+            Some(Pass::Lifeline.name()),
+            true,
+            format!(
+                "{} It passes to the kernel whatever the filters say.",
+                lifeline(&explanation.packet)
+            ),
+        ),
+        Outcome::Pass(kind) => ("pass", Some(kind.name()), false, passes(policy, explanation)),
+        Outcome::Drop(reason) => (
+            "drop",
+            Some(reason.name()),
+            false,
+            drops(policy, explanation, reason),
+        ),
+        Outcome::Redirect(_) if inbound => (
+            "open",
+            None,
+            true,
+            "It is ESP of a known SA and goes to its worker.".to_owned(),
+        ),
+        Outcome::Redirect(metadata) => {
+            let text = policy.connections().get(metadata.slot as usize).map_or_else(
+                || "It is sealed.".to_owned(),
+                |connection| {
+                    format!(
+                        "It is sealed with connection `{}` and leaves the outer device as ESP: {}.",
+                        connection.name,
+                        carried(connection, true)
+                    )
+                },
+            );
+            ("seal", None, false, text)
+        }
+    };
+    Next {
+        what,
+        counter,
+        before_filters,
+        text,
+        notes: Vec::new(),
+    }
+}
+
+fn lifeline(packet: &Packet) -> &'static str {
+    if Protocol(packet.protocol) == Protocol::ICMP6 {
+        "It is neighbour discovery for this machine or its link (lifeline)."
+    } else {
+        "It is IKE of this machine (lifeline)."
+    }
+}
+
+fn passes(policy: &Policy, explanation: &Explanation<'_>) -> String {
+    match explanation.verdict {
+        Verdict::Protect {
+            connection,
+            accept_unsecured: true,
+        } => format!(
+            "It passes to the kernel in the clear, because the rule accepts unsecured packets; the answer must be \
+             protected with connection `{}`.",
+            name(policy, connection)
+        ),
+        _ => "It passes to the kernel in the clear.".to_owned(),
+    }
+}
+
+fn drops(policy: &Policy, explanation: &Explanation<'_>, reason: DropReason) -> String {
+    match (reason, explanation.verdict) {
+        (DropReason::ClearNotAllowed, Verdict::Protect { connection, .. }) => {
+            let carried = policy
+                .connections()
+                .get(connection)
+                .map_or_else(String::new, |connection| carried(connection, false));
+            format!(
+                "In the clear it is dropped: such packets are accepted only inside ESP of connection `{}`: {carried}.",
+                name(policy, connection)
+            )
+        }
+        (DropReason::FragmentUnknown, _) => {
+            "It is dropped: a later fragment shows no ports, so it cannot be told \
+                                             whether the filter takes it."
+                .to_owned()
+        }
+        _ => "It is dropped silently.".to_owned(),
+    }
+}
+
+fn name(policy: &Policy, connection: usize) -> &str {
+    policy
+        .connections()
+        .get(connection)
+        .map_or("", |connection| connection.name.as_str())
+}
+
+/// How a connection's ESP travels, as seen from here.
+fn carried(connection: &Connection, outbound: bool) -> String {
+    let (from, to, sa) = if outbound {
+        (connection.local, connection.remote, &connection.keys.outbound)
+    } else {
+        (connection.remote, connection.local, &connection.keys.inbound)
+    };
+    let mode = match connection.mode {
+        Mode::Tunnel => "tunnel",
+        Mode::Transport => "transport mode",
+    };
+    let encapsulation = match connection.encapsulation {
+        Encapsulation::None => "",
+        Encapsulation::Udp { .. } => ", in UDP",
+    };
+    format!(
+        "{mode} from {from} to {to}{encapsulation}, {}, SPI {}",
+        connection.keys.algorithm, sa.spi
+    )
+}
+
+/// What would happen under circumstances that the packet's text does not tell.
+fn notes(
+    policy: &Policy,
+    host: &mut Host,
+    explanation: &Explanation<'_>,
+    frame: &[u8],
+    judgement: &Judgement,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    let packet = &explanation.packet;
+    if explanation.direction == Direction::Outbound {
+        let egress = host.judge_egress(frame);
+        notes.extend(sent_by_this_machine(judgement, &egress));
+    }
+    if judgement.outcome != Outcome::Pass(Pass::Lifeline)
+        && host.judge_with_own(frame, explanation.direction, packet.destination)
+            == Outcome::Pass(Pass::Lifeline)
+    {
+        notes.push(format!(
+            "If {} is an address of this machine (--me {}), the packet passes before the filters: {}",
+            packet.destination,
+            packet.destination,
+            lifeline(packet)
+        ));
+    }
+    if explanation.direction == Direction::Inbound {
+        notes.extend(encapsulated(policy, packet));
+    }
+    notes
+}
+
+/// The hook on the outer device judges what the machine itself sends.
+fn sent_by_this_machine(forwarded: &Judgement, own: &Judgement) -> Option<String> {
+    match (forwarded.outcome, own.outcome) {
+        (Outcome::Redirect(_), Outcome::Drop(reason)) => Some(format!(
+            "That is for packets from the inner device. Sent by this machine itself it would leave the outer device in \
+             the clear, and is dropped there as {}.",
+            reason.name()
+        )),
+        (Outcome::Drop(_), Outcome::Pass(_)) => Some(
+            "That is for packets from the inner device. What this machine itself sends is only stopped where it must \
+             be protected."
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// ESP is told apart by what the selector values do not hold.
+fn encapsulated(policy: &Policy, packet: &Packet) -> Option<String> {
+    let udp = Protocol(packet.protocol) == Protocol::UDP
+        && matches!(packet.transport, Transport::Ports(from, to) if from == 4500 || to == 4500);
+    if !udp && Protocol(packet.protocol) != Protocol::ESP {
+        return None;
+    }
+    let connection = policy.connections().iter().find(|connection| {
+        (connection.local, connection.remote) == (packet.destination, packet.source)
+            && matches!(connection.encapsulation, Encapsulation::Udp { .. }) == udp
+    })?;
+    Some(format!(
+        "ESP with SPI {} from {} is connection `{}` and goes to its worker before the filters are asked.",
+        connection.keys.inbound.spi, connection.remote, connection.name
+    ))
+}
