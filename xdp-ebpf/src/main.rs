@@ -6,6 +6,8 @@
 #![no_std]
 #![no_main]
 
+#[cfg(feature = "bench")]
+mod bench;
 mod counters;
 mod maps;
 mod packet;
@@ -15,7 +17,7 @@ use aya_ebpf::btf_maps::XskMap;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ravelin_xdp_common::{
-    DropReason, Fate, FrameMetadata, Judgement, MAX_QUEUES, Pass, decide_egress, decide_inner, decide_outer,
+    DropReason, FrameMetadata, Judgement, MAX_QUEUES, Outcome, decide_egress, decide_inner, decide_outer,
 };
 
 use crate::maps::{INNER_SOCKETS, KernelTables, OUTER_SOCKETS};
@@ -44,38 +46,29 @@ pub fn ravelin_inner(ctx: XdpContext) -> u32 {
 /// tcx egress on the device of the wire.
 #[classifier]
 pub fn ravelin_egress(ctx: TcContext) -> i32 {
-    let judgement = decide_egress(&SkbBytes::new(&ctx), &KernelTables);
-    match judgement.fate {
-        Fate::Drop => {
-            counters::dropped(judgement.reason);
+    match decide_egress(&SkbBytes::new(&ctx), &KernelTables).outcome {
+        Outcome::Drop(reason) => {
+            counters::dropped(reason);
             #[cfg(feature = "log")]
-            aya_log_ebpf::info!(&ctx, "egress drop {}", judgement.reason.name());
+            aya_log_ebpf::info!(&ctx, "egress drop {}", reason.name());
             TC_ACT_SHOT as i32
         }
         // The next program, then the device: TCX_NEXT.
-        Fate::Pass | Fate::Redirect => {
-            if matches!(judgement.pass, Pass::Audit) {
-                counters::audited(judgement.reason);
-            }
-            TC_ACT_UNSPEC
-        }
+        Outcome::Pass(_) | Outcome::Redirect(_) => TC_ACT_UNSPEC,
     }
 }
 
-/// From fate to action.
+/// From outcome to action.
 #[inline(always)]
 fn apply(ctx: &XdpContext, judgement: Judgement, sockets: &XskMap<{ MAX_QUEUES as usize }>) -> u32 {
     counters::matched(judgement.rule_id, judgement.length);
-    match judgement.fate {
-        Fate::Pass => {
-            counters::passed(judgement.pass);
-            if matches!(judgement.pass, Pass::Audit) {
-                counters::audited(judgement.reason);
-            }
+    match judgement.outcome {
+        Outcome::Pass(kind) => {
+            counters::passed(kind);
             xdp_action::XDP_PASS
         }
-        Fate::Drop => drop(ctx, judgement.reason),
-        Fate::Redirect => match redirect(ctx, judgement.metadata, sockets) {
+        Outcome::Drop(reason) => drop(ctx, reason),
+        Outcome::Redirect(metadata) => match redirect(ctx, metadata, sockets) {
             Ok(action) => action,
             Err(reason) => drop(ctx, reason),
         },

@@ -38,7 +38,6 @@ pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdi
             connection: NO_CONNECTION,
             decision,
             accept_unsecured: false,
-            audit: policy.audit(),
         };
     };
     let (decision, connection, accept_unsecured) = match rule.action {
@@ -59,7 +58,6 @@ pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdi
         connection,
         decision,
         accept_unsecured,
-        audit: policy.audit() || rule.audit,
     }
 }
 
