@@ -6,8 +6,6 @@
 #![no_std]
 #![no_main]
 
-#[cfg(feature = "bench")]
-mod bench;
 mod counters;
 mod maps;
 mod packet;

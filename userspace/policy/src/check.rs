@@ -40,7 +40,6 @@ pub(crate) fn check(policy: &Policy, report: &mut Report<'_>) {
         }
         warn_open(rule, report);
     }
-    warn_same_filter(policy, report);
     warn_unused(policy, report);
 }
 
@@ -287,32 +286,6 @@ fn carries(filter: &Filter, connection: &Connection) -> bool {
     ports
         && filter.protocol.is_none_or(|wanted| wanted == protocol)
         && filter.matches_addresses(connection.local, connection.remote)
-}
-
-/// Two rules with the very same filter: one of them never matches.
-fn warn_same_filter(policy: &Policy, report: &mut Report<'_>) {
-    let mut seen = HashMap::new();
-    for rule in policy.rules().iter().filter(|rule| rule.active) {
-        for filter in policy.filters(rule) {
-            let key = (
-                filter.source,
-                filter.destination,
-                filter.protocol,
-                &filter.selector,
-            );
-            let first: &mut &Rule = seen.entry(key).or_insert(rule);
-            if first.action != rule.action {
-                let message = format!(
-                    "rules {} ({}) and {} ({}) have the same filter, {filter}; only one of them can win",
-                    quote(&first.name),
-                    first.action,
-                    quote(&rule.name),
-                    rule.action
-                );
-                report.warn(rule.position, message);
-            }
-        }
-    }
 }
 
 fn warn_unused(policy: &Policy, report: &mut Report<'_>) {

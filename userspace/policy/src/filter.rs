@@ -106,6 +106,15 @@ impl Filter {
             && self.destination.contains(destination)
     }
 
+    /// Whether it is its own reverse.
+    pub(crate) fn is_its_reverse(&self) -> bool {
+        self.source == self.destination
+            && match &self.selector {
+                Selector::Ports { source, destination } => source == destination,
+                Selector::Any | Selector::Icmp { .. } => true,
+            }
+    }
+
     /// The same filter seen from the other end: addresses and ports swapped. ICMP type and code stay.
     #[must_use]
     pub fn reversed(&self) -> Self {

@@ -26,6 +26,7 @@ mod document;
 pub mod explain;
 mod filter;
 mod group;
+pub mod lint;
 pub mod order;
 mod packet;
 mod packet_text;
@@ -35,6 +36,7 @@ mod ports;
 mod protocol;
 mod reader;
 mod rule;
+mod space;
 mod surroundings;
 mod template;
 

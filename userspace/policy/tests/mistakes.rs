@@ -445,11 +445,6 @@ fn what_is_odd_but_works_is_a_warning() {
         &all,
         "also covers packets between its own tunnel endpoints, 192.0.2.1 and 192.0.2.2",
     );
-    let same = format!("{GOOD}[[rules]]\nname = \"same\"\nfilter-list = \"to-branch\"\naction = \"block\"\n");
-    warned(
-        &same,
-        "rules `branch` (protect) and `same` (block) have the same filter",
-    );
 }
 
 #[test]

@@ -1,18 +1,25 @@
 //! `ravelin check`: mistakes, before they meet packets.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use ravelin_keying::StaticKeys;
+use ravelin_policy::lint::{self, Management};
 
 use crate::policy_file::PolicyFile;
 use crate::run::print_warnings;
 
+/// Port of a management connection of which only the address is given: SSH.
+const SSH: u16 = 22;
+
 /// Check a policy and its key files without touching anything
 ///
-/// Prints every mistake with file, line and column, and exits with 1 if there is one. Needs no root, except to read
-/// key files that belong to root.
+/// Prints every mistake with file, line and column, and exits with 1 if there is one. Warns about filters that never
+/// decide, equally specific filters with different actions, filters that no packet can match, and rules that lock out
+/// the management address. Needs no root, except to read key files that belong to root.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Policy file
@@ -26,14 +33,61 @@ pub(crate) struct Arguments {
     /// Leave the key files alone, for instance where the policy is edited but not used
     #[arg(long)]
     without_keys: bool,
+
+    /// An address of the machine that the policy is for; may be given several times
+    #[arg(long = "me", value_name = "ADDRESS")]
+    own: Vec<IpAddr>,
+
+    /// Who manages the machine, and the TCP port that they connect to (22 if none is given); `none` for nobody
+    /// [default: the other end of this SSH session, if it is one]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    management: Vec<Manager>,
+}
+
+/// Who manages the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manager {
+    Nobody,
+    At(IpAddr, u16),
+}
+
+impl FromStr for Manager {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::Nobody);
+        }
+        let address = text.parse().map(|address| Self::At(address, SSH));
+        let socket = || {
+            text.parse()
+                .map(|socket: SocketAddr| Self::At(socket.ip(), socket.port()))
+        };
+        address
+            .or_else(|_| socket())
+            .map_err(|_| "write an address, address:port, [IPv6 address]:port, or none".to_owned())
+    }
 }
 
 pub(crate) fn check(arguments: &Arguments) -> Result<()> {
     let path = arguments.file.as_ref().or(arguments.policy.as_ref());
     let path = path.context("which policy? `ravelin check FILE`")?;
-    let PolicyFile { policy, warnings, .. } = PolicyFile::load(path, &[])?;
-    print_warnings(&warnings);
+    let management = management(arguments)?;
+    let PolicyFile { policy, mut warnings } = PolicyFile::load(path, &arguments.own)?;
     let rules = ravelin_classifier::compile(&policy)?;
+    let found = lint::lint(&policy, &management);
+    warnings.extend(found.warnings);
+    print_warnings(&warnings);
+    if found.more > 0 {
+        eprintln!("... and {} more warnings of the same kinds", found.more);
+    }
+    if found.unexamined > 0 {
+        eprintln!(
+            "{}: {} filters overlap with too many others to be examined for shadowing and conflicts",
+            path.display(),
+            found.unexamined
+        );
+    }
     if !arguments.without_keys {
         StaticKeys::read(&policy)?;
     }
@@ -43,11 +97,82 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
         policy.rules().len(),
         policy.connections().len(),
         rules.lines().len(),
-        match warnings.len() {
+        match warnings.len() + found.more {
             0 => "no warnings".to_owned(),
             1 => "1 warning".to_owned(),
             count => format!("{count} warnings"),
         }
     );
     Ok(())
+}
+
+/// The connections that must stay possible.
+fn management(arguments: &Arguments) -> Result<Vec<Management>> {
+    if arguments.management.is_empty() {
+        let session = std::env::var("SSH_CONNECTION").ok();
+        return Ok(session.as_deref().and_then(ssh_session).into_iter().collect());
+    }
+    let mut all = Vec::new();
+    for manager in &arguments.management {
+        let Manager::At(client, port) = *manager else {
+            continue;
+        };
+        let before = all.len();
+        let own = arguments
+            .own
+            .iter()
+            .filter(|own| own.is_ipv4() == client.is_ipv4());
+        all.extend(own.map(|own| Management {
+            client,
+            own: *own,
+            port,
+        }));
+        if all.len() == before {
+            bail!(
+                "--management {client}: which address of the machine do they connect to? Give it with --me, in the same \
+                 family"
+            );
+        }
+    }
+    Ok(all)
+}
+
+/// What OpenSSH says of a session: the client's address and port, then this machine's (ssh(1)).
+fn ssh_session(text: &str) -> Option<Management> {
+    let mut words = text.split_whitespace();
+    let mut next = || words.next();
+    let (client, _, own, port) = (next()?, next()?, next()?, next()?);
+    Some(Management {
+        client: client.parse().ok()?,
+        own: own.parse().ok()?,
+        port: port.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Manager, ssh_session};
+
+    #[test]
+    fn managers_are_addresses_with_or_without_a_port() {
+        let at = |address: &str, port| Ok(Manager::At(address.parse().unwrap(), port));
+        assert_eq!("198.51.100.7".parse(), at("198.51.100.7", 22));
+        assert_eq!("198.51.100.7:2222".parse(), at("198.51.100.7", 2222));
+        assert_eq!("2001:db8::7".parse(), at("2001:db8::7", 22));
+        assert_eq!("[2001:db8::7]:2222".parse(), at("2001:db8::7", 2222));
+        assert_eq!("none".parse(), Ok(Manager::Nobody));
+        assert!("office".parse::<Manager>().is_err());
+    }
+
+    #[test]
+    fn an_ssh_session_names_both_ends() {
+        let session = ssh_session("198.51.100.7 50000 192.0.2.1 22").unwrap();
+        assert_eq!(
+            session.client,
+            "198.51.100.7".parse::<std::net::IpAddr>().unwrap()
+        );
+        assert_eq!(session.own, "192.0.2.1".parse::<std::net::IpAddr>().unwrap());
+        assert_eq!(session.port, 22);
+        assert_eq!(ssh_session("198.51.100.7 50000"), None);
+    }
 }

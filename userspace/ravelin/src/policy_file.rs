@@ -4,29 +4,31 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Result;
-use ravelin_policy::{Policy, Position, Warning};
+use ravelin_policy::{Policy, Position, Surroundings, Warning};
 
-/// A policy, and what to call it.
+/// A policy, and what its author should look at.
 #[derive(Debug)]
 pub(crate) struct PolicyFile {
     pub(crate) policy: Policy,
     pub(crate) warnings: Vec<Warning>,
-    name: String,
 }
 
 impl PolicyFile {
-    /// Reads a policy as it holds on a machine with the addresses `own`.
-    pub(crate) fn load(path: &Path, _own: &[IpAddr]) -> Result<Self> {
-        let (policy, warnings) = Policy::load(path)?;
-        Ok(Self {
-            policy,
-            warnings,
-            name: path.display().to_string(),
-        })
+    /// Reads a policy as it holds on a machine with the addresses `own`. Names are not looked up: what they stand for
+    /// is left out, and a warning says so.
+    pub(crate) fn load(path: &Path, own: &[IpAddr]) -> Result<Self> {
+        let (policy, mut warnings) = Policy::load(path)?;
+        let surroundings = Surroundings {
+            own: own.to_vec(),
+            ..Surroundings::default()
+        };
+        let (policy, more) = policy.resolve(&surroundings)?;
+        warnings.extend(more);
+        Ok(Self { policy, warnings })
     }
 
     /// `file:line:column`.
     pub(crate) fn place(&self, position: Position) -> String {
-        format!("{}:{position}", self.name)
+        format!("{}:{position}", self.policy.file(position))
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use ravelin_xdp_common::Direction;
 
 pub use comparison::{Mismatch, Mismatches};
-pub use words::{in_words, rank_in_words, why_it_lost};
+pub use words::{in_words, rank_in_words, weight_in_words, why_it_lost};
 
 use crate::filter::Filter;
 use crate::order::{Definition, Rank};

@@ -2,14 +2,19 @@
 
 use super::{Candidate, Mismatch, Miss};
 use crate::filter::{Filter, Selector};
-use crate::order::{Rank, RankField};
+use crate::order::{Rank, RankField, Weight};
 use crate::packet::{Packet, Transport};
 use crate::protocol::Protocol;
 
 /// The rank of a filter, field by field, in the order of comparison.
 #[must_use]
 pub fn rank_in_words(rank: &Rank, filter: &Filter) -> String {
-    let weight = &rank.weight;
+    format!("{}, {}", weight_in_words(&rank.weight, filter), rank.strictness)
+}
+
+/// How specific a filter is, field by field, in the order of comparison.
+#[must_use]
+pub fn weight_in_words(weight: &Weight, filter: &Filter) -> String {
     let priority = match weight.priority.0 {
         Some(priority) => format!("priority {priority}, "),
         None => String::new(),
@@ -19,7 +24,7 @@ pub fn rank_in_words(rank: &Rank, filter: &Filter) -> String {
         given => format!("{} given ({})", limited(given, filter), pairs(weight.port_pairs)),
     };
     format!(
-        "{priority}shorter prefix {} bits, longer prefix {} bits, {}, {ports}, {}",
+        "{priority}shorter prefix {} bits, longer prefix {} bits, {}, {ports}",
         weight.shorter_prefix.0,
         weight.longer_prefix.0,
         if weight.protocol_given.0 {
@@ -27,7 +32,6 @@ pub fn rank_in_words(rank: &Rank, filter: &Filter) -> String {
         } else {
             "any protocol"
         },
-        rank.strictness
     )
 }
 

@@ -15,6 +15,7 @@ use ravelin_policy::{PACKET_GRAMMAR, Packet};
 use ravelin_xdp_common::Direction;
 
 use crate::policy_file::PolicyFile;
+use crate::run::print_warnings;
 
 /// How many filters of each kind are shown without `--all`.
 const SHOWN: usize = 5;
@@ -61,6 +62,9 @@ fn grammar() -> String {
 
 pub(crate) fn explain(arguments: &Arguments) -> Result<()> {
     let file = PolicyFile::load(&arguments.policy, &arguments.own)?;
+    if file.policy.depends_on_surroundings() {
+        print_warnings(&file.warnings);
+    }
     let rules = ravelin_classifier::compile(&file.policy)?;
     let mut host = Host::new(&file.policy, rules, &arguments.own);
     let directions: &[Direction] = match (arguments.inbound, arguments.outbound) {

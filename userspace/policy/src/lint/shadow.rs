@@ -1,0 +1,173 @@
+//! Filters that never decide, because better ones take all of their packets.
+
+use std::collections::HashSet;
+
+use ravelin_xdp_common::Direction;
+
+use super::Notes;
+use crate::order::{Definition, RankField};
+use crate::packet::Packet;
+use crate::policy::Policy;
+use crate::space::{Arrangement, Budget, Exhausted, Placed};
+
+/// Steps for all filters and for each: a filter that is not shadowed usually takes a few dozen.
+const STEPS: u64 = 60_000_000;
+const STEPS_EACH: u64 = 200_000;
+
+/// Most filters that are remembered for taking the packets of one.
+const TAKERS: usize = 64;
+
+/// Most rules that a message names.
+const NAMED: usize = 3;
+
+/// What becomes of one filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It decides this packet.
+    Decides(Packet, Direction),
+    /// These better filters take all of its packets.
+    Shadowed(Vec<Definition>),
+    /// It could not be found out with the work that was allowed.
+    Unknown,
+}
+
+/// What becomes of each filter of the policy's active rules, best first.
+#[must_use]
+pub fn roles(policy: &Policy) -> Vec<(Definition, Role)> {
+    let arrangement = super::arrange(policy);
+    let definition = |order: u32| arrangement.at(order).map(|placed| placed.rank.definition);
+    examine(&arrangement)
+        .map(|(placed, found)| {
+            let role = match found {
+                Err(Exhausted) => Role::Unknown,
+                Ok(Left::Some(packet, direction)) => Role::Decides(packet, direction),
+                Ok(Left::Nothing(takers)) => {
+                    Role::Shadowed(takers.into_iter().filter_map(definition).collect())
+                }
+            };
+            (placed.rank.definition, role)
+        })
+        .collect()
+}
+
+/// Returns the orders of the filters that never decide.
+pub(super) fn check(arrangement: &Arrangement<'_>, notes: &mut Notes<'_>) -> HashSet<u32> {
+    let mut told = HashSet::new();
+    let mut shadowed = HashSet::new();
+    for ((placed, found), order) in examine(arrangement).zip(0..) {
+        match found {
+            Ok(Left::Some(..)) => {}
+            Err(Exhausted) => notes.unexamined += 1,
+            // One written filter can stand for many.
+            Ok(Left::Nothing(takers)) => {
+                shadowed.insert(order);
+                if told.insert((placed.rank.definition.rule, placed.filter.position)) {
+                    let policy = notes.policy;
+                    notes.add(placed.filter.position, || {
+                        message(arrangement, placed, &takers, policy)
+                    });
+                }
+            }
+        }
+    }
+    shadowed
+}
+
+/// What better filters leave of a filter.
+enum Left {
+    Some(Packet, Direction),
+    /// Nothing; some or all of the filters that take its packets.
+    Nothing(Vec<u32>),
+}
+
+fn examine<'a, 'p>(
+    arrangement: &'a Arrangement<'p>,
+) -> impl Iterator<Item = (&'a Placed<'p>, Result<Left, Exhausted>)> {
+    let mut left = STEPS;
+    arrangement.placed().iter().zip(0..).map(move |(placed, order)| {
+        let mut budget = Budget::new(STEPS_EACH.min(left));
+        let before = budget.left();
+        let found = what_is_left(arrangement, placed, order, &mut budget);
+        left -= before - budget.left();
+        (placed, found)
+    })
+}
+
+fn what_is_left(
+    arrangement: &Arrangement<'_>,
+    placed: &Placed<'_>,
+    order: u32,
+    budget: &mut Budget,
+) -> Result<Left, Exhausted> {
+    let mut takers = Vec::new();
+    for (plane, region) in placed.regions() {
+        let left = arrangement.uncovered(region, plane, order, budget, |taker| {
+            if !takers.contains(&taker) && takers.len() < TAKERS {
+                takers.push(taker);
+            }
+        })?;
+        if let Some(point) = left {
+            return Ok(Left::Some(point.packet(plane), plane.direction));
+        }
+    }
+    Ok(Left::Nothing(takers))
+}
+
+fn message(arrangement: &Arrangement<'_>, placed: &Placed<'_>, takers: &[u32], policy: &Policy) -> String {
+    let place = |position| format!("{}:{position}", policy.file(position));
+    let shadowed = format!(
+        "filter {} of rule `{}` never decides",
+        placed.filter, placed.rule.name
+    );
+    let takers: Vec<&Placed<'_>> = takers.iter().filter_map(|order| arrangement.at(*order)).collect();
+    match takers.as_slice() {
+        [] => format!("{shadowed}: no packet like that exists"),
+        [taker] => format!(
+            "{shadowed}: filter {} of rule `{}` ({}, {}) takes all of its packets{}, because it {}; remove one of the \
+             two, or give rule `{}` a smaller priority",
+            taker.filter,
+            taker.rule.name,
+            taker.rule.action,
+            place(taker.filter.position),
+            example(placed),
+            why(taker, placed),
+            placed.rule.name
+        ),
+        takers => {
+            let mut named = HashSet::new();
+            let rules: Vec<String> = takers
+                .iter()
+                .filter(|taker| named.insert(&taker.rule.name))
+                .map(|taker| format!("`{}` ({})", taker.rule.name, taker.rule.action))
+                .collect();
+            let more = match rules.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!(
+                "{shadowed}: {} better filters together take all of its packets, of rules {}{more}",
+                takers.len(),
+                rules.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")
+            )
+        }
+    }
+}
+
+/// A packet of the filter, for those who would not expect it to be another's.
+fn example(placed: &Placed<'_>) -> String {
+    let point = placed
+        .regions()
+        .into_iter()
+        .find_map(|(plane, region)| Some(region.example(plane, 0)?.packet(plane)));
+    point.map_or_else(String::new, |packet| format!(", such as {packet}"))
+}
+
+/// What the taker is better in.
+fn why(taker: &Placed<'_>, placed: &Placed<'_>) -> &'static str {
+    match taker.rank.deciding_field(&placed.rank) {
+        Some(RankField::Priority) => "has the better priority",
+        Some(RankField::Action) => "is equally specific and has the stricter action",
+        Some(RankField::Definition) | None => "is equally specific and stands first",
+        Some(_) => "counts as more specific",
+    }
+}
