@@ -61,6 +61,12 @@ impl RuleList {
         Self { family, rules }
     }
 
+    /// These rules in this order. Nothing is said about duplicates or about rules that hide others.
+    #[must_use]
+    pub fn from_rules(family: Family, rules: Vec<Rule>) -> Self {
+        Self { family, rules }
+    }
+
     /// Its family.
     #[must_use]
     pub fn family(&self) -> Family {

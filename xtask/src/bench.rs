@@ -1,11 +1,14 @@
 //! `cargo xtask bench`: the figures that the documentation quotes, in one table.
 
+mod filter;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use clap::Subcommand;
 use serde_json::Value;
 
 use crate::program;
@@ -20,7 +23,11 @@ const SIZES: [&str; 3] = ["64", "576", "1420"];
 /// Writes a Markdown table and the raw estimates behind it to a folder, `bench/results` by default. Figures of one run
 /// compare with each other; between runs and machines only ratios do. Takes about five minutes.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+
     /// Folder for the table and the raw results
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -30,8 +37,17 @@ pub(crate) struct Args {
     quick: bool,
 }
 
+/// Other tables.
+#[derive(Debug, Subcommand)]
+enum Part {
+    Filter(filter::Args),
+}
+
 /// Runs the task.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    if let Some(Part::Filter(args)) = &args.part {
+        return filter::run(workspace, args);
+    }
     let out = args
         .out
         .clone()

@@ -34,7 +34,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let start = Instant::now();
     let toolchain = Toolchain::ensure(workspace, args.toolchain)?;
     if args.lint {
-        program::run(&mut cargo(workspace, &toolchain, Task::Lint, args.log))
+        let feature = if args.log { Feature::Log } else { Feature::Bench };
+        program::run(&mut cargo(workspace, &toolchain, Task::Lint, feature))
             .context("clippy, for the BPF programs")?;
         eprintln!(
             "build-ebpf: no warnings by {toolchain} ({:.1} s)",
@@ -42,7 +43,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         );
         return Ok(());
     }
-    let object = compile(workspace, &toolchain, args.log)?;
+    let feature = if args.log { Feature::Log } else { Feature::None };
+    let object = compile(workspace, &toolchain, feature)?;
     eprintln!(
         "build-ebpf: {} by {toolchain} ({:.1} s)",
         workspace.shown(&object).display(),
@@ -53,10 +55,23 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 
 /// What the other tasks call: the object without log lines.
 pub(crate) fn ensure(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
-    compile(workspace, toolchain, false)
+    compile(workspace, toolchain, Feature::None)
 }
 
-fn cargo(workspace: &Workspace, toolchain: &Toolchain, task: Task, log: bool) -> Command {
+/// The object with programs that measure the others, apart from the one that is shipped.
+pub(crate) fn ensure_bench(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
+    compile(workspace, toolchain, Feature::Bench)
+}
+
+/// What is compiled in besides the programs themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feature {
+    None,
+    Log,
+    Bench,
+}
+
+fn cargo(workspace: &Workspace, toolchain: &Toolchain, task: Task, feature: Feature) -> Command {
     let mut cargo = toolchain.cargo(task, &workspace.root.join("xdp-ebpf"), &rustflags(workspace));
     cargo
         .args([
@@ -66,24 +81,38 @@ fn cargo(workspace: &Workspace, toolchain: &Toolchain, task: Task, log: bool) ->
             "--target=bpfel-unknown-none",
             "--target-dir",
         ])
-        .arg(target(workspace));
-    if log {
-        cargo.args(["--features", "log"]);
+        .arg(target(workspace, feature));
+    match feature {
+        Feature::None => {}
+        Feature::Log => {
+            cargo.args(["--features", "log"]);
+        }
+        Feature::Bench => {
+            cargo.args(["--features", "bench"]);
+        }
     }
     cargo
 }
 
-/// Cargo's folder for the BPF programs: another compiler, so not the one of the workspace.
-fn target(workspace: &Workspace) -> PathBuf {
-    workspace.target.join("bpf")
+/// Cargo's folder for the BPF programs: another compiler, so not the one of the workspace. Those for benches have one
+/// of their own, so that neither object is compiled anew after the other.
+fn target(workspace: &Workspace, feature: Feature) -> PathBuf {
+    workspace.target.join(match feature {
+        Feature::None | Feature::Log => "bpf",
+        Feature::Bench => "bpf-bench",
+    })
 }
 
-fn compile(workspace: &Workspace, toolchain: &Toolchain, log: bool) -> Result<PathBuf> {
-    program::run(&mut cargo(workspace, toolchain, Task::Build, log))
+fn compile(workspace: &Workspace, toolchain: &Toolchain, feature: Feature) -> Result<PathBuf> {
+    program::run(&mut cargo(workspace, toolchain, Task::Build, feature))
         .with_context(|| format!("the BPF programs did not compile with {toolchain}"))?;
 
-    let built = target(workspace).join("bpfel-unknown-none/release/ravelin");
-    let object = workspace.bpf_object();
+    let target = target(workspace, feature);
+    let built = target.join("bpfel-unknown-none/release/ravelin");
+    let object = match feature {
+        Feature::None | Feature::Log => workspace.bpf_object(),
+        Feature::Bench => target.join("ravelin.bpf.o"),
+    };
     let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
     // An unchanged object keeps its time, so that cargo does not rebuild the engine that embeds it.
     if fs::read(&object).ok().as_ref() != Some(&bytes) {

@@ -53,6 +53,11 @@ const PACKAGES: &[Package] = &[
         purpose: "offloads of the demo's links",
     },
     Package {
+        name: "nftables",
+        shows_as: "nft",
+        purpose: "what bench filter compares with",
+    },
+    Package {
         name: "tshark",
         shows_as: "tshark",
         purpose: "capture, and ESP decryption by other people's code",

@@ -221,6 +221,12 @@ impl Filter {
         classifier(&mut self.bpf, map_names::EGRESS_PROGRAM)
     }
 
+    /// The whole object: for benches, which bring programs of their own.
+    #[doc(hidden)]
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.bpf
+    }
+
     /// Packets dropped at the driver, by [`DropReason`].
     ///
     /// # Errors

@@ -1,0 +1,293 @@
+//! The figures as a table and as JSON.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use ravelin_bench::{Kind, Profile};
+use ravelin_policy::Family;
+use serde_json::{Value, json};
+
+use crate::samples::{Samples, figure};
+use crate::wire::Receiver;
+
+/// All that was measured.
+#[derive(Debug)]
+pub(crate) struct Report {
+    machine: Value,
+    quick: bool,
+    pub(crate) sets: Vec<SetRow>,
+    pub(crate) wire: Vec<WireRow>,
+}
+
+/// One rule set by itself.
+#[derive(Debug)]
+pub(crate) struct SetRow {
+    pub(crate) profile: Profile,
+    pub(crate) family: Family,
+    pub(crate) rules: usize,
+    pub(crate) lines: usize,
+    /// Bytes of its maps.
+    pub(crate) memory: u64,
+    /// Milliseconds to read the policy's text.
+    pub(crate) read: f64,
+    /// Milliseconds.
+    pub(crate) compile: Samples,
+    /// Milliseconds.
+    pub(crate) swap: Samples,
+    /// Packets about which kernel and host agreed before anything was measured.
+    pub(crate) checked: usize,
+    pub(crate) traces: Vec<TraceRow>,
+    /// Nanoseconds of the outer program for one frame, repeated.
+    pub(crate) one_frame: Samples,
+}
+
+/// One trace over a rule set: nanoseconds per packet.
+#[derive(Debug)]
+pub(crate) struct TraceRow {
+    pub(crate) kind: Kind,
+    pub(crate) flows: usize,
+    /// The classifier alone.
+    pub(crate) classify: Samples,
+    /// From the frame to the XDP action, counters included.
+    pub(crate) frames: Samples,
+}
+
+/// One trace over the wire.
+#[derive(Debug)]
+pub(crate) struct WireRow {
+    pub(crate) profile: Profile,
+    pub(crate) family: Family,
+    pub(crate) rules: usize,
+    /// Rules that the set of nftables holds.
+    pub(crate) in_set: usize,
+    pub(crate) kind: Kind,
+    pub(crate) flows: usize,
+    /// The trace holds only packets that the rules drop.
+    pub(crate) only_dropped: bool,
+    /// Seconds; `None` if nftables took too long.
+    pub(crate) set_load: Option<f64>,
+    pub(crate) linear_load: Option<f64>,
+    pub(crate) figures: Vec<WireFigure>,
+}
+
+/// What one receiver reached.
+#[derive(Debug)]
+pub(crate) struct WireFigure {
+    pub(crate) receiver: Receiver,
+    /// Packets per second.
+    pub(crate) rate: Samples,
+    /// Whether it dropped what the rules say.
+    pub(crate) agrees: bool,
+}
+
+impl Report {
+    pub(crate) fn new(machine: Value, quick: bool) -> Self {
+        Self {
+            machine,
+            quick,
+            sets: Vec::new(),
+            wire: Vec::new(),
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Result<String> {
+        let value = json!({
+            "machine": self.machine,
+            "quick": self.quick,
+            "sets": self.sets.iter().map(SetRow::to_json).collect::<Vec<_>>(),
+            "wire": self.wire.iter().map(WireRow::to_json).collect::<Vec<_>>(),
+        });
+        Ok(serde_json::to_string_pretty(&value)? + "\n")
+    }
+
+    pub(crate) fn to_markdown(&self) -> String {
+        let word = |key: &str| self.machine[key].as_str().unwrap_or("unknown");
+        let mut text = format!(
+            "Commit `{}`{}, {}, Linux {}, load {} at the start{}.\n",
+            word("commit"),
+            if self.machine["changed"] == json!(true) {
+                " with changes"
+            } else {
+                ""
+            },
+            word("processor"),
+            word("kernel"),
+            word("load"),
+            if self.quick {
+                "; a quick run, not a measurement"
+            } else {
+                ""
+            },
+        );
+        if !self.sets.is_empty() {
+            self.write_traces(&mut text, "The classifier alone", |row| &row.classify);
+            self.write_traces(&mut text, "From frame to action", |row| &row.frames);
+            self.write_sizes(&mut text);
+        }
+        if !self.wire.is_empty() {
+            self.write_wire(&mut text);
+        }
+        text
+    }
+
+    fn write_traces(&self, text: &mut String, title: &str, samples: impl Fn(&TraceRow) -> &Samples) {
+        let Some(first) = self.sets.first() else { return };
+        let _ = write!(
+            text,
+            "\n{title}: nanoseconds per packet, median (± spread in percent).\n\n| rules |"
+        );
+        for trace in &first.traces {
+            let _ = write!(text, " {} {} |", trace.kind.name(), flows(trace.flows));
+        }
+        let _ = writeln!(text, "\n|---|{}", "---:|".repeat(first.traces.len()));
+        for set in &self.sets {
+            let _ = write!(text, "| {} |", set.name());
+            for trace in &set.traces {
+                let samples = samples(trace);
+                let _ = write!(text, " {samples} (±{:.0}) |", samples.spread());
+            }
+            text.push('\n');
+        }
+    }
+
+    fn write_sizes(&self, text: &mut String) {
+        text.push_str(
+            "\nAround it. Lines are 64 bytes each; the map has room for more of them than a set has. \"One frame\" is the \
+             outer program on a single frame, repeated, in ns.\n\n\
+             | rules | lines | map, MiB | read, ms | compile, ms | swap, ms | one frame | packets checked |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|\n",
+        );
+        for set in &self.sets {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {} | {} |",
+                set.name(),
+                set.lines,
+                figure(set.memory as f64 / f64::from(1 << 20)),
+                figure(set.read),
+                set.compile,
+                set.swap,
+                set.one_frame,
+                set.checked,
+            );
+        }
+    }
+
+    fn write_wire(&self, text: &mut String) {
+        text.push_str(
+            "\nOn veth, thousands of packets per second of the receiving CPU's time (± spread in percent).\n\n\
+             | rules | in the set | trace |",
+        );
+        for receiver in Receiver::ALL {
+            let _ = write!(text, " {} |", receiver.name());
+        }
+        let _ = writeln!(
+            text,
+            " ravelin / set |\n|---|---:|---|{}",
+            "---:|".repeat(Receiver::ALL.len() + 1)
+        );
+        for row in &self.wire {
+            let _ = write!(
+                text,
+                "| {} {} {} | {} | {} {}{} |",
+                row.profile.name(),
+                row.family,
+                row.rules,
+                row.in_set,
+                row.kind.name(),
+                flows(row.flows),
+                if row.only_dropped { ", dropped" } else { "" },
+            );
+            let of = |receiver| row.figures.iter().find(|figure| figure.receiver == receiver);
+            for receiver in Receiver::ALL {
+                let _ = match of(receiver) {
+                    Some(found) => write!(
+                        text,
+                        " {}{} (±{:.0}) |",
+                        figure(found.rate.median() / 1000.0),
+                        if found.agrees { "" } else { "*" },
+                        found.rate.spread()
+                    ),
+                    None => write!(text, " – |"),
+                };
+            }
+            let _ = match (of(Receiver::Ravelin), of(Receiver::NftSet)) {
+                (Some(ravelin), Some(set)) => {
+                    writeln!(text, " {:.1} |", ravelin.rate.median() / set.rate.median())
+                }
+                _ => writeln!(text, " – |"),
+            };
+        }
+        if self
+            .wire
+            .iter()
+            .flat_map(|row| &row.figures)
+            .any(|figure| !figure.agrees)
+        {
+            text.push_str("\n\\* does not drop what its rules say, taken in their order.\n");
+        }
+    }
+}
+
+impl SetRow {
+    fn name(&self) -> String {
+        format!("{} {} {}", self.profile.name(), self.family, self.rules)
+    }
+
+    fn to_json(&self) -> Value {
+        let traces = self.traces.iter().map(|trace| {
+            json!({
+                "trace": trace.kind.name(),
+                "flows": trace.flows,
+                "classify_ns": trace.classify.to_json(),
+                "frame_ns": trace.frames.to_json(),
+            })
+        });
+        json!({
+            "profile": self.profile.name(),
+            "family": self.family.to_string(),
+            "rules": self.rules,
+            "lines": self.lines,
+            "map_bytes": self.memory,
+            "read_ms": self.read,
+            "compile_ms": self.compile.to_json(),
+            "swap_ms": self.swap.to_json(),
+            "checked": self.checked,
+            "one_frame_ns": self.one_frame.to_json(),
+            "traces": traces.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl WireRow {
+    fn to_json(&self) -> Value {
+        let figures = self.figures.iter().map(|figure| {
+            json!({
+                "receiver": figure.receiver.name(),
+                "packets_per_second": figure.rate.to_json(),
+                "agrees": figure.agrees,
+            })
+        });
+        json!({
+            "profile": self.profile.name(),
+            "family": self.family.to_string(),
+            "rules": self.rules,
+            "rules_in_set": self.in_set,
+            "trace": self.kind.name(),
+            "flows": self.flows,
+            "only_dropped": self.only_dropped,
+            "set_load_s": self.set_load,
+            "linear_load_s": self.linear_load,
+            "figures": figures.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// `2k` for 2,048 and `131k` for 131,072.
+fn flows(count: usize) -> String {
+    if count < 1000 {
+        count.to_string()
+    } else {
+        format!("{}k", count / 1000)
+    }
+}
