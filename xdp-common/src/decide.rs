@@ -1,9 +1,9 @@
 //! The decision for one packet at each hook.
 
-use crate::line::NO_RULE;
+use crate::line::{NO_RULE, header_flags};
 use crate::{
-    Address, Decision, Direction, DropReason, Encapsulation, Family, Flow, Frame, FrameMetadata, Header,
-    InboundEndpoint, IpPacket, Kind, Reader, Upper, Verdict, parse,
+    Action, Address, Decision, Direction, DropReason, Encapsulation, Family, Flow, Frame, FrameMetadata,
+    Header, InboundEndpoint, IpPacket, Judgement, Kind, Pass, Ports, Reader, Upper, Verdict, parse,
 };
 
 /// The tables a decision needs: BPF maps in the kernel, plain collections on the host.
@@ -17,93 +17,20 @@ pub trait Tables {
     /// The header of a rule set.
     fn header(&self, rule_set: Self::RuleSet) -> Option<Header>;
 
-    /// Walks a rule set; `None` if it ends before a verdict.
+    /// Walks a rule set; [`Verdict::NONE`] if it ends before a verdict.
     fn classify(
         &self,
         rule_set: Self::RuleSet,
         header: &Header,
         flow: &Flow,
         direction: Direction,
-    ) -> Option<Verdict>;
+    ) -> Verdict;
 
     /// The inbound SA with this SPI (host order).
     fn inbound(&self, spi: u32) -> Option<InboundEndpoint>;
 
     /// Whether the address is one of this machine's own.
     fn is_local(&self, address: &Address) -> bool;
-}
-
-/// Why a packet passed to the kernel: the index of its counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Pass {
-    /// A rule with action permit matched, or one that accepts unsecured packets.
-    Rule = 0,
-    /// No rule matched and the default is permit.
-    Default = 1,
-    /// ARP, neighbour discovery, IKE and NAT keepalives of this machine.
-    Lifeline = 2,
-    /// Neither IP nor ARP, permitted by the policy.
-    NonIp = 3,
-}
-
-impl Pass {
-    /// Every kind, in the order of its value.
-    pub const ALL: [Self; 4] = [Self::Rule, Self::Default, Self::Lifeline, Self::NonIp];
-
-    /// The stable name, used in status and metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Rule => "permit_rule",
-            Self::Default => "permit_default",
-            Self::Lifeline => "lifeline",
-            Self::NonIp => "non_ip",
-        }
-    }
-}
-
-/// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Goes on to the kernel's stack.
-    Pass(Pass),
-    /// Ends here.
-    Drop(DropReason),
-    /// Goes to the worker of its queue.
-    Redirect(FrameMetadata),
-}
-
-/// What becomes of a packet, and which rule said so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judgement {
-    /// What becomes of it.
-    pub outcome: Outcome,
-    /// The rule that decided, or [`NO_RULE`].
-    pub rule_id: u32,
-    /// Bytes of the IP packet, for the rule's byte counter; 0 for anything else.
-    pub length: u16,
-}
-
-impl Judgement {
-    #[inline(always)]
-    const fn without_rule(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            rule_id: NO_RULE,
-            length: 0,
-        }
-    }
-
-    #[inline(always)]
-    const fn drop(reason: DropReason) -> Self {
-        Self::without_rule(Outcome::Drop(reason))
-    }
-
-    #[inline(always)]
-    const fn lifeline() -> Self {
-        Self::without_rule(Outcome::Pass(Pass::Lifeline))
-    }
 }
 
 /// A frame that arrived on the outer device, the side of the wire.
@@ -115,11 +42,13 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         other => return decide_other(other, tables),
     }
     match packet.upper {
-        Upper::NeighbourDiscovery if stays_on_link(&packet, tables) => return Judgement::lifeline(),
+        Upper::NeighbourDiscovery if stays_on_link(&packet, tables) => {
+            return Judgement::passed(Pass::Lifeline);
+        }
         // The exemption is for this machine's own IKE. Were it to hold for forwarded packets too, source port
         // 500 would pass any filter in front of the hosts behind the gateway.
         Upper::Ike | Upper::NatKeepalive if is_own(&packet.flow.destination, &packet, tables) => {
-            return Judgement::lifeline();
+            return Judgement::passed(Pass::Lifeline);
         }
         Upper::Esp => {
             if let Some(judgement) = decide_esp(&packet, Kind::OpenEsp, tables) {
@@ -133,19 +62,12 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         }
         Upper::NeighbourDiscovery | Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
     }
-    let verdict = match verdict(&packet, Direction::Inbound, tables) {
-        Ok((_, verdict)) => verdict,
-        Err(judgement) => return judgement,
-    };
-    let outcome = match verdict.decision {
-        Decision::Protect if !verdict.accept_unsecured => Outcome::Drop(DropReason::ClearNotAllowed),
-        _ => pass(&verdict),
-    };
-    Judgement {
-        outcome,
-        rule_id: verdict.rule_id,
-        length: packet.l3_length,
+    let (verdict, _) = ask(&packet, Direction::Inbound, tables);
+    if matches!(verdict.decision, Decision::Protect) && !verdict.accept_unsecured {
+        return Judgement::dropped_or_audited(DropReason::ClearNotAllowed, verdict.audit)
+            .by(verdict.rule_id, packet.l3_length);
     }
+    filtered(&verdict, &packet)
 }
 
 /// A frame that arrived on the inner device, the clear side.
@@ -157,31 +79,26 @@ pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         other => return decide_other(other, tables),
     }
     match packet.upper {
-        Upper::NeighbourDiscovery if stays_on_link(&packet, tables) => return Judgement::lifeline(),
+        Upper::NeighbourDiscovery if stays_on_link(&packet, tables) => {
+            return Judgement::passed(Pass::Lifeline);
+        }
         Upper::Ike | Upper::NatKeepalive if is_own(&packet.flow.destination, &packet, tables) => {
-            return Judgement::lifeline();
+            return Judgement::passed(Pass::Lifeline);
         }
         _ => {}
     }
-    let (header, verdict) = match verdict(&packet, Direction::Outbound, tables) {
-        Ok(found) => found,
-        Err(judgement) => return judgement,
-    };
-    let outcome = match verdict.decision {
-        Decision::Protect => Outcome::Redirect(metadata(
+    let (verdict, generation) = ask(&packet, Direction::Outbound, tables);
+    if matches!(verdict.decision, Decision::Protect) {
+        let metadata = metadata(
             &packet,
             verdict.connection,
             verdict.rule_id,
             Kind::Seal,
-            header.generation,
-        )),
-        _ => pass(&verdict),
-    };
-    Judgement {
-        outcome,
-        rule_id: verdict.rule_id,
-        length: packet.l3_length,
+            generation,
+        );
+        return Judgement::redirected(metadata).by(verdict.rule_id, packet.l3_length);
     }
+    filtered(&verdict, &packet)
 }
 
 /// A frame that the kernel is about to send on the outer device. Workers send past this hook.
@@ -193,26 +110,27 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
     let mut packet = IpPacket::EMPTY;
     match parse(reader, &mut packet) {
         Ok(Frame::Ip) => {}
-        Ok(Frame::Arp | Frame::NonIp) => return Judgement::lifeline(),
-        Err(reason) => return Judgement::drop(reason),
+        Ok(Frame::Arp | Frame::NonIp) => return Judgement::passed(Pass::Lifeline),
+        other => return decide_other(other, tables),
     }
     match packet.upper {
-        Upper::NeighbourDiscovery => return Judgement::lifeline(),
+        Upper::NeighbourDiscovery => return Judgement::passed(Pass::Lifeline),
         // IKE of this machine, and ESP that the kernel's own SAs made.
         Upper::Ike | Upper::NatKeepalive | Upper::Esp | Upper::UdpEsp
             if is_own(&packet.flow.source, &packet, tables) =>
         {
-            return Judgement::lifeline();
+            return Judgement::passed(Pass::Lifeline);
         }
         _ => {}
     }
-    match verdict(&packet, Direction::Outbound, tables) {
-        Ok((_, verdict)) => Judgement::without_rule(match verdict.decision {
-            Decision::Protect => Outcome::Drop(DropReason::ClearEgress),
-            Decision::FragmentUnknown => Outcome::Drop(DropReason::FragmentUnknown),
-            Decision::Permit | Decision::Block => Outcome::Pass(Pass::Default),
-        }),
-        Err(judgement) => judgement,
+    let (verdict, _) = ask(&packet, Direction::Outbound, tables);
+    match verdict.decision {
+        Decision::Protect => Judgement::dropped_or_audited(DropReason::ClearEgress, verdict.audit),
+        Decision::FragmentUnknown => {
+            Judgement::dropped_or_audited(DropReason::FragmentUnknown, verdict.audit)
+        }
+        Decision::NoRuleSet => Judgement::dropped(DropReason::NoRuleSet),
+        Decision::Permit | Decision::Block | Decision::Exempt => Judgement::passed(Pass::Default),
     }
 }
 
@@ -236,18 +154,22 @@ fn is_own<T: Tables>(address: &Address, packet: &IpPacket, tables: &T) -> bool {
 /// Malformed frames and those that are not IP.
 #[inline(always)]
 fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Judgement {
+    if let Ok(Frame::Arp) = parsed {
+        return Judgement::passed(Pass::Lifeline);
+    }
+    let Some(header) = tables
+        .rule_set()
+        .and_then(|rule_set| filled_header(rule_set, tables))
+    else {
+        return Judgement::dropped(parsed.err().unwrap_or(DropReason::NoRuleSet));
+    };
+    let audit = header.flags & header_flags::AUDIT != 0;
     match parsed {
-        Err(reason) => Judgement::drop(reason),
-        Ok(Frame::Arp) => Judgement::lifeline(),
+        Err(reason) => Judgement::dropped_or_audited(reason, audit),
+        Ok(Frame::NonIp) if matches!(header.non_ip, Action::Permit) => Judgement::passed(Pass::NonIp),
+        Ok(Frame::NonIp) => Judgement::dropped_or_audited(DropReason::NonIp, audit),
         // The callers go on with IP packets themselves; should one not, it must not pass.
-        Ok(Frame::Ip) => Judgement::drop(DropReason::NoRuleSet),
-        Ok(Frame::NonIp) => match tables.rule_set().and_then(|rule_set| header(rule_set, tables)) {
-            None => Judgement::drop(DropReason::NoRuleSet),
-            Some(header) if matches!(header.non_ip, crate::Action::Permit) => {
-                Judgement::without_rule(Outcome::Pass(Pass::NonIp))
-            }
-            Some(_) => Judgement::drop(DropReason::NonIp),
-        },
+        Ok(Frame::Arp | Frame::Ip) => Judgement::dropped(DropReason::NoRuleSet),
     }
 }
 
@@ -257,7 +179,7 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     // RFC 4303 section 2.1: "the set of SPI values in the range 1 through 255 are reserved", and "the SPI value
     // of zero (0) is reserved for local, implementation-specific use and MUST NOT be sent on the wire".
     if packet.spi <= 255 {
-        return Some(Judgement::drop(DropReason::SpiReserved));
+        return Some(Judgement::dropped(DropReason::SpiReserved));
     }
     let endpoint = tables.inbound(packet.spi)?;
     let flow = &packet.flow;
@@ -272,54 +194,89 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
         && endpoint.local_port == flow.destination_port
         && endpoint.remote_port == flow.source_port;
     if !expected {
-        return Some(Judgement::drop(DropReason::SpiWrongEndpoint));
+        return Some(Judgement::dropped(DropReason::SpiWrongEndpoint));
     }
     if packet.fragment {
-        return Some(Judgement::drop(DropReason::EspFragment));
+        return Some(Judgement::dropped(DropReason::EspFragment));
     }
     // SPI, sequence number, IV, the shortest padded trailer and the ICV: 8 + 8 + 4 + 16.
     if packet.upper_length() < udp_header + 36 {
-        return Some(Judgement::drop(DropReason::EspTruncated));
+        return Some(Judgement::dropped(DropReason::EspTruncated));
     }
     // No rule set was asked, so there is no generation to name.
     let metadata = metadata(packet, endpoint.slot, NO_RULE, kind, 0);
-    Some(Judgement {
-        outcome: Outcome::Redirect(metadata),
-        rule_id: NO_RULE,
-        length: packet.l3_length,
-    })
+    Some(Judgement::redirected(metadata).by(NO_RULE, packet.l3_length))
 }
 
+/// What the rule set says, and its generation.
 #[inline(always)]
-fn verdict<T: Tables>(
-    packet: &IpPacket,
-    direction: Direction,
-    tables: &T,
-) -> Result<(Header, Verdict), Judgement> {
-    let found = || {
-        let rule_set = tables.rule_set()?;
-        let header = header(rule_set, tables)?;
-        let verdict = tables.classify(rule_set, &header, &packet.flow, direction)?;
-        Some((header, verdict))
+fn ask<T: Tables>(packet: &IpPacket, direction: Direction, tables: &T) -> (Verdict, u32) {
+    let Some(rule_set) = tables.rule_set() else {
+        return (Verdict::NONE, 0);
     };
-    found().ok_or(Judgement::drop(DropReason::NoRuleSet))
+    let Some(header) = filled_header(rule_set, tables) else {
+        return (Verdict::NONE, 0);
+    };
+    if header.exemptions < 3 && is_exempt(packet, header.exemptions) {
+        return (Verdict::EXEMPT, header.generation);
+    }
+    let verdict = tables.classify(rule_set, &header, &packet.flow, direction);
+    (verdict, header.generation)
 }
 
 /// The header of a rule set that was filled. An array that never was has generation 0; it must not read as "no rule,
 /// default permit".
 #[inline(always)]
-fn header<T: Tables>(rule_set: T::RuleSet, tables: &T) -> Option<Header> {
+fn filled_header<T: Tables>(rule_set: T::RuleSet, tables: &T) -> Option<Header> {
     tables.header(rule_set).filter(|header| header.generation != 0)
+}
+
+/// What the original's `ipsecexempt` keeps from the filters: with 0 and 1 multicast and broadcast, with 0 and 2 RSVP and
+/// Kerberos. The latter by its port alone, either one: whoever sends from port 88 passes. So was the original, and so it
+/// is asked for.
+#[inline(always)]
+fn is_exempt(packet: &IpPacket, level: u8) -> bool {
+    const RSVP: u8 = 46;
+    const KERBEROS: u16 = 88;
+    let flow = &packet.flow;
+    if level <= 1 {
+        let [high, low] = flow.destination;
+        let multicast = match flow.family {
+            Family::V4 => low as u32 >> 28 == 0xe || low as u32 == u32::MAX,
+            Family::V6 => high >> 56 == 0xff,
+        };
+        if multicast {
+            return true;
+        }
+    }
+    if level == 1 {
+        return false;
+    }
+    flow.protocol == RSVP
+        || (matches!(flow.protocol, 6 | 17)
+            && matches!(flow.ports, Ports::Known)
+            && (flow.source_port == KERBEROS || flow.destination_port == KERBEROS))
 }
 
 /// Permit and block; a protect verdict gets here only where the rule accepts clear packets.
 #[inline(always)]
-fn pass(verdict: &Verdict) -> Outcome {
-    match verdict.drop_reason() {
-        Some(reason) => Outcome::Drop(reason),
-        None if verdict.rule_id == NO_RULE => Outcome::Pass(Pass::Default),
-        None => Outcome::Pass(Pass::Rule),
-    }
+fn filtered(verdict: &Verdict, packet: &IpPacket) -> Judgement {
+    let judgement = match verdict.decision {
+        Decision::Exempt => return Judgement::passed(Pass::Exempt),
+        Decision::NoRuleSet => return Judgement::dropped(DropReason::NoRuleSet),
+        Decision::Block if verdict.rule_id == NO_RULE => {
+            Judgement::dropped_or_audited(DropReason::DefaultBlock, verdict.audit)
+        }
+        Decision::Block => Judgement::dropped_or_audited(DropReason::RuleBlock, verdict.audit),
+        Decision::FragmentUnknown => {
+            Judgement::dropped_or_audited(DropReason::FragmentUnknown, verdict.audit)
+        }
+        Decision::Permit | Decision::Protect if verdict.rule_id == NO_RULE => {
+            Judgement::passed(Pass::Default)
+        }
+        Decision::Permit | Decision::Protect => Judgement::passed(Pass::Rule),
+    };
+    judgement.by(verdict.rule_id, packet.l3_length)
 }
 
 #[inline(always)]

@@ -9,9 +9,13 @@
 //! bytes and holds no state.
 #![no_std]
 
+mod action;
 mod decide;
 mod drop_reason;
+mod entry;
 mod flow;
+mod flow_cache;
+mod judgement;
 pub mod line;
 mod map;
 mod metadata;
@@ -19,12 +23,18 @@ mod parse;
 mod reader;
 mod walk;
 
-pub use decide::{Judgement, Outcome, Pass, Tables, decide_egress, decide_inner, decide_outer};
+pub use action::Action;
+pub use decide::{Tables, decide_egress, decide_inner, decide_outer};
 pub use drop_reason::DropReason;
+pub use entry::{Entry, halves};
 pub use flow::{Address, Direction, Family, Flow, Ports, address_bytes, address_v6, mapped_v4};
-pub use line::{Action, Header, Line};
-pub use map::{Encapsulation, InboundEndpoint, MAX_QUEUES, MAX_RULES, RuleCounter, map_names};
+pub use flow_cache::{CachedVerdict, FLOW_CACHE_SLOTS};
+pub use judgement::{Fate, Judgement, Outcome, Pass};
+pub use line::{Header, Line, Roots};
+pub use map::{
+    Encapsulation, InboundEndpoint, MAX_QUEUES, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, map_names,
+};
 pub use metadata::{FrameMetadata, Kind};
 pub use parse::{Frame, IpPacket, Upper, parse, parse_ip};
 pub use reader::{Reader, SliceReader};
-pub use walk::{Decision, Verdict, step, walk};
+pub use walk::{Decision, Verdict, Walk, walk};

@@ -5,8 +5,11 @@ use crate::Address;
 /// Most receive queues of a device.
 pub const MAX_QUEUES: u32 = 64;
 
-/// Most rules of a policy: the size of the per-rule counters.
-pub const MAX_RULES: u32 = 1024;
+/// Per-rule counters, unless user space asks for more when it loads the object.
+pub const RULE_COUNTERS: u32 = 1 << 16;
+
+/// Flags of the array that holds a rule set: BPF_F_MMAPABLE, so that user space can fill it by one copy.
+pub const RULE_SET_FLAGS: u32 = 1 << 10;
 
 /// Names of the maps and programs in the BPF object.
 pub mod map_names {
@@ -22,6 +25,8 @@ pub mod map_names {
     pub const INNER_SOCKETS: &str = "INNER_SOCKETS";
     /// Per-CPU packets by [`crate::DropReason`].
     pub const DROPS: &str = "DROPS";
+    /// Per-CPU packets that passed in audit mode, by the [`crate::DropReason`] that they were spared.
+    pub const AUDITED: &str = "AUDITED";
     /// Per-CPU packets by [`crate::Pass`].
     pub const PASSES: &str = "PASSES";
     /// Per-CPU [`crate::RuleCounter`] by rule id.

@@ -169,7 +169,7 @@ unsafe extern "C" fn on_verdict(_: u64, order: *mut c_void) -> i64 {
 fn classify(flow: &Flow) -> Option<Verdict> {
     let rule_set = KernelTables.rule_set()?;
     let header = KernelTables.header(rule_set)?;
-    KernelTables.classify(rule_set, &header, flow, Direction::Inbound)
+    Some(KernelTables.classify(rule_set, &header, flow, Direction::Inbound))
 }
 
 /// The next packet's number and flow; moves on.

@@ -3,13 +3,22 @@
 
 use ravelin_xdp_common::{DropReason, Pass};
 
-use crate::maps::{DROPS, PASSES, RULES};
+use crate::maps::{AUDITED, DROPS, PASSES, RULES};
 
 /// Counts a dropped packet.
 #[inline(always)]
 pub fn dropped(reason: DropReason) {
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: the pointer is to this CPU's slot, which no other CPU writes.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Counts a packet that only an audit kept from being dropped.
+#[inline(always)]
+pub fn audited(reason: DropReason) {
+    if let Some(count) = AUDITED.get_ptr_mut(reason as u32) {
+        // SAFETY: as in `dropped`.
         unsafe { *count += 1 };
     }
 }

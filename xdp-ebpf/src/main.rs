@@ -17,7 +17,7 @@ use aya_ebpf::btf_maps::XskMap;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ravelin_xdp_common::{
-    DropReason, FrameMetadata, Judgement, MAX_QUEUES, Outcome, decide_egress, decide_inner, decide_outer,
+    DropReason, Fate, FrameMetadata, Judgement, MAX_QUEUES, Pass, decide_egress, decide_inner, decide_outer,
 };
 
 use crate::maps::{INNER_SOCKETS, KernelTables, OUTER_SOCKETS};
@@ -46,29 +46,38 @@ pub fn ravelin_inner(ctx: XdpContext) -> u32 {
 /// tcx egress on the device of the wire.
 #[classifier]
 pub fn ravelin_egress(ctx: TcContext) -> i32 {
-    match decide_egress(&SkbBytes::new(&ctx), &KernelTables).outcome {
-        Outcome::Drop(reason) => {
-            counters::dropped(reason);
+    let judgement = decide_egress(&SkbBytes::new(&ctx), &KernelTables);
+    match judgement.fate {
+        Fate::Drop => {
+            counters::dropped(judgement.reason);
             #[cfg(feature = "log")]
-            aya_log_ebpf::info!(&ctx, "egress drop {}", reason.name());
+            aya_log_ebpf::info!(&ctx, "egress drop {}", judgement.reason.name());
             TC_ACT_SHOT as i32
         }
         // The next program, then the device: TCX_NEXT.
-        Outcome::Pass(_) | Outcome::Redirect(_) => TC_ACT_UNSPEC,
+        Fate::Pass | Fate::Redirect => {
+            if matches!(judgement.pass, Pass::Audit) {
+                counters::audited(judgement.reason);
+            }
+            TC_ACT_UNSPEC
+        }
     }
 }
 
-/// From outcome to action.
+/// From fate to action.
 #[inline(always)]
 fn apply(ctx: &XdpContext, judgement: Judgement, sockets: &XskMap<{ MAX_QUEUES as usize }>) -> u32 {
     counters::matched(judgement.rule_id, judgement.length);
-    match judgement.outcome {
-        Outcome::Pass(kind) => {
-            counters::passed(kind);
+    match judgement.fate {
+        Fate::Pass => {
+            counters::passed(judgement.pass);
+            if matches!(judgement.pass, Pass::Audit) {
+                counters::audited(judgement.reason);
+            }
             xdp_action::XDP_PASS
         }
-        Outcome::Drop(reason) => drop(ctx, reason),
-        Outcome::Redirect(metadata) => match redirect(ctx, metadata, sockets) {
+        Fate::Drop => drop(ctx, judgement.reason),
+        Fate::Redirect => match redirect(ctx, judgement.metadata, sockets) {
             Ok(action) => action,
             Err(reason) => drop(ctx, reason),
         },

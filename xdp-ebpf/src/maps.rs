@@ -5,14 +5,14 @@ use core::ffi::c_void;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, XskMap};
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::btf_map;
-use ravelin_xdp_common::line::{LINE_SLOTS, MAX_LINES};
+use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, header_flags};
 use ravelin_xdp_common::{
-    Address, Direction, DropReason, Flow, Header, InboundEndpoint, Line, MAX_QUEUES, MAX_RULES, Pass,
-    RuleCounter, Tables, Verdict, step,
+    Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, Flow, Header, InboundEndpoint,
+    Line, MAX_QUEUES, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, Verdict, Walk,
 };
 
 /// Line 0 is the header.
-pub type Lines = Array<Line, LINE_SLOTS>;
+pub type Lines = Array<Line, LINE_SLOTS, { RULE_SET_FLAGS as usize }>;
 
 /// Room for inbound SAs.
 const MAX_INBOUND: usize = 4096;
@@ -39,10 +39,16 @@ pub static INNER_SOCKETS: XskMap<{ MAX_QUEUES as usize }> = XskMap::new();
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT }> = PerCpuArray::new();
 
 #[btf_map]
+pub static AUDITED: PerCpuArray<u64, { DropReason::COUNT }> = PerCpuArray::new();
+
+#[btf_map]
 pub static PASSES: PerCpuArray<u64, { Pass::ALL.len() }> = PerCpuArray::new();
 
 #[btf_map]
-pub static RULES: PerCpuArray<RuleCounter, { MAX_RULES as usize }> = PerCpuArray::new();
+pub static RULES: PerCpuArray<RuleCounter, { RULE_COUNTERS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub static FLOW_CACHE: PerCpuArray<CachedVerdict, FLOW_CACHE_SLOTS> = PerCpuArray::new();
 
 /// The decision's tables, in BPF maps.
 pub struct KernelTables;
@@ -61,32 +67,25 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn classify(
-        &self,
-        lines: &'static Lines,
-        header: &Header,
-        flow: &Flow,
-        direction: Direction,
-    ) -> Option<Verdict> {
-        let mut walk = Walk {
-            lines,
-            flow,
-            direction,
-            verdict: Verdict::default(header),
-            complete: true,
+    fn classify(&self, lines: &'static Lines, header: &Header, flow: &Flow, direction: Direction) -> Verdict {
+        if header.flags & header_flags::CACHE == 0 || matches!(flow.ports, Ports::Unknown) {
+            return walk(lines, header, flow, direction);
+        }
+        let words = CachedVerdict::flow(flow, direction);
+        let Some(cached) = FLOW_CACHE.get_ptr_mut(CachedVerdict::slot(&words)) else {
+            return Verdict::NONE;
         };
-        let count = header.line_count.min(MAX_LINES as u32);
-        // SAFETY: the helper calls `on_line` with indices below `count` and the pointer given here, which lives
-        // until the helper returns.
-        let taken = unsafe {
-            bpf_loop(
-                count,
-                on_line as *mut c_void,
-                core::ptr::from_mut(&mut walk).cast(),
-                0,
-            )
-        };
-        (taken >= 0 && walk.complete).then_some(walk.verdict)
+        // SAFETY: the pointer is to this CPU's slot, which no other CPU writes, and programs of one CPU do not
+        // interrupt each other.
+        let cached = unsafe { &mut *cached };
+        if let Some(verdict) = cached.verdict(header.generation, &words) {
+            return verdict;
+        }
+        let verdict = walk(lines, header, flow, direction);
+        if !matches!(verdict.decision, Decision::NoRuleSet) {
+            *cached = CachedVerdict::new(header.generation, &words, &verdict);
+        }
+        verdict
     }
 
     #[inline(always)]
@@ -102,28 +101,60 @@ impl Tables for KernelTables {
     }
 }
 
-/// The state of a walk over the lines.
-struct Walk<'a> {
+/// Walks the trees of a rule set; [`Verdict::NONE`] if it is damaged.
+#[inline(always)]
+fn walk(lines: &'static Lines, header: &Header, flow: &Flow, direction: Direction) -> Verdict {
+    let mut progress = Progress {
+        walk: Walk::new(header, flow, direction),
+        lines,
+        damaged: false,
+    };
+    if progress.walk.cursor().is_some() {
+        // SAFETY: the helper calls `on_step` with the pointer given here, which lives until the helper returns.
+        unsafe {
+            bpf_loop(
+                MAX_STEPS,
+                on_step as *mut c_void,
+                core::ptr::from_mut(&mut progress).cast(),
+                0,
+            )
+        };
+        // The loop ended without the walk: more steps than the compiler promised.
+        if progress.damaged || progress.walk.cursor().is_some() {
+            return Verdict::NONE;
+        }
+    }
+    let Some((line, place)) = progress.walk.found(header) else {
+        return Verdict::default(header);
+    };
+    let Some(line) = lines.get(line) else {
+        return Verdict::NONE;
+    };
+    progress.walk.verdict(line, place)
+}
+
+/// A walk under way.
+struct Progress {
+    walk: Walk,
     lines: &'static Lines,
-    flow: &'a Flow,
-    direction: Direction,
-    verdict: Verdict,
-    complete: bool,
+    damaged: bool,
 }
 
 /// One step of `bpf_loop`: 0 goes on, 1 stops.
-unsafe extern "C" fn on_line(index: u64, walk: *mut c_void) -> i64 {
-    // SAFETY: `classify` passes a `Walk` that outlives the loop, and nothing else refers to it meanwhile.
-    let walk = unsafe { &mut *walk.cast::<Walk<'_>>() };
-    let Some(line) = walk.lines.get(index as u32 + 1) else {
-        walk.complete = false;
+unsafe extern "C" fn on_step(_index: u64, progress: *mut c_void) -> i64 {
+    // SAFETY: `walk` passes a `Progress` that outlives the loop, and nothing else refers to it meanwhile.
+    let progress = unsafe { &mut *progress.cast::<Progress>() };
+    let Some(line) = progress
+        .walk
+        .cursor()
+        .and_then(|cursor| progress.lines.get(cursor))
+    else {
+        progress.damaged = true;
         return 1;
     };
-    match step(line, walk.flow, walk.direction) {
-        Some(verdict) => {
-            walk.verdict = verdict;
-            1
-        }
-        None => 0,
+    if !progress.walk.step(line) {
+        progress.damaged = true;
+        return 1;
     }
+    i64::from(progress.walk.cursor().is_none())
 }

@@ -71,13 +71,25 @@ pub fn rule_set(rng: &mut Rng) -> (Policy, RuleSet) {
 /// The text of a policy with up to 16 rules.
 #[must_use]
 pub fn policy_text(rng: &mut Rng) -> String {
+    let (lists, rules) = (1 + rng.below(6), 1 + rng.below(16));
+    policy_text_of(rng, lists, rules)
+}
+
+/// The text of a policy with so many filter lists, of one to five filters, and rules.
+#[must_use]
+pub fn policy_text_of(rng: &mut Rng, lists: usize, rules: usize) -> String {
     let mut text = format!("default = \"{}\"\n", rng.pick(&["permit", "block"]));
-    for list in 0..1 + rng.below(6) {
+    if rng.chance(10) {
+        text.push_str("audit = true\n");
+    }
+    if rng.chance(30) {
+        let _ = writeln!(text, "exemptions = {}", rng.below(4));
+    }
+    for list in 0..lists {
         let filters: Vec<String> = (0..1 + rng.below(5)).map(|_| filter_text(rng)).collect();
         let _ = writeln!(text, "[filter-lists.l{list}]\nfilters = [\n{}]", filters.concat());
     }
-    let lists = text.matches("[filter-lists.").count();
-    for rule in 0..1 + rng.below(16) {
+    for rule in 0..rules {
         let list = rng.below(lists);
         let _ = writeln!(text, "[[rules]]\nname = \"r{rule}\"\nfilter-list = \"l{list}\"");
         match rng.below(3) {
@@ -90,6 +102,9 @@ pub fn policy_text(rng: &mut Rng) -> String {
         }
         if rng.chance(15) {
             let _ = writeln!(text, "priority = {}", rng.below(3));
+        }
+        if rng.chance(10) {
+            text.push_str("audit = true\n");
         }
         if rng.chance(5) {
             text.push_str("active = false\n");
@@ -165,7 +180,7 @@ fn ports_text(rng: &mut Rng) -> String {
 
 fn port(rng: &mut Rng) -> u16 {
     *rng.pick(&[
-        0, 1, 22, 23, 79, 80, 81, 443, 500, 1023, 1024, 4500, 65_534, 65_535,
+        0, 1, 22, 23, 79, 80, 81, 88, 443, 500, 1023, 1024, 4500, 65_534, 65_535,
     ])
 }
 
@@ -193,9 +208,13 @@ fn address_text(rng: &mut Rng, v4: bool) -> String {
 /// An address of a space small enough for collisions.
 fn address(rng: &mut Rng, v4: bool) -> IpAddr {
     let octet = *rng.pick(&[0, 1, 2, 127, 128, 254, 255]);
-    let (x, y) = (*rng.pick(&[0_u8, 1, 255]), *rng.pick(&[0_u8, 1, 2, 255]));
+    let (mut x, y) = (*rng.pick(&[0_u8, 1, 255]), *rng.pick(&[0_u8, 1, 2, 255]));
+    if rng.chance(15) {
+        x = rng.bits() as u8;
+    }
     if v4 {
         return match rng.below(20) {
+            3 => Ipv4Addr::new(239, 1, x, octet).into(),
             0 => Ipv4Addr::from_bits(rng.bits() as u32).into(),
             1 => Ipv4Addr::BROADCAST.into(),
             2 => Ipv4Addr::UNSPECIFIED.into(),
@@ -209,6 +228,7 @@ fn address(rng: &mut Rng, v4: bool) -> IpAddr {
         ),
         1 => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
         2 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        3 => Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, u16::from(x), u16::from(octet)).into(),
         _ => {
             let host = if rng.chance(50) { u16::from(octet) } else { 0xffff };
             Ipv6Addr::new(0xfd00, 0, u16::from(x), u16::from(y), 0x8000, 0, 0, host).into()
@@ -259,7 +279,7 @@ pub fn packet(rng: &mut Rng, policy: &Policy) -> (Packet, Direction) {
     }
     let protocol = match filter.protocol {
         Some(protocol) if !rng.chance(10) => protocol.0,
-        _ => *rng.pick(&[0, 1, 6, 17, 33, 47, 50, 58, 132, 136, 255]),
+        _ => *rng.pick(&[0, 1, 6, 17, 33, 46, 47, 50, 58, 132, 136, 255]),
     };
     let packet = Packet {
         source,

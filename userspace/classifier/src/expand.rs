@@ -1,44 +1,58 @@
-//! One filter as lines.
+//! One filter as entries of leaves.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use ravelin_policy::{Action, Address, Family, Filter, PortSet, Selector};
-use ravelin_xdp_common::line::{ANY_FAMILY, NO_CONNECTION, line_flags};
-use ravelin_xdp_common::{self as xdp, Line, address_v6, mapped_v4};
+use ravelin_xdp_common::line::entry_flags;
+use ravelin_xdp_common::{self as xdp, Entry, address_v6, mapped_v4};
 
-/// How many lines [`expand`] makes.
-pub(crate) fn line_count(filter: &Filter, action: Action) -> usize {
+/// Entries of both families.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entries {
+    pub(crate) v4: Vec<Entry>,
+    pub(crate) v6: Vec<Entry>,
+}
+
+/// At most how many entries [`expand`] makes, without making them.
+pub(crate) fn entry_count(filter: &Filter, action: Action) -> usize {
     let addresses = |address: &Address| address.prefixes().len().max(1);
     let ports = |set: &PortSet| set.ranges().len().max(1);
     let selectors = match &filter.selector {
         Selector::Ports { source, destination } => ports(source) * ports(destination),
         Selector::Any | Selector::Icmp { .. } => 1,
     };
-    addresses(&filter.source) * addresses(&filter.destination) * selectors * sides(filter, action).len()
+    let families = if filter.family().is_none() { 2 } else { 1 };
+    addresses(&filter.source)
+        * addresses(&filter.destination)
+        * selectors
+        * families
+        * sides(filter, action).len()
 }
 
-/// Writes the filter out as lines, in no particular order: they have one rank and one verdict.
-pub(crate) fn expand(filter: &Filter, action: Action, rule_id: u32, rank: u32, lines: &mut Vec<Line>) {
+/// Writes the filter out as entries, in no particular order: they have one rank and one verdict.
+pub(crate) fn expand(filter: &Filter, action: Action, rank: u32, entries: &mut Entries) {
     for (side, directions) in sides(filter, action) {
-        let pattern = Line {
-            rule_id,
-            rank,
-            ..pattern(&side, action, directions)
-        };
+        let pattern = pattern(&side, directions, rank);
         for source in prefixes(&side.source) {
             for destination in prefixes(&side.destination) {
                 for (source_port, destination_port) in port_pairs(&side.selector) {
-                    lines.push(Line {
+                    let entry = Entry {
                         source: source.map_or([0; 2], |prefix| to_address(prefix.network())),
                         destination: destination.map_or([0; 2], |prefix| to_address(prefix.network())),
-                        source_prefix_length: source.map_or(0, mapped_length),
-                        destination_prefix_length: destination.map_or(0, mapped_length),
+                        source_length: source.map_or(0, |prefix| prefix.prefix_len()),
+                        destination_length: destination.map_or(0, |prefix| prefix.prefix_len()),
                         source_port,
                         destination_port,
                         ..pattern
-                    });
+                    };
+                    if side.family() != Some(Family::V6) {
+                        entries.v4.push(entry);
+                    }
+                    if side.family() != Some(Family::V4) {
+                        entries.v6.push(entry);
+                    }
                 }
             }
         }
@@ -49,12 +63,12 @@ pub(crate) fn expand(filter: &Filter, action: Action, rule_id: u32, rank: u32, l
 ///
 /// Permit and block are about packets, whichever way they go. A protect rule's filter describes outbound packets,
 /// its reverse inbound ones.
-fn sides(filter: &Filter, action: Action) -> Vec<(Filter, u8)> {
+fn sides(filter: &Filter, action: Action) -> Vec<(Filter, u32)> {
     let (forward, backward) = match action {
-        Action::Protect { .. } => (line_flags::OUTBOUND, line_flags::INBOUND),
+        Action::Protect { .. } => (entry_flags::OUTBOUND, entry_flags::INBOUND),
         _ => (
-            line_flags::OUTBOUND | line_flags::INBOUND,
-            line_flags::OUTBOUND | line_flags::INBOUND,
+            entry_flags::OUTBOUND | entry_flags::INBOUND,
+            entry_flags::OUTBOUND | entry_flags::INBOUND,
         ),
     };
     let reversed = filter.reversed();
@@ -68,42 +82,25 @@ fn sides(filter: &Filter, action: Action) -> Vec<(Filter, u8)> {
     sides
 }
 
-/// A line with all that the lines of one side have in common.
-fn pattern(filter: &Filter, action: Action, directions: u8) -> Line {
+/// An entry with all that the entries of one side have in common.
+fn pattern(filter: &Filter, directions: u32, rank: u32) -> Entry {
     let mut flags = directions;
     if filter.protocol.is_none() {
-        flags |= line_flags::ANY_PROTOCOL;
+        flags |= entry_flags::ANY_PROTOCOL;
     }
     if filter.selector != Selector::Any {
-        flags |= line_flags::PORTS;
+        flags |= entry_flags::PORTS;
     }
-    let (action, connection) = match action {
-        Action::Permit => (xdp::Action::Permit, NO_CONNECTION),
-        Action::Block => (xdp::Action::Block, NO_CONNECTION),
-        Action::Protect {
-            connection,
-            accept_unsecured,
-        } => {
-            if accept_unsecured {
-                flags |= line_flags::ACCEPT_UNSECURED;
-            }
-            (
-                xdp::Action::Protect,
-                u32::try_from(connection).unwrap_or(NO_CONNECTION),
-            )
-        }
-    };
-    Line {
-        family: match filter.family() {
-            None => ANY_FAMILY,
-            Some(Family::V4) => xdp::Family::V4 as u8,
-            Some(Family::V6) => xdp::Family::V6 as u8,
-        },
+    Entry {
+        source: [0; 2],
+        destination: [0; 2],
+        source_length: 0,
+        destination_length: 0,
         protocol: filter.protocol.map_or(0, |protocol| protocol.0),
         flags,
-        action: action as u8,
-        connection,
-        ..Line::EMPTY
+        source_port: [0, u16::MAX],
+        destination_port: [0, u16::MAX],
+        rank: rank << 1,
     }
 }
 
@@ -149,13 +146,5 @@ pub(crate) fn to_address(address: IpAddr) -> xdp::Address {
     match address {
         IpAddr::V4(v4) => mapped_v4(v4.octets()),
         IpAddr::V6(v6) => address_v6(v6.octets()),
-    }
-}
-
-/// The prefix length in the classifier's form, where IPv4 stands at `::ffff:0:0/96`.
-fn mapped_length(prefix: IpNet) -> u8 {
-    match prefix {
-        IpNet::V4(v4) => v4.prefix_len() + 96,
-        IpNet::V6(v6) => v6.prefix_len(),
     }
 }

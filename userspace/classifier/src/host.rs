@@ -57,7 +57,7 @@ impl Host {
     pub fn judge_with_own(&mut self, frame: &[u8], direction: Direction, address: IpAddr) -> Outcome {
         let address = to_address(address);
         let added = self.own.insert(address);
-        let outcome = self.judge(frame, direction).outcome;
+        let outcome = self.judge(frame, direction).outcome();
         if added {
             self.own.remove(&address);
         }
@@ -85,8 +85,8 @@ impl Tables for Host {
         })
     }
 
-    fn classify(&self, (): (), _: &Header, flow: &Flow, direction: Direction) -> Option<Verdict> {
-        Some(self.rules.classify(flow, direction))
+    fn classify(&self, (): (), _: &Header, flow: &Flow, direction: Direction) -> Verdict {
+        self.rules.classify(flow, direction)
     }
 
     fn inbound(&self, spi: u32) -> Option<InboundEndpoint> {

@@ -15,11 +15,13 @@
 #[cfg(feature = "arbitrary")]
 pub mod arbitrary;
 mod expand;
+mod forest;
 mod frame;
 mod host;
-mod rank;
 pub mod reference;
+mod region;
 mod rule_set;
+mod tree;
 
 pub use frame::frame_of;
 pub use host::Host;

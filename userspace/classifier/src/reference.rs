@@ -38,6 +38,7 @@ pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdi
             connection: NO_CONNECTION,
             decision,
             accept_unsecured: false,
+            audit: policy.audit(),
         };
     };
     let (decision, connection, accept_unsecured) = match rule.action {
@@ -58,6 +59,7 @@ pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdi
         connection,
         decision,
         accept_unsecured,
+        audit: policy.audit() || rule.audit,
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use ravelin_classifier::arbitrary::{Rng, packet, policy_text, rule_set};
+use ravelin_classifier::arbitrary::{Rng, packet, policy_text_of, rule_set};
 use ravelin_classifier::reference::{Packet, Transport, classify};
 use ravelin_classifier::{CompileError, RuleSet, compile};
 use ravelin_policy::Policy;
+use ravelin_xdp_common::line::{NO_CONNECTION, NO_RULE};
 use ravelin_xdp_common::{Decision, Direction, Verdict};
 
 const POLICIES: u64 = 800;
@@ -30,10 +31,7 @@ fn lines_say_what_the_filters_say() {
                     decision: Decision::FragmentUnknown,
                     ..
                 } => fragments += 1,
-                Verdict {
-                    rule_id: ravelin_xdp_common::line::NO_RULE,
-                    ..
-                } => defaults += 1,
+                Verdict { rule_id: NO_RULE, .. } => defaults += 1,
                 _ => by_rule += 1,
             }
         }
@@ -44,6 +42,25 @@ fn lines_say_what_the_filters_say() {
         by_rule > total / 4 && defaults > total / 20 && fragments > total / 200,
         "{by_rule} {defaults} {fragments}"
     );
+}
+
+#[test]
+fn trees_of_a_thousand_rules_say_what_the_filters_say() {
+    let mut longest = 0;
+    for seed in 0..24 {
+        let mut rng = Rng::new(1_000 + seed);
+        let text = policy_text_of(&mut rng, 40 * seed as usize + 20, 40 * seed as usize + 20);
+        let policy = parsed(&text);
+        let rules = compile(&policy).expect("the policy fits");
+        longest = longest.max(rules.steps());
+        for _ in 0..2_000 {
+            let (packet, direction) = packet(&mut rng, &policy);
+            let expected = classify(&policy, &packet, direction);
+            let found = rules.classify(&packet.flow(), direction);
+            assert_eq!(found, expected, "seed {seed}, {packet:?} {direction:?}");
+        }
+    }
+    assert!(longest > 20, "{longest} steps: these are no deep trees");
 }
 
 #[test]
@@ -251,36 +268,50 @@ fn a_later_fragment_never_slips_past_ports() {
 
 #[test]
 fn a_policy_that_is_too_large_names_its_largest_rules() {
-    let wide = r#"source = "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe", destination = "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe", mirrored = false"#;
-    let error = compile(&parsed(&two_rules(
-        r#"source = "any", destination = "any""#,
-        "block",
-        wide,
-        "permit",
-    )))
-    .unwrap_err();
-    let CompileError::TooManyLines {
-        lines,
+    let ports: Vec<String> = (0..64).map(|port| (port * 2).to_string()).collect();
+    let range = "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe";
+    let wide = format!(
+        r#"source = "{range}", destination = "{range}", mirrored = false, protocol = "tcp", source-port = "{}""#,
+        ports.join(",")
+    );
+    let any = r#"source = "any", destination = "any""#;
+    let error = compile(&parsed(&two_rules(any, "block", &wide, "permit"))).unwrap_err();
+    let CompileError::TooManyEntries {
+        entries,
         limit,
         largest,
     } = &error
     else {
         panic!("{error}")
     };
-    assert_eq!((*lines, *limit), (254 * 254 + 1, 1023));
-    assert_eq!(largest[0], ("second".to_owned(), 254 * 254));
-    assert!(error.to_string().contains("`second` (64516)"), "{error}");
+    assert_eq!((*entries, *limit), (254 * 254 * 64 + 2, 1 << 20));
+    assert_eq!(largest[0], ("second".to_owned(), 254 * 254 * 64));
+    assert!(error.to_string().contains("`second` (4129024)"), "{error}");
 }
 
 #[test]
-fn the_count_made_before_compiling_is_the_number_of_lines() {
-    // Lines are counted first, so that a huge policy is refused without building it.
-    for seed in 0..200 {
-        let (_, rules) = rule_set(&mut Rng::new(seed));
-        assert_eq!(rules.header().line_count as usize, rules.lines().len());
-        assert!(rules.lines().is_sorted_by_key(|line| line.rank));
+fn renumbered_rules_and_connections_keep_their_verdicts() {
+    for seed in 0..50 {
+        let mut rng = Rng::new(seed);
+        let (policy, rules) = rule_set(&mut rng);
+        let ids: Vec<u32> = (0..policy.rules().len() as u32).map(|id| 70_000 - id).collect();
+        let mut moved = rules.clone();
+        moved.renumber(&ids, &[11, 5]);
+        for _ in 0..50 {
+            let (packet, direction) = packet(&mut rng, &policy);
+            let before = rules.classify(&packet.flow(), direction);
+            let after = moved.classify(&packet.flow(), direction);
+            let expected = Verdict {
+                rule_id: ids.get(before.rule_id as usize).copied().unwrap_or(NO_RULE),
+                connection: [11, 5]
+                    .get(before.connection as usize)
+                    .copied()
+                    .unwrap_or(NO_CONNECTION),
+                ..before
+            };
+            assert_eq!(after, expected, "seed {seed}");
+        }
     }
-    assert_ne!(policy_text(&mut Rng::new(1)), policy_text(&mut Rng::new(2)));
 }
 
 fn two_rules(first: &str, first_action: &str, second: &str, second_action: &str) -> String {

@@ -1,19 +1,26 @@
 //! The BPF side as user space sees it: loading the object, filling its maps, attaching its programs and reading
 //! its counters.
 
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd};
 
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use ravelin_classifier::RuleSet;
 use ravelin_xdp_common::line::LINE_SLOTS;
-use ravelin_xdp_common::{Address, DropReason, Header, InboundEndpoint, Line, Pass, RuleCounter, map_names};
+use ravelin_xdp_common::{
+    Address, DropReason, Header, InboundEndpoint, Line, Pass, RULE_SET_FLAGS, RuleCounter, map_names,
+};
+use ravelin_xsk::MapMemory;
 use thiserror::Error;
 
 use crate::address::to_address;
+
+/// `enum bpf_map_type`, include/uapi/linux/bpf.h.
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("RAVELIN_BPF_OBJECT"));
 
@@ -77,6 +84,9 @@ pub enum FilterError {
         /// The kernel's answer.
         error: Box<MapError>,
     },
+    /// The memory of a rule set could not be mapped.
+    #[error("cannot map the memory of a rule set: {0}")]
+    Memory(io::Error),
     /// The object lacks a program or map: it is not the one this build wants.
     #[error("the BPF object holds no `{0}`; rebuild with `cargo xtask build-ebpf`")]
     Missing(&'static str),
@@ -130,16 +140,25 @@ impl Filter {
     /// [`FilterError::Map`]; the old set stays in force.
     pub fn apply(&mut self, rules: &RuleSet, generation: u32) -> Result<(), FilterError> {
         let name = map_names::RULE_SET;
-        let slots = LINE_SLOTS as u32;
-        let mut fresh: Array<MapData, Line> = Array::create(slots, 0).map_err(map_error(name))?;
+        let array = aya_obj::Map::new_from_params(
+            BPF_MAP_TYPE_ARRAY,
+            size_of::<u32>() as u32,
+            size_of::<Line>() as u32,
+            LINE_SLOTS as u32,
+            RULE_SET_FLAGS,
+        );
+        let array = MapData::create(array, "ravelin_rules", None).map_err(map_error(name))?;
         let header = Header {
             generation,
             ..rules.header()
         };
-        for (index, line) in (0..).zip(std::iter::once(&header.to_line()).chain(rules.lines())) {
-            fresh.set(index, line, 0).map_err(map_error(name))?;
-        }
-        self.rule_set.set(0, &fresh, 0).map_err(map_error(name))
+        let first = header.to_line();
+        let lines = std::iter::once(&first).chain(&rules.lines()[1..]);
+        fill(&array, rules.lines().len(), lines)?;
+        let array: Array<MapData, Line> = Map::from_map_data(array)
+            .and_then(TryInto::try_into)
+            .map_err(map_error(name))?;
+        self.rule_set.set(0, &array, 0).map_err(map_error(name))
     }
 
     /// Announces an inbound SA to the driver.
@@ -236,6 +255,15 @@ impl Filter {
         self.sums(map_names::DROPS, DropReason::COUNT)
     }
 
+    /// Packets that an audit spared, by the [`DropReason`] that they would have had.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn audited(&self) -> Result<Vec<u64>, FilterError> {
+        self.sums(map_names::AUDITED, DropReason::COUNT)
+    }
+
     /// Packets left to the kernel, by [`Pass`].
     ///
     /// # Errors
@@ -278,7 +306,7 @@ impl Filter {
         let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
         let mut counters: PerCpuArray<_, RuleCounter> =
             PerCpuArray::try_from(map).map_err(map_error(name))?;
-        let failed = |error: std::io::Error| map_error(name)(MapError::IoError(error));
+        let failed = |error: io::Error| map_error(name)(MapError::IoError(error));
         let cpus = nr_cpus().map_err(|(_, error)| failed(error))?;
         let zeros = PerCpuValues::try_from(vec![RuleCounter::default(); cpus]).map_err(failed)?;
         counters.set(slot, zeros, 0).map_err(map_error(name))
@@ -300,6 +328,18 @@ impl Filter {
             .map(|index| Ok(counters.get(&index, 0).map_err(map_error(name))?.iter().sum()))
             .collect()
     }
+}
+
+/// Writes lines into an array that no program knows yet.
+fn fill<'l>(array: &MapData, count: usize, lines: impl Iterator<Item = &'l Line>) -> Result<(), FilterError> {
+    let size = count * size_of::<Line>();
+    let mut memory = MapMemory::of(array.fd().as_fd(), size).map_err(FilterError::Memory)?;
+    for (line, bytes) in lines.zip(memory.bytes_mut().chunks_exact_mut(size_of::<Line>())) {
+        for (word, bytes) in line.0.iter().zip(bytes.chunks_exact_mut(size_of::<u32>())) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+    }
+    Ok(())
 }
 
 fn xdp<'a>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, FilterError> {

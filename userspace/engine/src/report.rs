@@ -24,6 +24,7 @@ impl Engine {
         let rules = filter
             .rules(current.rule_slots.iter().copied())
             .map_err(described)?;
+        let audited = filter.audited().map_err(described)?;
         let workers = &self.workers;
         let removed = self.enforcement.removed();
         let deadline = self.enforcement.deadline();
@@ -63,6 +64,12 @@ impl Engine {
                         .sum();
                     (reason.name().to_owned(), at_driver + in_workers)
                 })
+                .collect(),
+            audited: DropReason::ALL
+                .iter()
+                .zip(audited)
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (reason.name().to_owned(), count))
                 .collect(),
             rules: current
                 .policy

@@ -30,6 +30,9 @@ pub struct Status {
     pub outcomes: BTreeMap<String, u64>,
     /// Packets dropped, by reason, at the driver and in the workers together. All reasons, zeros included.
     pub drops: BTreeMap<String, u64>,
+    /// Packets that an audit spared, by the reason that would have dropped them. Only reasons that occurred.
+    #[serde(default)]
+    pub audited: BTreeMap<String, u64>,
     /// In the order of the policy.
     pub rules: Vec<RuleStatus>,
     /// What rules have counted, together, that are in no policy any more.

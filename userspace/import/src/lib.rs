@@ -10,11 +10,14 @@
 #![forbid(unsafe_code)]
 
 mod classbench;
+mod draft;
 mod findings;
 mod imported;
+mod netsh;
 mod source;
 
 pub use classbench::{Actions, classbench};
 pub use findings::{ImportErrors, Warning};
 pub use imported::Imported;
+pub use netsh::{NetshOptions, netsh};
 pub use source::{MAX_SOURCE_BYTES, Source};

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use ravelin_import::{Imported, Source, classbench};
+use ravelin_import::{Imported, NetshOptions, Source, classbench, netsh};
 
 /// Make a policy from what another filter is written in
 ///
@@ -20,6 +21,19 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Language {
+    /// A script of `netsh ipsec` commands, as batch file or netsh script
+    Netsh {
+        #[command(flatten)]
+        files: Files,
+
+        /// Address of the machine the policy is for, the local end of its connections; may be repeated
+        #[arg(long, value_name = "ADDRESS")]
+        local: Vec<IpAddr>,
+
+        /// Policy whose rules become active, instead of the one that the script assigns
+        #[arg(long, value_name = "NAME")]
+        assign: Option<String>,
+    },
     /// A ClassBench filter set: one rule a line, the first that matches wins
     Classbench {
         #[command(flatten)]
@@ -55,6 +69,13 @@ enum Actions {
 
 pub(crate) fn import(arguments: &Arguments) -> Result<()> {
     match &arguments.language {
+        Language::Netsh { files, local, assign } => {
+            let options = NetshOptions {
+                local: local.clone(),
+                assign: assign.clone(),
+            };
+            files.write(&netsh(&files.read()?, &options)?)
+        }
         Language::Classbench { files, actions } => {
             let actions = match actions {
                 Actions::Permit => ravelin_import::Actions::Permit,

@@ -43,6 +43,8 @@ mod error;
 mod frame;
 mod if_xdp;
 mod ledger;
+#[allow(unsafe_code, reason = "turns a mapping into a slice")]
+mod map_memory;
 mod port;
 #[allow(unsafe_code, reason = "reads and writes memory that the kernel shares")]
 mod ring;
@@ -60,6 +62,7 @@ pub use batch::{BATCH, Batch, BatchFull};
 pub use error::{OpenError, PortError, UmemError};
 pub use frame::{Frame, FrameError};
 pub use ledger::FrameCounts;
+pub use map_memory::MapMemory;
 pub use port::{BusyPoll, Kick, Mode, Outstanding, Port, PortCounters, PortOptions, Statistics};
 pub use socket::{Socket, queue_count};
 pub use umem::{HugePages, Pages, Umem, UmemOptions};

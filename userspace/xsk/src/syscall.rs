@@ -64,6 +64,11 @@ pub(crate) fn map_huge(len: usize) -> io::Result<Mapping> {
     Mapping::new(len.next_multiple_of(2 << 20), flags, -1, 0)
 }
 
+/// The values of a BPF array (`array_map_mmap` in `kernel/bpf/arraymap.c`).
+pub(crate) fn map_array(map: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
+    Mapping::new(len, libc::MAP_SHARED, map.as_raw_fd(), 0)
+}
+
 /// One ring of a socket (`xsk_mmap` in `net/xdp/xsk.c`).
 pub(crate) fn map_ring(socket: BorrowedFd<'_>, len: usize, offset: libc::off_t) -> io::Result<Mapping> {
     Mapping::new(

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 
 use ravelin_classifier::reference;
+use ravelin_policy::{DefaultAction, Policy};
 use ravelin_xdp_common::line::NO_RULE;
-use ravelin_xdp_common::{
-    Action, Decision, DropReason, FrameMetadata, Header, Judgement, Kind, Outcome, Pass, Verdict,
-};
+use ravelin_xdp_common::{Decision, DropReason, FrameMetadata, Judgement, Kind, Outcome, Pass, Verdict};
 
 use crate::frame::{Content, Truth};
 use crate::kernel::Hook;
@@ -14,13 +13,11 @@ use crate::world::{World, direction, to_address};
 
 /// What a hook must say about a frame.
 pub(crate) fn judgement(hook: Hook, truth: &Truth, world: &World) -> Judgement {
-    let outcome = |outcome| Judgement {
-        outcome,
-        rule_id: NO_RULE,
-        length: 0,
-    };
+    let outcome = to_judgement;
+    // An audit of the whole policy spares even what cannot be read.
+    let audit = world.policy().is_some_and(Policy::audit);
     if let Some(reason) = truth.malformed {
-        return outcome(Outcome::Drop(reason));
+        return Judgement::dropped_or_audited(reason, audit);
     }
     // Whoever the SA belongs to: without SPI and sequence number it is no ESP (RFC 4303 section 2).
     if let Content::Esp {
@@ -29,11 +26,12 @@ pub(crate) fn judgement(hook: Hook, truth: &Truth, world: &World) -> Judgement {
         ..
     } = truth.content
     {
-        return outcome(Outcome::Drop(if truth.fragment {
+        let reason = if truth.fragment {
             DropReason::FragmentTiny
         } else {
             DropReason::TransportTruncated
-        }));
+        };
+        return Judgement::dropped_or_audited(reason, audit);
     }
     if is_lifeline(hook, truth, world) {
         return outcome(Outcome::Pass(Pass::Lifeline));
@@ -41,38 +39,73 @@ pub(crate) fn judgement(hook: Hook, truth: &Truth, world: &World) -> Judgement {
     if let (Hook::Outer, Content::Esp { spi, udp, length }) = (hook, truth.content)
         && let Some(shielded) = shield(truth, world, spi, udp, length)
     {
-        return Judgement {
-            length: if matches!(shielded, Outcome::Redirect(_)) {
-                truth.l3_length
-            } else {
-                0
-            },
-            ..outcome(shielded)
+        let length = if matches!(shielded, Outcome::Redirect(_)) {
+            truth.l3_length
+        } else {
+            0
         };
+        return outcome(shielded).by(NO_RULE, length);
     }
     let Some(policy) = world.policy() else {
         return outcome(Outcome::Drop(DropReason::NoRuleSet));
     };
     if truth.content == Content::NonIp {
-        let header: Header = world.rules().unwrap().0.header();
-        return outcome(match (hook, header.non_ip) {
-            (Hook::Egress, _) => Outcome::Pass(Pass::Lifeline),
-            (_, Action::Permit) => Outcome::Pass(Pass::NonIp),
-            _ => Outcome::Drop(DropReason::NonIp),
-        });
+        return match (hook, policy.non_ip()) {
+            (Hook::Egress, _) => outcome(Outcome::Pass(Pass::Lifeline)),
+            (_, DefaultAction::Permit) => outcome(Outcome::Pass(Pass::NonIp)),
+            _ => Judgement::dropped_or_audited(DropReason::NonIp, policy.audit()),
+        };
+    }
+    if is_exempt(truth, policy.exemptions().level()) {
+        return outcome(Outcome::Pass(match hook {
+            Hook::Egress => Pass::Default,
+            _ => Pass::Exempt,
+        }));
     }
     let verdict = reference::classify(policy, &truth.packet, direction(hook));
-    if hook == Hook::Egress {
-        return outcome(match verdict.decision {
-            Decision::Protect => Outcome::Drop(DropReason::ClearEgress),
-            Decision::FragmentUnknown => Outcome::Drop(DropReason::FragmentUnknown),
-            Decision::Permit | Decision::Block => Outcome::Pass(Pass::Default),
-        });
+    let decided = match (hook, verdict.decision) {
+        (Hook::Egress, Decision::Protect) => Outcome::Drop(DropReason::ClearEgress),
+        (Hook::Egress, Decision::FragmentUnknown) => Outcome::Drop(DropReason::FragmentUnknown),
+        (Hook::Egress, _) => Outcome::Pass(Pass::Default),
+        _ => filtered(hook, truth, world, &verdict),
+    };
+    let judgement = match decided {
+        Outcome::Drop(reason) => Judgement::dropped_or_audited(reason, verdict.audit),
+        decided => outcome(decided),
+    };
+    match hook {
+        Hook::Egress => judgement,
+        _ => judgement.by(verdict.rule_id, truth.l3_length),
     }
-    Judgement {
-        outcome: filtered(hook, truth, world, &verdict),
-        rule_id: verdict.rule_id,
-        length: truth.l3_length,
+}
+
+/// What levels 0 to 2 of the original's `ipsecexempt` let pass: multicast and broadcast for 0 and 1, RSVP and Kerberos for 0
+/// and 2.
+fn is_exempt(truth: &Truth, level: u8) -> bool {
+    let many = match truth.packet.destination {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_multicast(),
+    };
+    let kerberos = match truth.packet.transport {
+        reference::Transport::Ports(source, destination) => {
+            [6, 17].contains(&truth.packet.protocol) && (source == 88 || destination == 88)
+        }
+        _ => false,
+    };
+    match level {
+        0 => many || kerberos || truth.packet.protocol == 46,
+        1 => many,
+        2 => kerberos || truth.packet.protocol == 46,
+        _ => false,
+    }
+}
+
+/// An outcome without a rule.
+fn to_judgement(outcome: Outcome) -> Judgement {
+    match outcome {
+        Outcome::Pass(pass) => Judgement::passed(pass),
+        Outcome::Drop(reason) => Judgement::dropped(reason),
+        Outcome::Redirect(metadata) => Judgement::redirected(metadata),
     }
 }
 
@@ -84,6 +117,7 @@ fn filtered(hook: Hook, truth: &Truth, world: &World, verdict: &Verdict) -> Outc
         Decision::Block if by_rule => Outcome::Drop(DropReason::RuleBlock),
         Decision::Block => Outcome::Drop(DropReason::DefaultBlock),
         Decision::FragmentUnknown => Outcome::Drop(DropReason::FragmentUnknown),
+        Decision::NoRuleSet | Decision::Exempt => panic!("the reference knows neither"),
         Decision::Protect if hook == Hook::Outer && verdict.accept_unsecured => Outcome::Pass(Pass::Rule),
         Decision::Protect if hook == Hook::Outer => Outcome::Drop(DropReason::ClearNotAllowed),
         Decision::Protect => Outcome::Redirect(FrameMetadata {

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
 use ravelin_engine::{Filter, Side};
+use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{
-    DropReason, FrameMetadata, InboundEndpoint, Judgement, MAX_RULES, Outcome, Pass, RuleCounter,
+    DropReason, FrameMetadata, InboundEndpoint, Judgement, Outcome, Pass, RULE_COUNTERS, RuleCounter,
 };
 
 use crate::world::World;
@@ -18,7 +19,7 @@ const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 
 /// More rules than a generated policy has.
-const RULES: usize = 24;
+const RULES: usize = 400;
 
 /// Where a program sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl Run {
             Hook::Outer | Hook::Inner => (XDP_DROP, XDP_PASS),
             Hook::Egress => (TC_ACT_SHOT, TC_ACT_UNSPEC),
         };
-        let (code, metadata) = match judgement.outcome {
+        let (code, metadata) = match judgement.outcome() {
             Outcome::Pass(_) => (pass, None),
             Outcome::Drop(_) => (drop, None),
             Outcome::Redirect(metadata) => (drop, Some(metadata)),
@@ -71,6 +72,7 @@ impl Run {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub(crate) drops: Vec<u64>,
+    audited: Vec<u64>,
     passes: Vec<u64>,
     rules: Vec<RuleCounter>,
 }
@@ -78,13 +80,16 @@ pub(crate) struct Counters {
 impl Counters {
     /// Adds what a judgement moves.
     pub(crate) fn add(&mut self, hook: Hook, judgement: &Judgement) {
-        match judgement.outcome {
+        match judgement.outcome() {
             Outcome::Drop(reason) => self.drops[reason.index()] += 1,
             Outcome::Redirect(_) => self.drops[DropReason::NoWorker.index()] += 1,
             Outcome::Pass(kind) if hook != Hook::Egress => self.passes[kind as usize] += 1,
             Outcome::Pass(_) => {}
         }
-        if hook != Hook::Egress && judgement.rule_id < MAX_RULES {
+        if let Some(reason) = judgement.audited() {
+            self.audited[reason.index()] += 1;
+        }
+        if hook != Hook::Egress && judgement.rule_id != NO_RULE {
             let rule = &mut self.rules[judgement.rule_id as usize];
             rule.packets += 1;
             rule.bytes += u64::from(judgement.length);
@@ -94,7 +99,7 @@ impl Counters {
 
 impl Kernel {
     pub(crate) fn load() -> Self {
-        let filter = Filter::load(MAX_RULES).expect("run this test as root");
+        let filter = Filter::load(RULE_COUNTERS).expect("run this test as root");
         Self { filter }
     }
 
@@ -148,6 +153,7 @@ impl Kernel {
     pub(crate) fn counters(&self) -> Counters {
         let counters = Counters {
             drops: self.filter.drops().unwrap(),
+            audited: self.filter.audited().unwrap(),
             passes: self.filter.passes().unwrap(),
             rules: self.filter.rules(0..RULES as u32).unwrap(),
         };

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ravelin_classifier::arbitrary::{Rng, policy_text};
+use ravelin_classifier::arbitrary::{Rng, policy_text, policy_text_of};
 use ravelin_classifier::reference::{self, Packet, Transport};
 use ravelin_classifier::{RuleSet, compile};
 use ravelin_policy::Policy;
@@ -89,9 +89,18 @@ impl World {
 
     /// A generated policy in force.
     pub(crate) fn arbitrary(rng: &mut Rng) -> Self {
+        Self::generated(rng, policy_text)
+    }
+
+    /// A generated policy with so many rules in force: its trees are deep, and several stand behind each other.
+    pub(crate) fn large(rng: &mut Rng, rules: usize) -> Self {
+        Self::generated(rng, |rng| policy_text_of(rng, rules, rules))
+    }
+
+    fn generated(rng: &mut Rng, text: impl Fn(&mut Rng) -> String) -> Self {
         loop {
             let non_ip = rng.pick(&["permit", "block"]);
-            let text = format!("non-ip = \"{non_ip}\"\n{}", policy_text(rng));
+            let text = format!("non-ip = \"{non_ip}\"\n{}", text(rng));
             let (policy, _) = Policy::parse(&text, "generated.toml").unwrap();
             if let Ok(rules) = compile(&policy) {
                 let generation = 1 + (rng.bits() as u32 >> 1);
@@ -202,8 +211,9 @@ impl Tables for World {
         })
     }
 
-    fn classify(&self, (): (), _: &Header, flow: &Flow, direction: Direction) -> Option<Verdict> {
-        self.rules().map(|(rules, _)| rules.classify(flow, direction))
+    fn classify(&self, (): (), _: &Header, flow: &Flow, direction: Direction) -> Verdict {
+        self.rules()
+            .map_or(Verdict::NONE, |(rules, _)| rules.classify(flow, direction))
     }
 
     fn inbound(&self, spi: u32) -> Option<InboundEndpoint> {

@@ -47,7 +47,7 @@ pub(crate) fn next(policy: &Policy, host: &mut Host, explanation: &Explanation<'
 
 fn outcome(policy: &Policy, explanation: &Explanation<'_>, judgement: &Judgement) -> Next {
     let inbound = explanation.direction == Direction::Inbound;
-    let (what, counter, before_filters, text) = match judgement.outcome {
+    let (what, counter, before_filters, text) = match judgement.outcome() {
         Outcome::Pass(Pass::Lifeline) => (
             "pass",
             Some(Pass::Lifeline.name()),
@@ -178,7 +178,7 @@ fn notes(
         let egress = host.judge_egress(frame);
         notes.extend(sent_by_this_machine(judgement, &egress));
     }
-    if judgement.outcome != Outcome::Pass(Pass::Lifeline)
+    if judgement.outcome() != Outcome::Pass(Pass::Lifeline)
         && host.judge_with_own(frame, explanation.direction, packet.destination)
             == Outcome::Pass(Pass::Lifeline)
     {
@@ -197,7 +197,7 @@ fn notes(
 
 /// The hook on the outer device judges what the machine itself sends.
 fn sent_by_this_machine(forwarded: &Judgement, own: &Judgement) -> Option<String> {
-    match (forwarded.outcome, own.outcome) {
+    match (forwarded.outcome(), own.outcome()) {
         (Outcome::Redirect(_), Outcome::Drop(reason)) => Some(format!(
             "That is for packets from the inner device. Sent by this machine itself it would leave the outer device in \
              the clear, and is dropped there as {}.",
