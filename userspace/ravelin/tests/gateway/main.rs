@@ -8,6 +8,8 @@ mod following;
 mod lifetime;
 mod mistakes;
 mod path_mtu;
+mod rekeying;
 mod support;
+mod swap;
 mod tunnel;
 mod wire;

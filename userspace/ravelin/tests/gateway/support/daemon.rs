@@ -116,13 +116,36 @@ impl<'n> Gateway<'n> {
             .collect()
     }
 
+    /// `ravelin apply` of a policy, which becomes a file beside the first one.
+    pub(crate) fn apply(&self, policy: &str, options: &[&str]) -> Output {
+        let file = self.other_policy();
+        std::fs::write(&file, policy).unwrap();
+        let mut command = self.client("apply");
+        command.arg(file).args(options).output().unwrap()
+    }
+
+    /// The same, which must go well; what it said.
+    pub(crate) fn applied(&self, policy: &str, options: &[&str]) -> String {
+        succeeded(&self.apply(policy, options))
+    }
+
+    /// The file that [`Gateway::apply`] writes.
+    pub(crate) fn other_policy(&self) -> PathBuf {
+        self.folder.join(format!("{}-other.toml", self.instance))
+    }
+
+    /// A command of the program about this instance.
+    pub(crate) fn client(&self, command: &str) -> Command {
+        let mut program = Command::new(RAVELIN);
+        program
+            .args([command, "--instance", &self.instance, "--control"])
+            .arg(self.control());
+        program
+    }
+
     /// `ravelin detach`.
     pub(crate) fn detach(&self) -> Output {
-        let mut command = Command::new(RAVELIN);
-        command
-            .args(["detach", "--instance", &self.instance, "--control"])
-            .arg(self.control());
-        command.output().unwrap()
+        self.client("detach").output().unwrap()
     }
 }
 
@@ -132,6 +155,19 @@ impl Drop for Gateway<'_> {
             let _ = self.detach();
         }
     }
+}
+
+/// Asserts that a command went well; what it said.
+pub(crate) fn succeeded(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Asserts that a command was refused; what it said.
+pub(crate) fn refusal(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A running daemon, killed when dropped.
@@ -202,6 +238,18 @@ impl Daemon {
         let what = format!("{count} packets dropped as {reason}");
         wait_until(&what, || self.drops(reason) >= before + count);
         assert_eq!(self.drops(reason), before + count, "{:?}", self.all_drops());
+    }
+
+    /// What a rule has counted, in packets.
+    pub(crate) fn rule(&self, name: &str) -> u64 {
+        let status = self.status();
+        let rule = status.rules.iter().find(|rule| rule.name == name);
+        rule.unwrap_or_else(|| panic!("no rule {name}")).packets
+    }
+
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGHUP).unwrap();
     }
 
     /// `kill -9`, and the kernel has cleaned up after it.

@@ -7,10 +7,20 @@ pub(crate) mod lab;
 pub(crate) mod namespace;
 pub(crate) mod scapy;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long to wait for what should take a moment: the machine may be busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Raises a flag when dropped, so that threads end which wait for it, also when a test fails.
+pub(crate) struct Raise<'f>(pub(crate) &'f AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Waits until a condition holds.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
