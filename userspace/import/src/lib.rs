@@ -5,6 +5,8 @@
 //! cannot say is a warning with [`Warning::loss`] set, and stands in a comment at the top of the text as well: nothing is
 //! left out silently.
 //!
+//! [`export_netsh`] goes the other way.
+//!
 //! This crate never touches a file or the machine it runs on, never repeats a secret that it reads, and needs time
 //! and memory in proportion to its input, whatever that is.
 #![forbid(unsafe_code)]
@@ -19,5 +21,5 @@ mod source;
 pub use classbench::{Actions, classbench};
 pub use findings::{ImportErrors, Warning};
 pub use imported::Imported;
-pub use netsh::{NetshOptions, netsh};
+pub use netsh::{Exported, NetshOptions, export_netsh, netsh};
 pub use source::{MAX_SOURCE_BYTES, Source};

@@ -3,6 +3,7 @@
 
 mod golden;
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ravelin_classifier::reference::{Packet, Transport, classify};
@@ -46,14 +47,27 @@ const SECURE_SERVER: &[u8] = include_bytes!("netsh/secure-server.cmd");
 const SITE_TO_SITE: &[u8] = include_bytes!("netsh/site-to-site.netsh");
 const L2TP: &[u8] = include_bytes!("netsh/l2tp.cmd");
 
+fn compare(name: &str, imported: &Imported) {
+    let mut warnings = String::new();
+    for warning in &imported.warnings {
+        let _ = writeln!(
+            warnings,
+            "{}{warning}",
+            if warning.loss { "loss: " } else { "note: " }
+        );
+    }
+    golden::compare_text("netsh", &format!("{name}.toml"), &imported.policy);
+    golden::compare_text("netsh", &format!("{name}.warnings"), &warnings);
+}
+
 #[test]
 fn realistic_scripts_become_these_policies() {
     let imported = import_bytes("secure-server.cmd", SECURE_SERVER, &options(&["10.1.5.1"]));
-    golden::compare("netsh", "secure-server", &imported);
+    compare("secure-server", &imported);
     let imported = import_bytes("site-to-site.netsh", SITE_TO_SITE, &NetshOptions::default());
-    golden::compare("netsh", "site-to-site", &imported);
+    compare("site-to-site", &imported);
     let imported = import_bytes("l2tp.cmd", L2TP, &options(&["203.0.113.1"]));
-    golden::compare("netsh", "l2tp", &imported);
+    compare("l2tp", &imported);
 }
 
 #[test]

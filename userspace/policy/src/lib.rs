@@ -53,3 +53,4 @@ pub use ports::PortSet;
 pub use protocol::Protocol;
 pub use rule::{Action, DefaultAction, Rule};
 pub use surroundings::Surroundings;
+pub use template::ChangingFilter;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::Report;
 use crate::filter::{Filter, FilterList};
-use crate::party::{Addresses, Parties};
+use crate::party::{Addresses, Parties, Party};
 use crate::policy::MAX_FILTERS;
 use crate::protocol::Protocol;
 use crate::reader::Table;
@@ -20,6 +20,37 @@ pub(crate) struct Template {
     /// Which filters of its list it stands for in the surroundings that the policy was resolved in; where they
     /// would be, while it was not.
     pub(crate) resolved: Range<usize>,
+}
+
+/// A filter as it is written, one of its addresses known only on the machine itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangingFilter<'a> {
+    /// The source as written: an address, `me`, or a name.
+    pub source: String,
+    /// The destination as written.
+    pub destination: String,
+    /// Everything else; its addresses mean nothing.
+    pub pattern: &'a Filter,
+}
+
+impl FilterList {
+    /// The filters whose addresses depend on the machine, one for each pair of a source and a destination of which
+    /// at least one is `me` or a name.
+    pub fn changing(&self) -> impl Iterator<Item = ChangingFilter<'_>> {
+        self.templates.iter().flat_map(|template| {
+            template.source.iter().flat_map(move |source| {
+                let (fixed, text) = (matches!(source, Party::Fixed(_)), source.to_string());
+                let destinations = template.destination.iter();
+                destinations
+                    .filter(move |destination| !(fixed && matches!(destination, Party::Fixed(_))))
+                    .map(move |destination| ChangingFilter {
+                        source: text.clone(),
+                        destination: destination.to_string(),
+                        pattern: &template.pattern,
+                    })
+            })
+        })
+    }
 }
 
 impl Template {

@@ -5,6 +5,7 @@ mod apply;
 mod check;
 mod detach;
 mod explain;
+mod export;
 mod import;
 mod instance;
 mod keygen;
@@ -49,6 +50,7 @@ enum Command {
     Keygen(keygen::Arguments),
     Detach(detach::Arguments),
     Import(import::Arguments),
+    Export(export::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::Import(arguments) => import::import(&arguments),
+        Command::Export(arguments) => export::export(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

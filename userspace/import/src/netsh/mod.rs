@@ -2,12 +2,13 @@
 //!
 //! A script becomes statements (`script`), each a command with named arguments (`command`); the commands build up
 //! filter lists, filter actions, policies and rules (`store`), and what stands there in the end becomes a policy
-//! (`translate`). Values of preshared keys are read over, never kept.
+//! (`translate`). Values of preshared keys are read over, never kept. `export` writes a policy as a script.
 
 mod address;
 mod apply;
 mod builtin;
 mod command;
+mod export;
 mod protect;
 mod script;
 mod security;
@@ -16,6 +17,8 @@ mod translate;
 mod tunnels;
 
 use std::net::IpAddr;
+
+pub use export::{Exported, export_netsh};
 
 use crate::findings::{Findings, ImportErrors};
 use crate::imported::Imported;
