@@ -14,6 +14,11 @@ use crate::rule::{DefaultAction, Rule};
 /// Largest policy file in bytes; 250,000 rules with a filter each take 50 MB.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
+/// Most values, and most words, signs and lines, of a policy's text. The TOML tree takes some hundred bytes for each:
+/// it would grow to 5 GB for a file of nothing else, and grows to 2 GB for a million filters.
+const MAX_VALUES: usize = 8 << 20;
+const MAX_WORDS: usize = 24 << 20;
+
 /// Most filters of a policy, and most that its rules use together, after every group and name is written out.
 pub(crate) const MAX_FILTERS: usize = 1_000_000;
 
@@ -137,6 +142,7 @@ impl Policy {
             return Err(PolicyErrors::whole_file(name, message));
         }
         let text = text_of(bytes, name)?;
+        check_density(text, name)?;
         let mut report = Report::new(name, text);
         let policy = document::read(&mut report, text, folder);
         if let Some(policy) = &policy {
@@ -242,6 +248,28 @@ impl Policy {
             .get(rule.filter_list)
             .map_or(&[], |list| &list.filters)
     }
+}
+
+/// Refuses what would take far more memory than a policy of its length.
+fn check_density(text: &str, name: &str) -> Result<(), PolicyErrors> {
+    let (mut values, mut words, mut before) = (0_usize, 0_usize, b' ');
+    for byte in text.bytes() {
+        values += usize::from(matches!(byte, b'=' | b',' | b'[' | b'{'));
+        words += usize::from(matches!(
+            byte,
+            b'=' | b',' | b'[' | b'{' | b']' | b'}' | b'.' | b'\n'
+        ));
+        words += usize::from(byte == b' ' && before != b' ');
+        before = byte;
+    }
+    let message = if values > MAX_VALUES {
+        format!("more than {MAX_VALUES} values; this is no policy")
+    } else if words > MAX_WORDS {
+        format!("more than {MAX_WORDS} words and signs; this is no policy")
+    } else {
+        return Ok(());
+    };
+    Err(PolicyErrors::whole_file(name, message))
 }
 
 /// The bytes as text, or where they stop being text.
