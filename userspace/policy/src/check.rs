@@ -68,6 +68,7 @@ fn check_spis_and_keys(connections: &[Connection], report: &mut Report<'_>) {
     for connection in connections {
         let (outbound, inbound) = (&connection.keys.outbound, &connection.keys.inbound);
         if let Some(first) = inbound_spis.claim(inbound.spi, inbound.position) {
+            let first = report.place(first);
             let message = format!(
                 "inbound SPI {} is already used at {first}; give each SA its own",
                 inbound.spi
@@ -75,6 +76,7 @@ fn check_spis_and_keys(connections: &[Connection], report: &mut Report<'_>) {
             report.error_at(inbound.position, message);
         }
         if let Some(first) = outbound_spis.claim((connection.remote, outbound.spi), outbound.position) {
+            let first = report.place(first);
             let message = format!(
                 "outbound SPI {} to {} is already used at {first}; the other end cannot tell the two apart",
                 outbound.spi, connection.remote
@@ -83,6 +85,7 @@ fn check_spis_and_keys(connections: &[Connection], report: &mut Report<'_>) {
         }
         for sa in [outbound, inbound] {
             if let Some(first) = key_files.claim(lexically_normal(&sa.key_file), sa.position) {
+                let first = report.place(first);
                 let message = format!(
                     "key file {} is already used at {first}; one key in two SAs repeats nonces, which breaks AES-GCM \
                      (RFC 4106 section 3.1): make a key for each direction",
@@ -114,6 +117,7 @@ fn check_endpoints(connections: &[Connection], report: &mut Report<'_>) {
     for connection in connections {
         let key = (connection.local, connection.remote, connection.encapsulation);
         if let Some(first) = endpoints.claim(key, connection.position) {
+            let first = report.place(first);
             let message = format!(
                 "connection {} overlaps with the one at {first}: same local and remote endpoint, same encapsulation; \
                  let both rules name one connection",

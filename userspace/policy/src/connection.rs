@@ -7,25 +7,104 @@ use std::path::{Path, PathBuf};
 use crate::address::{Family, unusable_endpoint};
 use crate::diagnostic::{Position, Report, quote};
 use crate::reader::{Node, Table};
+use crate::schema::{Key, Kind, Literal, TableSpec};
 
 /// Port of UDP-encapsulated ESP (RFC 3948 section 2.1).
 pub const UDP_ENCAPSULATION_PORT: u16 = 4500;
 
-const KEYS: &[&str] = &[
-    "mode",
-    "local",
-    "remote",
-    "encapsulation",
-    "local-port",
-    "remote-port",
-    "path-mtu",
-    "static",
-];
-const STATIC_KEYS: &[&str] = &["algorithm", "esn", "replay-window", "outbound", "inbound"];
-const SA_KEYS: &[&str] = &["spi", "key-file"];
+const UDP: Literal = Literal::Word("udp");
 
-/// Smallest and largest anti-replay window in packets, in steps of 64. RFC 4303 section 3.4.3 has 64 as the default.
-const REPLAY_WINDOW: std::ops::RangeInclusive<i64> = 64..=65_536;
+pub(crate) static CONNECTION: TableSpec = TableSpec {
+    what: "a connection",
+    id: "connection",
+    keys: &[
+        Key::required(
+            "mode",
+            Kind::Choice(&["tunnel", "transport"]),
+            "RFC 4301 section 4.1",
+        ),
+        Key::required("local", Kind::Address, "This end's address, the source of ESP"),
+        Key::required(
+            "remote",
+            Kind::Address,
+            "The other end's address, of the same family",
+        ),
+        Key::default(
+            "encapsulation",
+            Kind::Choice(&["none", "udp"]),
+            Literal::Word("none"),
+            "\"udp\" is RFC 3948, for paths with NAT",
+        ),
+        Key::default(
+            "local-port",
+            Kind::Integer(1, 65_535),
+            Literal::Integer(UDP_ENCAPSULATION_PORT as i64),
+            "Source UDP port of outbound ESP",
+        )
+        .only_with("encapsulation", UDP),
+        Key::default(
+            "remote-port",
+            Kind::Integer(1, 65_535),
+            Literal::Integer(UDP_ENCAPSULATION_PORT as i64),
+            "Destination UDP port of outbound ESP",
+        )
+        .only_with("encapsulation", UDP),
+        Key::optional(
+            "path-mtu",
+            Kind::Integer(0, 65_535),
+            "Largest packet on the wire in bytes, 576 or more, 1280 or more over IPv6; the outer device's MTU",
+        ),
+        Key::required(
+            "static",
+            Kind::Table(&STATIC),
+            "Keys that do not change, in files",
+        ),
+    ],
+};
+
+static STATIC: TableSpec = TableSpec {
+    what: "static",
+    id: "static",
+    keys: &[
+        Key::required(
+            "algorithm",
+            Kind::Choice(&["aes-256-gcm", "aes-128-gcm"]),
+            "RFC 4106, with an ICV of 16 bytes",
+        ),
+        Key::default(
+            "esn",
+            Kind::Boolean,
+            Literal::Boolean(true),
+            "64-bit sequence numbers; both ends must agree",
+        ),
+        // RFC 4303 section 3.4.3 has 64 as the default.
+        Key::default(
+            "replay-window",
+            Kind::Multiple(64, 65_536, 64),
+            Literal::Integer(1_024),
+            "Anti-replay window in packets",
+        ),
+        Key::required("outbound", Kind::Table(&SA), "The SA that seals"),
+        Key::required("inbound", Kind::Table(&SA), "The SA that opens"),
+    ],
+};
+
+static SA: TableSpec = TableSpec {
+    what: "an SA",
+    id: "sa",
+    keys: &[
+        Key::required(
+            "spi",
+            Kind::Integer(0, u32::MAX as i64),
+            "Security parameters index, 256 or more",
+        ),
+        Key::required(
+            "key-file",
+            Kind::Path,
+            "The file with the key, relative to the policy's folder",
+        ),
+    ],
+};
 
 /// Smallest path MTU in bytes that is taken; every host takes packets of this size (RFC 1122 section 3.3.2).
 pub(crate) const MIN_PATH_MTU: u16 = 576;
@@ -156,21 +235,13 @@ pub struct StaticSa {
 impl Connection {
     /// `folder` is what relative key files are relative to.
     pub(crate) fn read(report: &mut Report<'_>, name: String, node: Node<'_>, folder: &Path) -> Option<Self> {
-        let table = node.table(report, "a connection", KEYS)?;
-        let mode = table.required(report, "mode").and_then(|node| {
-            node.choice(
-                report,
-                &[("tunnel", Mode::Tunnel), ("transport", Mode::Transport)],
-            )
-        });
+        let table = node.table(report, &CONNECTION)?;
+        let modes = [("tunnel", Mode::Tunnel), ("transport", Mode::Transport)];
+        let mode = table.choice(report, "mode", &modes);
         let local = read_endpoint(report, &table, "local");
         let remote = read_endpoint(report, &table, "remote");
         let encapsulation = read_encapsulation(report, &table);
-        let path_mtu = table.or_default("path-mtu", None, |node| {
-            node.integer(report, 0, 65_535)
-                .and_then(|mtu| u16::try_from(mtu).ok())
-                .map(Some)
-        });
+        let path_mtu = table.integer(report, "path-mtu");
         let keys = table
             .required(report, "static")
             .and_then(|node| StaticKeys::read(report, node, folder));
@@ -218,27 +289,14 @@ impl Connection {
 
 impl StaticKeys {
     fn read(report: &mut Report<'_>, node: Node<'_>, folder: &Path) -> Option<Self> {
-        let table = node.table(report, "static", STATIC_KEYS)?;
-        let algorithm = table.required(report, "algorithm").and_then(|node| {
-            let known = [
-                ("aes-256-gcm", Algorithm::Aes256Gcm),
-                ("aes-128-gcm", Algorithm::Aes128Gcm),
-            ];
-            node.choice(report, &known)
-        });
-        let esn = table.or_default("esn", true, |node| node.boolean(report));
-        let replay_window = table.or_default("replay-window", 1024, |node| {
-            let window = node.integer(report, *REPLAY_WINDOW.start(), *REPLAY_WINDOW.end())?;
-            if window % 64 != 0 {
-                let near = (window + 32) / 64 * 64;
-                report.error(
-                    &node.span(),
-                    format!("replay-window is a multiple of 64, for instance {near}"),
-                );
-                return None;
-            }
-            u32::try_from(window).ok()
-        });
+        let table = node.table(report, &STATIC)?;
+        let algorithms = [
+            ("aes-256-gcm", Algorithm::Aes256Gcm),
+            ("aes-128-gcm", Algorithm::Aes128Gcm),
+        ];
+        let algorithm = table.choice(report, "algorithm", &algorithms);
+        let esn = table.boolean(report, "esn");
+        let replay_window = table.integer(report, "replay-window");
         let outbound = table
             .required(report, "outbound")
             .and_then(|node| StaticSa::read(report, node, folder));
@@ -248,7 +306,7 @@ impl StaticKeys {
         Some(Self {
             algorithm: algorithm?,
             esn: esn?,
-            replay_window: replay_window?,
+            replay_window: replay_window??,
             outbound: outbound?,
             inbound: inbound?,
         })
@@ -257,10 +315,10 @@ impl StaticKeys {
 
 impl StaticSa {
     fn read(report: &mut Report<'_>, node: Node<'_>, folder: &Path) -> Option<Self> {
-        let table = node.table(report, "an SA", SA_KEYS)?;
+        let table = node.table(report, &SA)?;
         let spi = table.required(report, "spi").and_then(|node| {
-            let value = node.integer(report, 0, i64::from(u32::MAX))?;
-            let spi = u32::try_from(value).ok().and_then(Spi::new);
+            let value: u32 = table.integer(report, "spi")??;
+            let spi = Spi::new(value);
             if spi.is_none() {
                 report.error(
                     &node.span(),
@@ -327,31 +385,18 @@ fn read_endpoint(report: &mut Report<'_>, table: &Table<'_>, key: &str) -> Optio
 }
 
 fn read_encapsulation(report: &mut Report<'_>, table: &Table<'_>) -> Option<Encapsulation> {
-    let udp = table.or_default("encapsulation", false, |node| {
-        node.choice(report, &[("none", false), ("udp", true)])
-    });
-    let mut port = |key| {
-        table.or_default(key, UDP_ENCAPSULATION_PORT, |node| {
-            u16::try_from(node.integer(report, 1, 65_535)?).ok()
-        })
-    };
-    let (local_port, remote_port) = (port("local-port"), port("remote-port"));
-    if udp? {
-        return Some(Encapsulation::Udp {
-            local_port: local_port?,
-            remote_port: remote_port?,
-        });
-    }
-    for key in ["local-port", "remote-port"] {
-        if let Some(node) = table.optional(key) {
-            report.error(
-                &node.span(),
-                format!("{key} is only for encapsulation = \"udp\"; remove it"),
-            );
-            return None;
+    let udp = table.choice(report, "encapsulation", &[("none", false), ("udp", true)]);
+    let local_port = table.integer(report, "local-port");
+    let remote_port = table.integer(report, "remote-port");
+    let (udp, local_port, remote_port) = (udp?, local_port??, remote_port??);
+    Some(if udp {
+        Encapsulation::Udp {
+            local_port,
+            remote_port,
         }
-    }
-    Some(Encapsulation::None)
+    } else {
+        Encapsulation::None
+    })
 }
 
 fn check_endpoints(report: &mut Report<'_>, table: &Table<'_>, local: IpAddr, remote: IpAddr) {

@@ -72,18 +72,6 @@ impl PolicyErrors {
     pub fn omitted(&self) -> usize {
         self.omitted
     }
-
-    /// An error about the whole file.
-    pub(crate) fn whole_file(file: &str, message: String) -> Self {
-        Self {
-            errors: vec![Diagnostic {
-                file: file.into(),
-                position: None,
-                message,
-            }],
-            omitted: 0,
-        }
-    }
 }
 
 impl fmt::Display for PolicyErrors {
@@ -103,18 +91,47 @@ impl fmt::Display for PolicyErrors {
 
 impl std::error::Error for PolicyErrors {}
 
-/// A byte range of the policy's text.
-pub(crate) type Span = Range<usize>;
+/// A byte range in one of a policy's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    file: u16,
+    start: usize,
+    end: usize,
+}
+
+impl Span {
+    pub(crate) fn new(file: u16, range: Range<usize>) -> Self {
+        Self {
+            file,
+            start: range.start,
+            end: range.end,
+        }
+    }
+
+    pub(crate) fn file(self) -> u16 {
+        self.file
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+}
 
 /// Collects errors and warnings while a policy is read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Report<'t> {
-    file: Arc<str>,
+    files: Vec<File<'t>>,
+    errors: Findings,
+    warnings: Findings,
+}
+
+/// A file that findings may be in.
+#[derive(Debug)]
+struct File<'t> {
+    name: Arc<str>,
     text: &'t str,
     /// Byte offset at which each line starts.
     lines: Vec<usize>,
-    errors: Findings,
-    warnings: Findings,
 }
 
 /// Errors or warnings, of which no more than [`MAX_REPORTED`] are kept.
@@ -152,17 +169,22 @@ impl Findings {
 }
 
 impl<'t> Report<'t> {
-    pub(crate) fn new(file: &str, text: &'t str) -> Self {
+    /// Adds a file and returns its index. There are never more than 2^16.
+    pub(crate) fn add(&mut self, name: &str, text: &'t str) -> u16 {
         let lines = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
-        Self {
-            file: file.into(),
+        self.files.push(File {
+            name: name.into(),
             text,
             lines,
-            errors: Findings::default(),
-            warnings: Findings::default(),
-        }
+        });
+        u16::try_from(self.files.len() - 1).unwrap_or(u16::MAX)
+    }
+
+    /// The names of the files, by index.
+    pub(crate) fn files(&self) -> Arc<[Arc<str>]> {
+        self.files.iter().map(|file| file.name.clone()).collect()
     }
 
     /// Records an error at `span`.
@@ -176,11 +198,20 @@ impl<'t> Report<'t> {
         self.error_at(position, message);
     }
 
+    /// Records an error that concerns a file as a whole.
+    pub(crate) fn error_in_file(&mut self, file: &str, message: String) {
+        self.errors.push(|| Diagnostic {
+            file: file.into(),
+            position: None,
+            message,
+        });
+    }
+
     /// Records a warning at `position`.
     pub(crate) fn warn(&mut self, position: Position, message: impl Into<String>) {
-        let file = &self.file;
+        let files = &self.files;
         self.warnings.push(|| Diagnostic {
-            file: file.clone(),
+            file: file_of(files, position),
             position: Some(position),
             message: message.into(),
         });
@@ -188,17 +219,21 @@ impl<'t> Report<'t> {
 
     /// Records an error at a position already computed.
     pub(crate) fn error_at(&mut self, position: Position, message: impl Into<String>) {
-        let file = &self.file;
+        let files = &self.files;
         self.errors.push(|| Diagnostic {
-            file: file.clone(),
+            file: file_of(files, position),
             position: Some(position),
             message: message.into(),
         });
     }
 
-    /// The file's name.
-    pub(crate) fn file(&self) -> &Arc<str> {
-        &self.file
+    /// A position for use inside a message about another: with its file where there are several.
+    pub(crate) fn place(&self, position: Position) -> String {
+        if self.files.len() > 1 {
+            format!("{}:{position}", file_of(&self.files, position))
+        } else {
+            position.to_string()
+        }
     }
 
     /// Whether further errors are only counted, so that their text need not be found out.
@@ -206,28 +241,37 @@ impl<'t> Report<'t> {
         self.errors.found.len() >= MAX_REPORTED
     }
 
-    /// The warnings when there were no errors, else the errors.
-    pub(crate) fn finish(self) -> Result<Vec<Warning>, PolicyErrors> {
-        if self.errors.is_empty() {
-            Ok(self.warnings.into_warnings())
-        } else {
-            Err(self.errors.into_errors())
+    /// What was read and the warnings when there were no errors, else the errors.
+    pub(crate) fn finish<T>(mut self, read: Option<T>) -> Result<(T, Vec<Warning>), PolicyErrors> {
+        match read {
+            Some(read) if self.errors.is_empty() => Ok((read, self.warnings.into_warnings())),
+            _ => {
+                // Nothing is refused without a reason.
+                if self.errors.is_empty() {
+                    let file = file_of(&self.files, Position::default());
+                    self.error_in_file(&file, "the policy could not be read".to_owned());
+                }
+                Err(self.errors.into_errors())
+            }
         }
     }
 
     /// Line and column of the start of `span`.
     pub(crate) fn position(&self, span: &Span) -> Position {
-        let offset = span.start.min(self.text.len());
-        let line = self.lines.partition_point(|start| *start <= offset).max(1);
-        let start = self.lines[line - 1];
+        let Some(file) = self.files.get(usize::from(span.file)) else {
+            return Position::default();
+        };
+        let offset = span.start.min(file.text.len());
+        let line = file.lines.partition_point(|start| *start <= offset).max(1);
+        let start = file.lines[line - 1];
         // In an overlong line the column counts bytes: counting characters would make reading quadratic.
-        let before = self
+        let before = file
             .text
             .get(start..offset)
             .filter(|before| before.len() <= MAX_COUNTED);
         let column = before.map_or(offset - start, |before| before.chars().count()) + 1;
         Position {
-            file: 0,
+            file: span.file,
             line: saturate(line),
             column: saturate(column),
         }
@@ -235,7 +279,11 @@ impl<'t> Report<'t> {
 
     /// The text at `span` in back quotes, cut to a readable length, without anything that may be a key.
     pub(crate) fn quote(&self, span: &Span) -> String {
-        quote(self.text.get(span.clone()).unwrap_or(""))
+        let text = self
+            .files
+            .get(usize::from(span.file))
+            .map_or("", |file| file.text);
+        quote(text.get(span.start..span.end).unwrap_or(""))
     }
 }
 
@@ -264,60 +312,35 @@ pub(crate) fn quote(text: &str) -> String {
     format!("`{shown}`")
 }
 
+fn file_of(files: &[File<'_>], position: Position) -> Arc<str> {
+    let file = files.get(usize::from(position.file)).or(files.first());
+    file.map_or_else(|| "".into(), |file| file.name.clone())
+}
+
 fn saturate(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Position, Report, quote};
+    use super::{Position, Report, Span, quote};
 
     #[test]
     fn positions_count_lines_and_characters_from_one() {
-        let report = Report::new("p", "a\nö b\n");
-        assert_eq!(
-            report.position(&(0..1)),
-            Position {
-                file: 0,
-                line: 1,
-                column: 1
-            }
-        );
-        assert_eq!(
-            report.position(&(5..6)),
-            Position {
-                file: 0,
-                line: 2,
-                column: 3
-            }
-        );
-        assert_eq!(
-            report.position(&(6..6)),
-            Position {
-                file: 0,
-                line: 2,
-                column: 4
-            }
-        );
-        assert_eq!(
-            report.position(&(7..7)),
-            Position {
-                file: 0,
-                line: 3,
-                column: 1
-            }
-        );
-        assert_eq!(
-            report.position(&(900..901)),
-            Position {
-                file: 0,
-                line: 3,
-                column: 1
-            }
-        );
+        let mut report = Report::default();
+        report.add("other", "");
+        let file = report.add("p", "a\nö b\n");
+        let position = |start: usize| report.position(&Span::new(file, start..start + 1));
+        let at = |line, column| Position { file, line, column };
+        assert_eq!(position(0), at(1, 1));
+        assert_eq!(position(5), at(2, 3));
+        assert_eq!(position(6), at(2, 4));
+        assert_eq!(position(7), at(3, 1));
+        assert_eq!(position(900), at(3, 1));
         // In the middle of a character: no panic.
-        assert_eq!(report.position(&(3..4)).line, 2);
-        assert_eq!(report.quote(&(3..4)), "``");
+        assert_eq!(position(3).line, 2);
+        assert_eq!(report.quote(&Span::new(file, 3..4)), "``");
+        assert_eq!(report.place(at(2, 3)), "p:2:3");
     }
 
     #[test]

@@ -9,19 +9,65 @@ use crate::group::{Groups, Side};
 use crate::ports::PortSet;
 use crate::protocol::Protocol;
 use crate::reader::{Node, Table};
+use crate::schema::{Key, Kind, Literal, TableSpec};
 use crate::template::Template;
 
-/// Keys of a filter.
-const KEYS: &[&str] = &[
-    "source",
-    "destination",
-    "protocol",
-    "source-port",
-    "destination-port",
-    "icmp-type",
-    "icmp-code",
-    "mirrored",
-];
+pub(crate) static FILTER_LIST: TableSpec = TableSpec {
+    what: "a filter list",
+    id: "filter-list",
+    keys: &[Key::required("filters", Kind::Tables(&FILTER), "Which packets")],
+};
+
+static FILTER: TableSpec = TableSpec {
+    what: "a filter",
+    id: "filter",
+    keys: &[
+        Key::required(
+            "source",
+            Kind::Parties,
+            "Source addresses; in a protect rule the local side",
+        ),
+        Key::required(
+            "destination",
+            Kind::Parties,
+            "Destination addresses; in a protect rule the remote side",
+        ),
+        Key::default(
+            "protocol",
+            Kind::Protocol,
+            Literal::Word("any"),
+            "IP protocol, by name or number",
+        ),
+        Key::default(
+            "source-port",
+            Kind::Ports,
+            Literal::Word("any"),
+            "Source ports; the protocol is one that has ports",
+        ),
+        Key::default(
+            "destination-port",
+            Kind::Ports,
+            Literal::Word("any"),
+            "Destination ports; the protocol is one that has ports",
+        ),
+        Key::optional(
+            "icmp-type",
+            Kind::Integer(0, 255),
+            "ICMP message type, with protocol \"icmp\" or \"icmp6\"",
+        ),
+        Key::optional(
+            "icmp-code",
+            Kind::Integer(0, 255),
+            "ICMP message code, with icmp-type",
+        ),
+        Key::default(
+            "mirrored",
+            Kind::Boolean,
+            Literal::Boolean(true),
+            "The filter also stands for its reverse: addresses and ports swapped",
+        ),
+    ],
+};
 
 /// A named set of filters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,11 +188,11 @@ impl Filter {
         room: usize,
         list: &mut FilterList,
     ) -> Option<()> {
-        let table = node.table(report, "a filter", KEYS)?;
+        let table = node.table(report, &FILTER)?;
         let source = read_side(report, &table, "source", groups);
         let destination = read_side(report, &table, "destination", groups);
         let protocol = table.or_default("protocol", None, |node| read_protocol(report, node));
-        let mirrored = table.or_default("mirrored", true, |node| node.boolean(report));
+        let mirrored = table.boolean(report, "mirrored");
         let selector = read_selector(report, &table, protocol);
         let (source, destination) = (source?, destination?);
         let pattern = Self {
@@ -273,8 +319,8 @@ fn read_selector(
     let destination = table.or_default("destination-port", PortSet::ANY, |node| {
         PortSet::read(report, node)
     });
-    let kind = table.or_default("icmp-type", None, |node| read_byte(report, node));
-    let code = table.or_default("icmp-code", None, |node| read_byte(report, node));
+    let kind = table.integer(report, "icmp-type");
+    let code = table.integer(report, "icmp-code");
     let (source, destination, kind, code, protocol) = (source?, destination?, kind?, code?, protocol?);
 
     let has_ports = protocol.is_some_and(Protocol::has_ports);
@@ -316,8 +362,4 @@ fn read_selector(
         (None, None) if source.is_any() && destination.is_any() => Some(Selector::Any),
         (None, None) => Some(Selector::Ports { source, destination }),
     }
-}
-
-fn read_byte(report: &mut Report<'_>, node: Node<'_>) -> Option<Option<u8>> {
-    u8::try_from(node.integer(report, 0, 255)?).ok().map(Some)
 }

@@ -7,7 +7,7 @@ use crate::address::Address;
 use crate::diagnostic::{Position, Report, quote};
 use crate::document::read_name;
 use crate::party::{Collected, Parties, Party};
-use crate::reader::{Node, closest};
+use crate::reader::{Entry, Node, closest};
 
 /// Most elements that all groups and arrays of addresses together may come to, written out.
 const MAX_ELEMENTS: usize = 1_000_000;
@@ -61,20 +61,16 @@ enum Element<'a> {
 }
 
 impl<'a> Groups<'a> {
-    /// Reads the section `[addresses]`.
-    pub(crate) fn read(report: &mut Report<'_>, node: Node<'a>) -> Self {
+    /// Reads the section `[addresses]`; no name is there twice.
+    pub(crate) fn read(report: &mut Report<'_>, entries: &[Entry<'a>]) -> Self {
         let mut groups = Self::default();
-        let Some(entries) = node.entries(report, "address groups") else {
-            return groups;
-        };
         let mut written = Vec::with_capacity(entries.len());
-        for (key, value) in entries {
-            let name: &str = key.get_ref().as_ref();
-            let usable = read_name(report, name, &key.span());
+        for entry in entries {
+            let usable = read_name(report, entry.name, &entry.key);
             written.push(Written {
-                name,
-                position: report.position(&key.span()),
-                elements: read_elements(report, Node::new(value)).filter(|_| usable.is_some()),
+                name: entry.name,
+                position: report.position(&entry.key),
+                elements: read_elements(report, entry.value).filter(|_| usable.is_some()),
             });
         }
         groups.write_out(report, &written);

@@ -14,6 +14,11 @@ const ME: &str = "me";
 /// Names that the machine itself knows the addresses of.
 const WELL_KNOWN: &[&str] = &["gateway", "dns-servers", "dhcp-servers"];
 
+/// Every word that can be written in place of an address.
+pub(crate) fn words() -> impl Iterator<Item = &'static str> {
+    ["any", ME].into_iter().chain(WELL_KNOWN.iter().copied())
+}
+
 /// Words of other tools, and what to write here.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("dns", "dns-servers"),
@@ -61,10 +66,7 @@ impl Party {
         }
         Err(
             if is_label(text) && text.starts_with(|c: char| c.is_ascii_alphabetic()) {
-                let words: Vec<&str> = ["any", ME]
-                    .into_iter()
-                    .chain(WELL_KNOWN.iter().copied())
-                    .collect();
+                let words: Vec<&str> = words().collect();
                 match closest(text, &words) {
                     Some(word) => format!("{} is not an address; did you mean \"{word}\"?", quote(text)),
                     None => format!(

@@ -48,9 +48,14 @@ impl Protocol {
             .map(|(_, protocol)| *protocol)
     }
 
-    /// Every name that can be written, for messages.
+    /// Every name that can be written.
+    pub(crate) fn words() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|(name, _)| *name)
+    }
+
+    /// The same, for messages.
     pub(crate) fn names() -> String {
-        NAMES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        Self::words().collect::<Vec<_>>().join(", ")
     }
 
     /// Whether its header starts with a 16-bit source port and a 16-bit destination port.

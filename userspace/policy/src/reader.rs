@@ -3,27 +3,25 @@
 use toml::de::{DeTable, DeValue};
 
 use crate::diagnostic::{Report, Span, quote};
+use crate::schema::{Key, Kind, Literal, Need, TableSpec};
 
 /// A value and where it stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node<'a> {
     value: &'a DeValue<'a>,
-    start: usize,
-    end: usize,
+    span: Span,
 }
 
 impl<'a> Node<'a> {
-    pub(crate) fn new(value: &'a toml::Spanned<DeValue<'a>>) -> Self {
-        let span = value.span();
+    pub(crate) fn new(value: &'a toml::Spanned<DeValue<'a>>, file: u16) -> Self {
         Self {
             value: value.get_ref(),
-            start: span.start,
-            end: span.end,
+            span: Span::new(file, value.span()),
         }
     }
 
     pub(crate) fn span(&self) -> Span {
-        self.start..self.end
+        self.span
     }
 
     /// The string, when it is one.
@@ -45,7 +43,10 @@ impl<'a> Node<'a> {
     /// The elements, when it is an array.
     pub(crate) fn as_array(&self) -> Option<impl ExactSizeIterator<Item = Node<'a>> + use<'a>> {
         match self.value {
-            DeValue::Array(array) => Some(array.iter().map(Node::new)),
+            DeValue::Array(array) => {
+                let file = self.span.file();
+                Some(array.iter().map(move |value| Node::new(value, file)))
+            }
             _ => None,
         }
     }
@@ -103,24 +104,28 @@ impl<'a> Node<'a> {
         found
     }
 
-    /// A table whose keys are `known`; any other key is reported. `what` names the table in messages.
-    pub(crate) fn table(
-        &self,
-        report: &mut Report<'_>,
-        what: &'static str,
-        known: &[&str],
-    ) -> Option<Table<'a>> {
-        let entries = self.entries(report, what)?;
-        Some(Table::new(report, entries, self.span(), what, known))
+    /// A table as `spec` describes it; any other key is reported.
+    pub(crate) fn table(&self, report: &mut Report<'_>, spec: &'static TableSpec) -> Option<Table<'a>> {
+        if let DeValue::Table(entries) = self.value {
+            return Some(Table::new(report, entries, self.span, spec));
+        }
+        self.wrong_type(report, &format!("a table ({})", spec.what));
+        None
     }
 
-    /// The entries of a table whose keys are names of the user's choice.
-    pub(crate) fn entries(&self, report: &mut Report<'_>, what: &str) -> Option<&'a DeTable<'a>> {
-        if let DeValue::Table(entries) = self.value {
-            return Some(entries);
-        }
-        self.wrong_type(report, &format!("a table ({what})"));
-        None
+    /// The entries of a table whose keys are names of the user's choice; `what` names them in messages.
+    pub(crate) fn entries(&self, report: &mut Report<'_>, what: &str) -> Option<Vec<Entry<'a>>> {
+        let DeValue::Table(entries) = self.value else {
+            self.wrong_type(report, &format!("a table ({what})"));
+            return None;
+        };
+        let file = self.span.file();
+        let entries = entries.iter().map(|(key, value)| Entry {
+            name: key.get_ref().as_ref(),
+            key: Span::new(file, key.span()),
+            value: Node::new(value, file),
+        });
+        Some(entries.collect())
     }
 
     pub(crate) fn array(
@@ -146,55 +151,83 @@ impl<'a> Node<'a> {
     }
 }
 
+/// A value with a name of the user's choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) name: &'a str,
+    /// Where the name stands.
+    pub(crate) key: Span,
+    pub(crate) value: Node<'a>,
+}
+
 /// A table with a fixed set of keys.
 #[derive(Debug)]
 pub(crate) struct Table<'a> {
     entries: &'a DeTable<'a>,
     span: Span,
-    what: &'static str,
+    spec: &'static TableSpec,
 }
 
 impl<'a> Table<'a> {
+    /// Reports keys that `spec` does not have, and those that need another key.
     pub(crate) fn new(
         report: &mut Report<'_>,
         entries: &'a DeTable<'a>,
         span: Span,
-        what: &'static str,
-        known: &[&str],
+        spec: &'static TableSpec,
     ) -> Self {
-        for key in entries.keys() {
+        let table = Self { entries, span, spec };
+        for (key, value) in entries {
             let name = key.get_ref().as_ref();
-            if known.contains(&name) {
+            let Some(known) = spec.key(name) else {
+                report_unknown(report, &Span::new(span.file(), key.span()), name, spec);
                 continue;
-            }
-            if report.only_counts() {
-                report.error(&key.span(), "");
-            } else {
-                let hint = match closest(name, known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("known are {}", known.join(", ")),
-                };
-                report.error(
-                    &key.span(),
-                    format!("unknown key {} in {what}; {hint}", quote(name)),
-                );
+            };
+            if let Some((other, wanted)) = known.only_with
+                && table.differs(other, wanted)
+            {
+                let span = Span::new(span.file(), value.span());
+                report.error(&span, format!("{name} is only for {other} = {wanted}; remove it"));
             }
         }
-        Self { entries, span, what }
+        table
+    }
+
+    /// Whether a key has another value than `wanted`; not when its value is none that it can have.
+    fn differs(&self, key: &str, wanted: Literal) -> bool {
+        let Some(node) = self.optional(key) else {
+            return self.known(key).need != Need::Required;
+        };
+        match (wanted, node.value) {
+            (Literal::Boolean(wanted), DeValue::Boolean(value)) => *value != wanted,
+            (Literal::Integer(wanted), DeValue::Integer(_)) => node.as_integer() != Some(wanted),
+            (Literal::Word(wanted), DeValue::String(word)) => {
+                let known =
+                    matches!(self.known(key).kind, Kind::Choice(words) if words.contains(&word.as_ref()));
+                known && word != wanted
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn span(&self) -> &Span {
         &self.span
     }
 
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
     pub(crate) fn optional(&self, key: &str) -> Option<Node<'a>> {
-        self.entries.get(key).map(Node::new)
+        debug_assert!(self.spec.key(key).is_some(), "{key} is not described");
+        let file = self.span.file();
+        self.entries.get(key).map(|value| Node::new(value, file))
     }
 
     pub(crate) fn required(&self, report: &mut Report<'_>, key: &str) -> Option<Node<'a>> {
         let node = self.optional(key);
         if node.is_none() {
-            report.error(&self.span, format!("{} needs the key `{key}`", self.what));
+            report.error(&self.span, format!("{} needs the key `{key}`", self.spec.what));
         }
         node
     }
@@ -208,6 +241,82 @@ impl<'a> Table<'a> {
     ) -> Option<T> {
         self.optional(key).map_or(Some(default), read)
     }
+
+    /// `None` when it is there but wrong, which has been reported.
+    pub(crate) fn boolean(&self, report: &mut Report<'_>, key: &str) -> Option<bool> {
+        match self.optional(key) {
+            Some(node) => node.boolean(report),
+            None => Some(self.known(key).need == Need::Default(Literal::Boolean(true))),
+        }
+    }
+
+    /// A whole number within its bounds; `None` when it is there but wrong, which has been reported, `Some(None)`
+    /// when it is absent and has no default.
+    pub(crate) fn integer<T: TryFrom<i64>>(&self, report: &mut Report<'_>, key: &str) -> Option<Option<T>> {
+        let known = self.known(key);
+        let value = match (self.optional(key), &known.need) {
+            (Some(node), _) => {
+                let (min, max, step) = known.kind.bounds();
+                let value = node.integer(report, min, max)?;
+                if value % step != 0 {
+                    let near = (value + step / 2) / step * step;
+                    report.error(
+                        &node.span(),
+                        format!("{key} is a multiple of {step}, for instance {near}"),
+                    );
+                    return None;
+                }
+                value
+            }
+            (None, Need::Default(Literal::Integer(default))) => *default,
+            (None, _) => return Some(None),
+        };
+        let value = T::try_from(value).ok();
+        debug_assert!(value.is_some(), "{key} has bounds that its type has not");
+        value.map(Some)
+    }
+
+    /// One of `choices`; `None` when it is wrong or absent without a default, which has been reported.
+    pub(crate) fn choice<T: Copy>(
+        &self,
+        report: &mut Report<'_>,
+        key: &str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        let known = self.known(key);
+        debug_assert!(
+            matches!(known.kind, Kind::Choice(words) if words.iter().eq(choices.iter().map(|(word, _)| word))),
+            "{key} is described with other words"
+        );
+        if let (None, Need::Default(Literal::Word(default))) = (self.optional(key), &known.need) {
+            let default = choices.iter().find(|(word, _)| word == default);
+            return default.map(|(_, choice)| *choice);
+        }
+        self.required(report, key)?.choice(report, choices)
+    }
+
+    fn known(&self, key: &str) -> &'static Key {
+        static UNKNOWN: Key = Key::optional("", Kind::Boolean, "");
+        let known = self.spec.key(key);
+        debug_assert!(known.is_some(), "{key} is not described");
+        known.unwrap_or(&UNKNOWN)
+    }
+}
+
+fn report_unknown(report: &mut Report<'_>, span: &Span, name: &str, spec: &'static TableSpec) {
+    if report.only_counts() {
+        report.error(span, "");
+        return;
+    }
+    let known: Vec<&str> = spec.keys.iter().map(|key| key.name).collect();
+    let hint = match closest(name, &known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known are {}", known.join(", ")),
+    };
+    report.error(
+        span,
+        format!("unknown key {} in {}; {hint}", quote(name), spec.what),
+    );
 }
 
 /// The known word a typing mistake away from `word`.

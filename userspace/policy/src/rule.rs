@@ -7,24 +7,71 @@ use std::time::Duration;
 use crate::diagnostic::{Position, Report, quote};
 use crate::document::read_name;
 use crate::reader::{Node, Table, closest};
+use crate::schema::{Key, Kind, Literal, TableSpec};
 
-/// Keys of a rule.
-const KEYS: &[&str] = &[
-    "name",
-    "filter-list",
-    "action",
-    "connection",
-    "priority",
-    "accept-unsecured",
-    "fallback-clear",
-    "soft-expiry",
-    "audit",
-    "active",
-];
+const PROTECT: Literal = Literal::Word("protect");
 
-/// How long a fallback to clear packets lasts unless `soft-expiry` says otherwise, and at most; in seconds.
-const SOFT_EXPIRY: i64 = 3_600;
-const MAX_SOFT_EXPIRY: i64 = 7 * 24 * 3_600;
+pub(crate) static RULE: TableSpec = TableSpec {
+    what: "a rule",
+    id: "rule",
+    keys: &[
+        Key::required(
+            "name",
+            Kind::Name,
+            "Unique among rules; counters are shown under it",
+        ),
+        Key::required("filter-list", Kind::Name, "Which packets: a filter list"),
+        Key::required(
+            "action",
+            Kind::Choice(&["permit", "block", "protect"]),
+            "Pass in the clear, drop silently, or only as ESP",
+        ),
+        Key::optional(
+            "connection",
+            Kind::Name,
+            "How to protect: a connection; required for protect",
+        )
+        .only_with("action", PROTECT),
+        Key::optional(
+            "priority",
+            Kind::Integer(0, u32::MAX as i64),
+            "Smaller wins over larger, any over none; without it the more specific filter wins",
+        ),
+        Key::default(
+            "accept-unsecured",
+            Kind::Boolean,
+            Literal::Boolean(false),
+            "A clear packet from the remote side is accepted too",
+        )
+        .only_with("action", PROTECT),
+        Key::default(
+            "fallback-clear",
+            Kind::Boolean,
+            Literal::Boolean(false),
+            "Outbound packets go in the clear when the peer gives no answer at all to key negotiation",
+        )
+        .only_with("action", PROTECT),
+        Key::default(
+            "soft-expiry",
+            Kind::Integer(1, 7 * 24 * 3_600),
+            Literal::Integer(3_600),
+            "Seconds that a fallback to clear packets lasts",
+        )
+        .only_with("fallback-clear", Literal::Boolean(true)),
+        Key::default(
+            "audit",
+            Kind::Boolean,
+            Literal::Boolean(false),
+            "What the rule would drop is counted, and passes",
+        ),
+        Key::default(
+            "active",
+            Kind::Boolean,
+            Literal::Boolean(true),
+            "An inactive rule is checked and matches nothing",
+        ),
+    ],
+};
 
 /// What happens to packets that no rule matches, and to packets that are not IP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -95,7 +142,7 @@ impl Rule {
         filter_lists: &Names<'_>,
         connections: &Names<'_>,
     ) -> Option<Self> {
-        let table = node.table(report, "a rule", KEYS)?;
+        let table = node.table(report, &RULE)?;
         let name = table.required(report, "name").and_then(|node| {
             let name = node.string(report)?;
             read_name(report, name, &node.span())
@@ -103,37 +150,18 @@ impl Rule {
         let filter_list = table
             .required(report, "filter-list")
             .and_then(|node| look_up(report, node, filter_lists, "filter list", "filter-lists"));
-        let priority = table.or_default("priority", None, |node| {
-            node.integer(report, 0, i64::from(u32::MAX))
-                .and_then(|value| u32::try_from(value).ok())
-                .map(Some)
-        });
-        let active = table.or_default("active", true, |node| node.boolean(report));
-        let audit = table.or_default("audit", false, |node| node.boolean(report));
+        let priority = table.integer(report, "priority");
+        let active = table.boolean(report, "active");
+        let audit = table.boolean(report, "audit");
         let fallback_clear = read_fallback_clear(report, &table);
-        let unsecured = table.or_default("accept-unsecured", false, |node| node.boolean(report));
+        let unsecured = table.boolean(report, "accept-unsecured");
 
-        let action = table.required(report, "action").and_then(|node| {
-            node.choice(
-                report,
-                &[
-                    ("permit", Word::Permit),
-                    ("block", Word::Block),
-                    ("protect", Word::Protect),
-                ],
-            )
-        })?;
-        if action != Word::Protect {
-            for key in ["connection", "accept-unsecured", "fallback-clear", "soft-expiry"] {
-                if let Some(node) = table.optional(key) {
-                    report.error(
-                        &node.span(),
-                        format!("{key} is only for action = \"protect\"; remove it"),
-                    );
-                    return None;
-                }
-            }
-        }
+        let actions = [
+            ("permit", Word::Permit),
+            ("block", Word::Block),
+            ("protect", Word::Protect),
+        ];
+        let action = table.choice(report, "action", &actions)?;
         let action = match action {
             Word::Permit => Action::Permit,
             Word::Block => Action::Block,
@@ -160,7 +188,7 @@ impl Rule {
 }
 
 /// An action as it is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Word {
     Permit,
     Block,
@@ -169,22 +197,9 @@ enum Word {
 
 /// `Some(None)` when there is no fallback.
 fn read_fallback_clear(report: &mut Report<'_>, table: &Table<'_>) -> Option<Option<Duration>> {
-    let fallback = table.or_default("fallback-clear", false, |node| node.boolean(report));
-    let expiry = table.or_default("soft-expiry", SOFT_EXPIRY, |node| {
-        node.integer(report, 1, MAX_SOFT_EXPIRY)
-    });
-    let (fallback, expiry) = (fallback?, expiry?);
-    if fallback {
-        return Some(u64::try_from(expiry).ok().map(Duration::from_secs));
-    }
-    if let Some(node) = table.optional("soft-expiry") {
-        report.error(
-            &node.span(),
-            "soft-expiry is only for fallback-clear = true; remove it",
-        );
-        return None;
-    }
-    Some(None)
+    let fallback = table.boolean(report, "fallback-clear");
+    let expiry: u32 = table.integer(report, "soft-expiry")??;
+    Some(fallback?.then(|| Duration::from_secs(expiry.into())))
 }
 
 fn look_up(
