@@ -41,6 +41,7 @@ pub(crate) struct Kernel {
 pub(crate) enum Loop {
     Read,
     Classify,
+    Walk,
     Verdicts,
 }
 
@@ -59,6 +60,7 @@ impl Kernel {
         for name in [
             "bench_read",
             "bench_classify",
+            "bench_walk",
             "bench_verdicts",
             "bench_rewrite",
             "bench_frames",
@@ -162,6 +164,7 @@ impl Kernel {
         let name = match what {
             Loop::Read => "bench_read",
             Loop::Classify => "bench_classify",
+            Loop::Walk => "bench_walk",
             Loop::Verdicts => "bench_verdicts",
         };
         let result = self.program(name)?.test_run(TestRunOptions {

@@ -26,6 +26,8 @@ pub(crate) struct SetRow {
     pub(crate) family: Family,
     pub(crate) rules: usize,
     pub(crate) lines: usize,
+    /// Steps of the longest walk.
+    pub(crate) steps: u32,
     /// Bytes of its maps.
     pub(crate) memory: u64,
     /// Milliseconds to read the policy's text.
@@ -46,7 +48,9 @@ pub(crate) struct SetRow {
 pub(crate) struct TraceRow {
     pub(crate) kind: Kind,
     pub(crate) flows: usize,
-    /// The classifier alone.
+    /// The classifier alone, always through the trees.
+    pub(crate) walk: Samples,
+    /// The classifier alone, with the flow cache where the rule set has it.
     pub(crate) classify: Samples,
     /// From the frame to the XDP action, counters included.
     pub(crate) frames: Samples,
@@ -120,7 +124,12 @@ impl Report {
             },
         );
         if !self.sets.is_empty() {
-            self.write_traces(&mut text, "The classifier alone", |row| &row.classify);
+            self.write_traces(&mut text, "The classifier alone, flow cache included", |row| {
+                &row.classify
+            });
+            self.write_traces(&mut text, "The classifier alone, without the flow cache", |row| {
+                &row.walk
+            });
             self.write_traces(&mut text, "From frame to action", |row| &row.frames);
             self.write_sizes(&mut text);
         }
@@ -154,15 +163,16 @@ impl Report {
         text.push_str(
             "\nAround it. Lines are 64 bytes each; the map has room for more of them than a set has. \"One frame\" is the \
              outer program on a single frame, repeated, in ns.\n\n\
-             | rules | lines | map, MiB | read, ms | compile, ms | swap, ms | one frame | packets checked |\n\
-             |---|---:|---:|---:|---:|---:|---:|---:|\n",
+             | rules | lines | longest walk, steps | map, MiB | read, ms | compile, ms | swap, ms | one frame | packets checked |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
         );
         for set in &self.sets {
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 set.name(),
                 set.lines,
+                set.steps,
                 figure(set.memory as f64 / f64::from(1 << 20)),
                 figure(set.read),
                 set.compile,
@@ -239,6 +249,7 @@ impl SetRow {
             json!({
                 "trace": trace.kind.name(),
                 "flows": trace.flows,
+                "walk_ns": trace.walk.to_json(),
                 "classify_ns": trace.classify.to_json(),
                 "frame_ns": trace.frames.to_json(),
             })
@@ -248,6 +259,7 @@ impl SetRow {
             "family": self.family.to_string(),
             "rules": self.rules,
             "lines": self.lines,
+            "steps": self.steps,
             "map_bytes": self.memory,
             "read_ms": self.read,
             "compile_ms": self.compile.to_json(),

@@ -78,6 +78,7 @@ fn one(
         family,
         rules: list.rules().len(),
         lines: rules.lines().len(),
+        steps: rules.steps(),
         memory,
         read: milliseconds(read),
         compile: compiled,
@@ -174,6 +175,7 @@ fn run(plan: &Plan, kernel: &mut Kernel, family: Family, traces: &[Loaded], row:
         .map(|trace| TraceRow {
             kind: trace.kind,
             flows: trace.flows,
+            walk: Samples::default(),
             classify: Samples::default(),
             frames: Samples::default(),
         })
@@ -188,6 +190,7 @@ fn run(plan: &Plan, kernel: &mut Kernel, family: Family, traces: &[Loaded], row:
             let read = kernel.time(Loop::Read, trace.segment)?;
             row.classify
                 .push(kernel.time(Loop::Classify, trace.segment)? - read);
+            row.walk.push(kernel.time(Loop::Walk, trace.segment)? - read);
             let rewrite = kernel.time_frames(Single::Rewrite, family, trace.segment)?;
             row.frames
                 .push(kernel.time_frames(Single::Frames, family, trace.segment)? - rewrite);
