@@ -13,6 +13,7 @@
 //! What fails before the end of step 2 is undone.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -161,6 +162,20 @@ impl Enforcement {
     /// What workers share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Warnings about connections whose own end is none of these addresses.
+    pub(crate) fn strangers(&self, own: &[IpAddr]) -> Vec<String> {
+        let connections = self.current.policy.connections().iter();
+        connections
+            .filter(|connection| !own.contains(&connection.local))
+            .map(|connection| {
+                format!(
+                    "connection `{}`: {} is not an address of this machine, so the peer's answers will not find it",
+                    connection.name, connection.local
+                )
+            })
+            .collect()
     }
 
     /// Whether there is a clear side.

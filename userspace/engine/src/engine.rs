@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use ravelin_esp::Provider;
-use ravelin_policy::{Action, Policy};
+use ravelin_policy::{Action, Policy, Surroundings};
 use ravelin_xsk::{BusyPoll, PortOptions};
 use tokio::sync::mpsc;
 
@@ -24,6 +24,7 @@ use crate::prepare::Prepared;
 use crate::resolver::{News, Resolver};
 use crate::serve::{Job, Work};
 use crate::status::InterfaceStatus;
+use crate::watch::Watch;
 use crate::worker::{Worker, WorkerOptions};
 
 /// How long workers look for packets before they sleep.
@@ -51,6 +52,8 @@ pub struct Options {
     pub busy_poll: bool,
     /// AEAD implementation; `None` takes the fastest.
     pub provider: Option<Provider>,
+    /// How often names are looked up again.
+    pub resolve_interval: Duration,
     /// Counters for so many rules; `None` takes twice as many as the first policy has, and at least 65,536.
     pub max_rules: Option<u32>,
 }
@@ -64,6 +67,7 @@ pub struct Engine {
     pub(crate) resolver: Resolver,
     pub(crate) news: Receiver<News>,
     pub(crate) enforcement: Enforcement,
+    pub(crate) watch: Watch,
     pub(crate) interfaces: BTreeMap<String, InterfaceStatus>,
     pub(crate) started: Instant,
     pub(crate) instance: String,
@@ -72,6 +76,8 @@ pub struct Engine {
     /// What clients, signals and the surroundings want, in turn.
     pub(crate) queue: VecDeque<Work>,
     pub(crate) job: Option<Job>,
+    /// The surroundings have changed since the policy in force was resolved.
+    pub(crate) moved: bool,
     pub(crate) last_error: Option<String>,
     /// With the control socket, which is served in it.
     pub(crate) runtime: Option<tokio::runtime::Runtime>,
@@ -90,7 +96,18 @@ impl Engine {
             .map_err(EngineError::System)?;
         let (outer, inner) = devices(&options.outer, options.inner.as_deref())?;
         check_connections(file.policy(), inner.is_some())?;
-        let mut prepared = Prepared::new(file, inner.is_some(), Vec::new())?;
+        let (sender, news) = unbounded();
+        let resolver = Resolver::start(&outer, inner.as_ref(), sender).map_err(EngineError::Netlink)?;
+        // The resolver has said them before it started.
+        let own = match news.try_recv() {
+            Ok(News::Addresses(own)) => own,
+            _ => Vec::new(),
+        };
+        let surroundings = Surroundings {
+            own,
+            ..Surroundings::default()
+        };
+        let mut prepared = Prepared::new(file, surroundings, inner.is_some())?;
         let mut warnings = std::mem::take(&mut prepared.warnings);
         if inner.is_none() && protects(&prepared.policy) {
             warnings.push(
@@ -105,8 +122,6 @@ impl Engine {
         };
         let max_rules = options.max_rules.unwrap_or_else(|| room_for(&prepared.policy));
         let filter = Filter::load(max_rules)?;
-        let (sender, news) = unbounded();
-        let resolver = Resolver::start(&outer, inner.as_ref(), sender).map_err(EngineError::Netlink)?;
         let means = Means {
             filter,
             max_rules,
@@ -116,7 +131,10 @@ impl Engine {
             outer: outer.name.clone(),
             gateway: inner.is_some(),
         };
-        let enforcement = Enforcement::start(means, prepared)?;
+        let watch = Watch::new(prepared.surroundings.clone(), options.resolve_interval);
+        let mut enforcement = Enforcement::start(means, prepared)?;
+        enforcement.filter.set_local(&watch.surroundings.own)?;
+        warnings.extend(enforcement.strangers(&watch.surroundings.own));
         let (sender, orders) = mpsc::channel(1);
         runtime.spawn(control.serve(sender));
         let mut engine = Self {
@@ -125,6 +143,7 @@ impl Engine {
             resolver,
             news,
             enforcement,
+            watch,
             interfaces: BTreeMap::new(),
             started: Instant::now(),
             instance: options.instance.clone(),
@@ -132,10 +151,10 @@ impl Engine {
             orders,
             queue: VecDeque::new(),
             job: None,
+            moved: false,
             last_error: None,
             runtime: Some(runtime),
         };
-        engine.take_news(true)?;
         if let Some(inner) = &inner {
             engine.start_workers(options, max_rules, &outer, inner)?;
         }

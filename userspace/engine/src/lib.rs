@@ -26,6 +26,7 @@ mod forward;
 mod forwarder;
 mod hold;
 mod icmp;
+mod names;
 mod netlink;
 mod open;
 mod order;
@@ -40,7 +41,9 @@ mod seal;
 mod serve;
 mod slots;
 mod status;
+mod thread;
 mod verify;
+mod watch;
 mod worker;
 
 pub use adjacency::{Adjacencies, Hop, Port, Question, Snapshot};

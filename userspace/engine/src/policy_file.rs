@@ -26,7 +26,7 @@ impl PolicyFile {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let (policy, warnings) = Policy::load(&path)?;
         let file = Self {
-            sha256: sha256(&path).unwrap_or_default(),
+            sha256: sha256(policy.files()).unwrap_or_default(),
             policy: Arc::new(policy),
             path,
         };
@@ -39,7 +39,7 @@ impl PolicyFile {
         &self.path
     }
 
-    /// SHA-256 of the file's text, in hex.
+    /// SHA-256 of the policy's text, in hex: of the file and then of those that it includes.
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
@@ -52,12 +52,20 @@ impl PolicyFile {
     }
 }
 
-/// The hash of a file as `sha256sum` prints it.
-fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(MAX_FILE_BYTES)
-        .read_to_end(&mut bytes)?;
-    let hash = digest::digest(&digest::SHA256, &bytes);
-    Ok(hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+/// The hash of the files one after the other: of a policy without includes it is what `sha256sum` prints.
+fn sha256(files: &[Arc<str>]) -> std::io::Result<String> {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for file in files {
+        let mut bytes = Vec::new();
+        std::fs::File::open(&**file)?
+            .take(MAX_FILE_BYTES)
+            .read_to_end(&mut bytes)?;
+        hash.update(&bytes);
+    }
+    Ok(hash
+        .finish()
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }

@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use ravelin_classifier::{CompileError, RuleSet, compile};
 use ravelin_keying::{KeyingErrors, StateFolderError, StaticKeys};
-use ravelin_policy::{Policy, PolicyErrors};
+use ravelin_policy::{Policy, PolicyErrors, Surroundings};
 use thiserror::Error;
 
 use crate::filter::FilterError;
+use crate::names::{Lookup, is_well_known, look_up};
 use crate::policy_file::PolicyFile;
 use crate::verify::{Disagreement, verify};
+
+/// Names without addresses that an error lists.
+const MOST_UNRESOLVED: usize = 20;
 
 /// Why a policy was not put in force. The one before stays as it is.
 #[derive(Debug, Error)]
@@ -17,6 +21,9 @@ pub enum ApplyError {
     /// The policy.
     #[error(transparent)]
     Policy(#[from] PolicyErrors),
+    /// Names without addresses, each with its place.
+    #[error("{0}")]
+    Unresolved(String),
     /// The rule set does not fit.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -106,7 +113,9 @@ impl From<Disagreement> for ApplyError {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) file: PolicyFile,
-    /// With the addresses of its surroundings.
+    /// What its names and `me` were taken to be.
+    pub(crate) surroundings: Surroundings,
+    /// The policy in these surroundings.
     pub(crate) policy: Arc<Policy>,
     /// Rules and connections by their index in the policy.
     pub(crate) rules: RuleSet,
@@ -116,26 +125,99 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Compiles a policy, tries the result, and reads its keys.
+    /// Looks up the names of a policy, compiles it, tries the result, and reads its keys. `known` is what names stood for
+    /// until now.
     ///
     /// # Errors
     ///
     /// [`ApplyError`].
-    pub(crate) fn new(file: PolicyFile, with_keys: bool, warnings: Vec<String>) -> Result<Self, ApplyError> {
-        let policy = Arc::clone(file.policy());
-        let rules = compile(&policy)?;
-        verify(&policy, &rules)?;
+    pub(crate) fn new(file: PolicyFile, known: Surroundings, with_keys: bool) -> Result<Self, ApplyError> {
+        let (surroundings, mut warnings) = look_around(file.policy(), known)?;
+        let (policy, more) = file.policy().resolve(&surroundings)?;
+        warnings.extend(more.iter().map(ToString::to_string));
         let keys = if with_keys {
             Some(StaticKeys::read(&policy)?)
         } else {
             None
         };
+        let rules = compiled(&policy)?;
         Ok(Self {
             file,
-            policy,
+            surroundings,
+            policy: Arc::new(policy),
             rules,
             keys,
             warnings,
         })
     }
+
+    /// The policy in force in other surroundings; `None` if that makes no difference.
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError`].
+    pub(crate) fn again(
+        file: PolicyFile,
+        surroundings: Surroundings,
+        current: &Policy,
+    ) -> Result<Option<Self>, ApplyError> {
+        let (policy, warnings) = file.policy().resolve(&surroundings)?;
+        if policy == *current {
+            return Ok(None);
+        }
+        let rules = compiled(&policy)?;
+        Ok(Some(Self {
+            file,
+            surroundings,
+            policy: Arc::new(policy),
+            rules,
+            keys: None,
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+        }))
+    }
+}
+
+fn compiled(policy: &Policy) -> Result<RuleSet, ApplyError> {
+    let rules = compile(policy)?;
+    verify(policy, &rules)?;
+    Ok(rules)
+}
+
+/// The surroundings with the addresses of all names of a policy, and warnings about those that stay as they were.
+fn look_around(policy: &Policy, known: Surroundings) -> Result<(Surroundings, Vec<String>), ApplyError> {
+    let Surroundings {
+        own,
+        names: mut known,
+    } = known;
+    let Lookup { found, failed } = look_up(policy.names());
+    let mut surroundings = Surroundings { own, names: found };
+    let (mut warnings, mut errors) = (Vec::new(), Vec::new());
+    for (name, why) in failed {
+        let place = policy.name_position(&name).map_or_else(
+            || policy.files()[0].to_string(),
+            |position| format!("{}:{position}", policy.file(position)),
+        );
+        match known.remove(&name) {
+            Some(addresses) if !addresses.is_empty() => {
+                warnings.push(format!(
+                    "{place}: `{name}` cannot be looked up ({why}); its last addresses stay"
+                ));
+                surroundings.names.insert(name, addresses);
+            }
+            // Resolving warns about it.
+            _ if is_well_known(&name) => {}
+            _ => errors.push(format!(
+                "{place}: `{name}` has no address ({why}); mend the name, or write its addresses"
+            )),
+        }
+    }
+    if errors.is_empty() {
+        return Ok((surroundings, warnings));
+    }
+    let more = errors.len().saturating_sub(MOST_UNRESOLVED);
+    errors.truncate(MOST_UNRESOLVED);
+    if more > 0 {
+        errors.push(format!("... and {more} more names"));
+    }
+    Err(ApplyError::Unresolved(errors.join("\n")))
 }

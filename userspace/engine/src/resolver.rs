@@ -48,6 +48,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub enum News {
     /// This machine's own addresses, all of them.
     Addresses(Vec<IpAddr>),
+    /// A default route has come, changed or gone.
+    DefaultRoute,
 }
 
 /// A running resolver; stops when dropped.
@@ -136,6 +138,8 @@ struct Table {
     reroute: Option<Instant>,
     /// An address has come or gone since the engine was told.
     readdressed: bool,
+    /// A default route has changed since the engine was told.
+    rerouted: bool,
     /// The own addresses that the engine was told last.
     told: Vec<IpAddr>,
 }
@@ -156,6 +160,7 @@ impl Table {
             resynchronise: false,
             reroute: None,
             readdressed: false,
+            rerouted: false,
             told: Vec::new(),
         };
         table.dump()?;
@@ -214,6 +219,9 @@ impl Table {
         if changed {
             adjacencies.publish(self.snapshot());
         }
+        if std::mem::take(&mut self.rerouted) {
+            drop(news.send(News::DefaultRoute));
+        }
         if std::mem::take(&mut self.readdressed) {
             let addresses = self.own_addresses();
             if addresses != self.told {
@@ -262,7 +270,10 @@ impl Table {
             RouteNetlinkMessage::NewAddress(message) => self.take_address(&message, true),
             RouteNetlinkMessage::DelAddress(message) => self.take_address(&message, false),
             RouteNetlinkMessage::NewLink(message) => self.take_link(&message),
-            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Effect::Routes,
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                self.rerouted |= route.header.destination_prefix_length == 0;
+                Effect::Routes
+            }
             _ => Effect::None,
         }
     }

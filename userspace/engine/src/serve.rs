@@ -5,18 +5,22 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ravelin_policy::Surroundings;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
-use crate::enforcement::Difference;
+use crate::enforcement::{Difference, Installed};
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::names::Lookup;
 use crate::order::{Applied, ApplyRequest, Order, Reply};
 use crate::policy_file::PolicyFile;
 use crate::prepare::{ApplyError, Prepared};
 use crate::resolver::News;
+use crate::thread::in_thread;
 use crate::worker::{Worker, WorkerError};
 
 /// How often the engine looks after sequence numbers, workers and addresses.
@@ -38,13 +42,15 @@ pub(crate) enum Work {
     Apply(ApplyRequest, Reply<Applied>),
     /// The file in force, read again.
     Reload,
+    /// The policy in force, in surroundings that have changed.
+    Renew,
 }
 
 /// A policy that is being prepared.
 #[derive(Debug)]
 pub(crate) struct Job {
     work: Work,
-    handle: JoinHandle<Result<Prepared, ApplyError>>,
+    result: oneshot::Receiver<Result<Option<Prepared>, ApplyError>>,
 }
 
 impl Engine {
@@ -89,6 +95,7 @@ impl Engine {
                 Some(order) = self.orders.recv() => self.obey(order),
                 Some(()) = reloads.recv() => self.reload(),
                 result = prepared(&mut self.job) => self.finish(result),
+                lookup = self.watch.finished() => self.look_up(lookup),
                 () = at(deadline) => self.roll_back("it was not confirmed in time"),
                 () = tokio::time::sleep(SWEEP), if unswept => self.sweep(),
                 _ = tick.tick() => {
@@ -121,33 +128,55 @@ impl Engine {
         }
         #[cfg(feature = "log")]
         self.enforcement.filter.flush_log();
-        if let Err(error) = self.take_news(false) {
+        if let Err(error) = self.take_news() {
             eprintln!("ravelin: own addresses: {error}");
         }
+        self.watch();
         Ok(())
     }
 
-    /// Follows the machine's own addresses.
+    /// Follows the machine's own addresses and routes.
     ///
     /// # Errors
     ///
     /// [`EngineError::Filter`].
-    pub(crate) fn take_news(&mut self, first: bool) -> Result<(), EngineError> {
-        for News::Addresses(addresses) in self.news.try_iter() {
-            self.enforcement.filter.set_local(&addresses)?;
-            let policy = &self.enforcement.current().policy;
-            for connection in policy
-                .connections()
-                .iter()
-                .filter(|one| first && !addresses.contains(&one.local))
-            {
-                self.warnings.push(format!(
-                    "connection `{}`: {} is not an address of this machine, so the peer's answers will not find it",
-                    connection.name, connection.local
-                ));
+    fn take_news(&mut self) -> Result<(), EngineError> {
+        for news in self.news.try_iter() {
+            match news {
+                News::Addresses(addresses) => {
+                    self.enforcement.filter.set_local(&addresses)?;
+                    self.watch.surroundings.own = addresses;
+                    self.moved = true;
+                }
+                // Whether the policy speaks of gateways is seen when it comes to looking.
+                News::DefaultRoute => self.watch.hurry(),
             }
         }
         Ok(())
+    }
+
+    /// Looks names up when it is time, and has the policy follow what has changed.
+    fn watch(&mut self) {
+        let written = self.enforcement.current().file.policy();
+        if self.watch.is_due() {
+            self.watch
+                .begin(&written.names(), self.enforcement.previous().is_some());
+        }
+        let waits = |work: &Work| matches!(work, Work::Renew);
+        if std::mem::take(&mut self.moved)
+            && written.depends_on_surroundings()
+            && !self.queue.iter().any(waits)
+        {
+            self.queue.push_back(Work::Renew);
+        }
+    }
+
+    fn look_up(&mut self, lookup: Lookup) {
+        let (changed, said) = self.watch.take(lookup);
+        for text in said {
+            eprintln!("ravelin: {text}");
+        }
+        self.moved |= changed;
     }
 
     fn obey(&mut self, order: Order) {
@@ -170,6 +199,7 @@ impl Engine {
                 let result = self.enforcement.roll_back().map_err(|error| error.to_string());
                 if result.is_ok() {
                     self.nudge();
+                    self.moved = true;
                     eprintln!("ravelin: the policy is rolled back");
                 }
                 drop(reply.send(result.map(|()| self.policy_status())));
@@ -189,6 +219,7 @@ impl Engine {
         match self.enforcement.roll_back() {
             Ok(()) => {
                 self.nudge();
+                self.moved = true;
                 self.fail(format!("{file} was rolled back: {why}"));
             }
             Err(error) => self.fail(format!("{file} could not be rolled back: {error}")),
@@ -201,7 +232,8 @@ impl Engine {
             let Some(work) = self.queue.pop_front() else {
                 return;
             };
-            if let Some(error) = self.unconfirmed() {
+            // What is in force on trial may change with its surroundings, but not for another policy.
+            if let Some(error) = self.unconfirmed().filter(|_| !matches!(work, Work::Renew)) {
                 self.refuse(work, error.to_string());
                 continue;
             }
@@ -211,12 +243,26 @@ impl Engine {
                     self.refuse(work, format!("{file}: the engine needs an absolute path"));
                     continue;
                 }
-                Work::Apply(request, _) => request.file.clone(),
-                Work::Reload => self.enforcement.current().file.path().to_owned(),
+                Work::Apply(request, _) => Some(request.file.clone()),
+                Work::Reload => Some(self.enforcement.current().file.path().to_owned()),
+                Work::Renew => None,
             };
+            let surroundings = self.watch.surroundings.clone();
             let with_keys = self.enforcement.is_gateway();
-            let handle = tokio::task::spawn_blocking(move || load(&path, with_keys));
-            self.job = Some(Job { work, handle });
+            let started = if let Some(path) = path {
+                in_thread("ravelin-prepare", move || {
+                    load(&path, surroundings, with_keys).map(Some)
+                })
+            } else {
+                let Installed { file, policy, .. } = self.enforcement.current().clone();
+                in_thread("ravelin-prepare", move || {
+                    Prepared::again(file, surroundings, &policy)
+                })
+            };
+            match started {
+                Ok(result) => self.job = Some(Job { work, result }),
+                Err(error) => self.refuse(work, error.to_string()),
+            }
         }
     }
 
@@ -229,12 +275,13 @@ impl Engine {
     }
 
     /// Puts in force what was prepared.
-    fn finish(&mut self, result: Result<Prepared, ApplyError>) {
+    fn finish(&mut self, result: Result<Option<Prepared>, ApplyError>) {
         let Some(Job { work, .. }) = self.job.take() else {
             return;
         };
         let prepared = match result {
-            Ok(prepared) => prepared,
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => return,
             Err(error) => return self.refuse(work, error.to_string()),
         };
         match work {
@@ -246,6 +293,7 @@ impl Engine {
                 Ok(applied) => drop(reply.send(Ok(applied))),
                 Err(error) => self.refuse(Work::Apply(request, reply), error.to_string()),
             },
+            Work::Renew => self.renew(prepared),
             Work::Reload => {
                 let request = ApplyRequest {
                     file: prepared.file.path().to_owned(),
@@ -264,6 +312,32 @@ impl Engine {
         }
     }
 
+    /// Puts the policy in force as it is in other surroundings.
+    fn renew(&mut self, prepared: Prepared) {
+        if !Arc::ptr_eq(prepared.file.policy(), self.enforcement.current().file.policy()) {
+            // It was rolled back meanwhile.
+            self.moved = true;
+            return;
+        }
+        let warnings = prepared.warnings.clone();
+        let result = self.enforcement.apply(prepared, None);
+        self.nudge();
+        match result {
+            Ok(_) => {
+                let policy = self.policy_status();
+                eprintln!(
+                    "ravelin: {} follows changed addresses: generation {}",
+                    policy.file.display(),
+                    policy.generation
+                );
+                for warning in warnings {
+                    eprintln!("{warning}");
+                }
+            }
+            Err(error) => self.refuse(Work::Renew, error.to_string()),
+        }
+    }
+
     fn apply(&mut self, mut prepared: Prepared, request: &ApplyRequest) -> Result<Applied, ApplyError> {
         let mut warnings = std::mem::take(&mut prepared.warnings);
         if prepared.policy.interfaces() != self.enforcement.current().policy.interfaces() {
@@ -278,11 +352,16 @@ impl Engine {
             let trial = request
                 .confirm_seconds
                 .map(|seconds| Duration::from_secs(u64::from(seconds)));
+            let surroundings = prepared.surroundings.clone();
             let result = self.enforcement.apply(prepared, trial);
             self.nudge();
             let difference = result?;
+            // The machine's addresses may have changed since.
+            self.moved |= self.watch.surroundings.own != surroundings.own;
+            self.watch.surroundings.names.extend(surroundings.names);
             self.last_error = None;
             policy = self.policy_status();
+            warnings.extend(self.enforcement.strangers(&self.watch.surroundings.own));
             eprintln!(
                 "ravelin: {} is in force: {} rules, {} connections, generation {}",
                 policy.file.display(),
@@ -322,6 +401,12 @@ impl Engine {
                 let file = self.enforcement.current().file.path().display().to_string();
                 self.fail(format!("{file} was not read again: {error}"));
             }
+            Work::Renew => {
+                let file = self.enforcement.current().file.path().display().to_string();
+                self.fail(format!(
+                    "{file} does not follow changed addresses, and stays as it is: {error}"
+                ));
+            }
         }
     }
 
@@ -342,16 +427,18 @@ impl Engine {
 }
 
 /// What takes time, for a thread of its own.
-fn load(path: &Path, with_keys: bool) -> Result<Prepared, ApplyError> {
+fn load(path: &Path, surroundings: Surroundings, with_keys: bool) -> Result<Prepared, ApplyError> {
     let (file, warnings) = PolicyFile::load(path)?;
-    let warnings = warnings.iter().map(ToString::to_string).collect();
-    Prepared::new(file, with_keys, warnings)
+    let mut prepared = Prepared::new(file, surroundings, with_keys)?;
+    let first = warnings.iter().map(ToString::to_string);
+    prepared.warnings.splice(0..0, first);
+    Ok(prepared)
 }
 
 /// What the job comes to; never, without one.
-async fn prepared(job: &mut Option<Job>) -> Result<Prepared, ApplyError> {
+async fn prepared(job: &mut Option<Job>) -> Result<Option<Prepared>, ApplyError> {
     match job {
-        Some(job) => (&mut job.handle).await.unwrap_or(Err(ApplyError::Panicked)),
+        Some(job) => (&mut job.result).await.unwrap_or(Err(ApplyError::Panicked)),
         None => std::future::pending().await,
     }
 }

@@ -39,6 +39,19 @@ impl Policy {
         names
     }
 
+    /// Where a name that [`Policy::names`] lists is first used.
+    #[must_use]
+    pub fn name_position(&self, name: &str) -> Option<Position> {
+        let mut first = None;
+        for_each_set(self.filter_lists(), |parties, position| {
+            let used = |party: &Party| matches!(party, Party::Name(other) if other.as_ref() == name);
+            if first.is_none() && parties.changing.iter().any(used) {
+                first = Some(position);
+            }
+        });
+        first
+    }
+
     /// Whether it stands for different filters on different machines or at different times.
     #[must_use]
     pub fn depends_on_surroundings(&self) -> bool {

@@ -1,6 +1,7 @@
 //! `ravelin run`: the daemon.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
@@ -59,6 +60,10 @@ pub(crate) struct Arguments {
     /// AEAD implementation [default: the fastest on this CPU]
     #[arg(long, value_name = "NAME", value_parser = provider)]
     provider: Option<Provider>,
+
+    /// How often DNS names, DNS servers and DHCP servers of the policy are looked up again
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    resolve_interval: u32,
 
     /// Room for the counters of so many rules, 16 bytes per CPU each [default: twice those of the policy, at least 65536]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
@@ -144,6 +149,7 @@ fn options(arguments: &Arguments, policy: &Policy) -> Result<Options> {
         },
         busy_poll: arguments.busy_poll,
         provider: arguments.provider,
+        resolve_interval: Duration::from_secs(arguments.resolve_interval.into()),
         max_rules: arguments.max_rules,
     })
 }

@@ -10,6 +10,7 @@ mod mistakes;
 mod path_mtu;
 mod rekeying;
 mod support;
+mod surroundings;
 mod swap;
 mod tunnel;
 mod wire;

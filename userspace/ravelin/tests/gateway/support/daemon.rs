@@ -90,6 +90,11 @@ impl<'n> Gateway<'n> {
         Daemon::start(self.command(), self.control())
     }
 
+    /// The same, started by `command`.
+    pub(crate) fn start_as(&self, command: Command) -> Daemon {
+        Daemon::start(command, self.control())
+    }
+
     /// Runs what must fail by itself; what it said, and asserts that it left nothing attached.
     pub(crate) fn refused(&self) -> String {
         self.refused_as(self.command())
