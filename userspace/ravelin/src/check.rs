@@ -74,7 +74,6 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
     let path = path.context("which policy? `ravelin check FILE`")?;
     let management = management(arguments)?;
     let PolicyFile { policy, mut warnings } = PolicyFile::load(path, &arguments.own)?;
-    let rules = ravelin_classifier::compile(&policy)?;
     let found = lint::lint(&policy, &management);
     warnings.extend(found.warnings);
     print_warnings(&warnings);
@@ -88,6 +87,7 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
             found.unexamined
         );
     }
+    let rules = ravelin_classifier::compile(&policy)?;
     if !arguments.without_keys {
         StaticKeys::read(&policy)?;
     }

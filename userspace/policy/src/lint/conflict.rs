@@ -4,16 +4,17 @@ use std::collections::HashSet;
 
 use ravelin_xdp_common::Direction;
 
-use super::Notes;
+use super::{Notes, shadow};
+use crate::address::Family;
 use crate::explain;
 use crate::order::{Definition, RankField};
 use crate::packet::Packet;
 use crate::policy::Policy;
-use crate::space::{Arrangement, Budget, Exhausted, Placed, Point, Wanted};
+use crate::space::{Arrangement, Budget, Exhausted, Placed, Point, Tree, Wanted};
 
 /// Steps for all filters and for each.
-const STEPS: u64 = 60_000_000;
-const STEPS_EACH: u64 = 100_000;
+const STEPS: u64 = 100_000_000;
+const STEPS_EACH: u64 = 3_000;
 
 /// Two equally specific filters with different actions, and a packet that both take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub struct Conflict {
 pub fn conflicts(policy: &Policy) -> Vec<Conflict> {
     let arrangement = super::arrange(policy);
     let mut conflicts = Vec::new();
-    examine(&arrangement, &HashSet::new(), |winner, found| {
+    let shadowed = shadow::orders(&arrangement);
+    examine(&arrangement, &shadowed, |winner, found| {
         if let Ok((loser, packet, direction)) = found {
             conflicts.push(Conflict {
                 winner: winner.rank.definition,
@@ -80,16 +82,15 @@ fn examine<'a, 'p>(
         if class.iter().all(|placed| placed.effect == class[0].effect) {
             continue;
         }
+        let trees = Trees::of(class, order(first));
         for (placed, index) in class.iter().zip(first..) {
+            // What decides nothing wins no conflict.
+            if shadowed.contains(&order(index)) {
+                continue;
+            }
             let mut budget = Budget::new(STEPS_EACH.min(left));
             let before = budget.left();
-            let found = conflict(
-                arrangement,
-                placed,
-                [order(index), order(start)],
-                shadowed,
-                &mut budget,
-            );
+            let found = conflict(arrangement, &trees, placed, order(index), shadowed, &mut budget);
             left -= before - budget.left();
             if let Some(found) = found.transpose() {
                 tell(placed, found);
@@ -98,12 +99,42 @@ fn examine<'a, 'p>(
     }
 }
 
-/// A filter behind the one at `orders[0]` and before `orders[1]` with another effect, and a packet of both that this
-/// one decides.
+/// An index of one class of equally specific filters only: most others that share packets are of another class.
+struct Trees<'p> {
+    v4: Tree<'p>,
+    v6: Tree<'p>,
+}
+
+impl<'p> Trees<'p> {
+    /// The class starts at `first` in the order.
+    fn of(class: &[Placed<'p>], first: u32) -> Self {
+        let tree = |family| {
+            let entries = class
+                .iter()
+                .zip(first..)
+                .flat_map(|(placed, order)| placed.entries(order, family));
+            Tree::new(entries.collect(), family)
+        };
+        Self {
+            v4: tree(Family::V4),
+            v6: tree(Family::V6),
+        }
+    }
+
+    fn tree(&self, family: Family) -> &Tree<'p> {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+}
+
+/// A filter of the class behind the one at `index` with another effect, and a packet of both that this one decides.
 fn conflict<'a, 'p>(
     arrangement: &'a Arrangement<'p>,
+    class: &Trees<'p>,
     placed: &Placed<'p>,
-    orders: [u32; 2],
+    index: u32,
     shadowed: &HashSet<u32>,
     budget: &mut Budget,
 ) -> Result<Option<(&'a Placed<'p>, Packet, Direction)>, Exhausted> {
@@ -114,15 +145,12 @@ fn conflict<'a, 'p>(
         }
         let wanted = Wanted {
             plane,
-            orders: [orders[0] + 1, orders[1]],
+            orders: [index + 1, u32::MAX],
             not_effect: Some(placed.effect),
         };
         let mut open = vec![region];
         while let Some(region) = open.pop() {
-            let Some(entry) = arrangement
-                .tree(plane.family)
-                .touching(&region, &wanted, budget)?
-            else {
+            let Some(entry) = class.tree(plane.family).touching(&region, &wanted, budget)? else {
                 continue;
             };
             let shape = entry.shape_in(plane);
@@ -132,7 +160,7 @@ fn conflict<'a, 'p>(
                 region.inside(&shape)
             };
             for shared in shared {
-                let point: Option<Point> = arrangement.uncovered(shared, plane, orders[0], budget, |_| {})?;
+                let point: Option<Point> = arrangement.uncovered(shared, plane, index, budget, |_| {})?;
                 if let (Some(point), Some(other)) = (point, arrangement.at(entry.order)) {
                     return Ok(Some((other, point.packet(plane), plane.direction)));
                 }

@@ -50,6 +50,15 @@ pub fn roles(policy: &Policy) -> Vec<(Definition, Role)> {
         .collect()
 }
 
+/// The orders of the filters that never decide.
+pub(super) fn orders(arrangement: &Arrangement<'_>) -> HashSet<u32> {
+    let never = |found| matches!(found, Ok(Left::Nothing(_)));
+    let found = examine(arrangement).zip(0..);
+    found
+        .filter_map(|((_, found), order)| never(found).then_some(order))
+        .collect()
+}
+
 /// Returns the orders of the filters that never decide.
 pub(super) fn check(arrangement: &Arrangement<'_>, notes: &mut Notes<'_>) -> HashSet<u32> {
     let mut told = HashSet::new();

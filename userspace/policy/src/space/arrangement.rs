@@ -188,7 +188,7 @@ impl<'p> Placed<'p> {
     }
 
     /// The sides of the filter in one family.
-    fn entries(&self, order: u32, family: Family) -> Vec<Entry<'p>> {
+    pub(crate) fn entries(&self, order: u32, family: Family) -> Vec<Entry<'p>> {
         let protects = matches!(self.rule.action, Action::Protect { .. });
         let entry = |reversed, outbound, inbound| {
             Some(Entry {

@@ -15,7 +15,7 @@ use ravelin_xdp_common::Direction;
 
 pub(crate) use arrangement::{Arrangement, Placed};
 pub(crate) use region::{Point, Region};
-pub(crate) use tree::Wanted;
+pub(crate) use tree::{Tree, Wanted};
 
 use crate::address::Family;
 use crate::protocol::Protocol;
