@@ -1,6 +1,6 @@
 //! Entries of leaf lines: what a packet is compared with in the end.
 
-use crate::line::{ENTRIES_V4, ENTRIES_V6, Key, dimension, entry_flags, line_kind};
+use crate::line::{ENTRIES_V4, ENTRIES_V6, Key, NO_RANK, dimension, entry_flags, line_kind};
 use crate::{Address, Line};
 
 /// One combination of prefixes, protocol and ports, of one family.
@@ -41,18 +41,18 @@ const fn range(ports: [u16; 2]) -> u32 {
 }
 
 impl Line {
-    /// A leaf line with at most [`ENTRIES_V4`] entries in the order of their rank; `next` goes on with the same leaf.
-    /// Where a leaf ends, [`Line::set_next_tree`] says how the walk goes on.
+    /// A leaf line with at most [`ENTRIES_V4`] entries in the order of their rank. [`Line::set_next`] says how a walk
+    /// goes on after it.
     ///
     /// # Panics
     ///
     /// With more entries.
     #[must_use]
-    pub fn leaf_v4(entries: &[Entry], next: u32) -> Self {
+    pub fn leaf_v4(entries: &[Entry]) -> Self {
         assert!(entries.len() <= ENTRIES_V4);
         let mut words = [0; 16];
         words[0] = line_kind::LEAF_V4 | (entries.len() as u32) << line_kind::BITS;
-        words[1] = next;
+        words[2] = NO_RANK;
         for (entry, words) in entries.iter().zip(words[4..].chunks_exact_mut(6)) {
             words.copy_from_slice(&[
                 entry.source[1] as u32,
@@ -72,11 +72,11 @@ impl Line {
     ///
     /// With more entries.
     #[must_use]
-    pub fn leaf_v6(entries: &[Entry], next: u32) -> Self {
+    pub fn leaf_v6(entries: &[Entry]) -> Self {
         assert!(entries.len() <= ENTRIES_V6);
         let mut words = [0; 16];
         words[0] = line_kind::LEAF_V6 | (entries.len() as u32) << line_kind::BITS;
-        words[1] = next;
+        words[2] = NO_RANK;
         for (entry, words) in entries.iter().zip(words[4..].chunks_exact_mut(12)) {
             words[..4].copy_from_slice(&halves(entry.source));
             words[4..8].copy_from_slice(&halves(entry.destination));
@@ -88,10 +88,17 @@ impl Line {
         Self(words)
     }
 
-    /// Where a walk goes on after this leaf unless it has found something better than `best_rank`.
-    pub const fn set_next_tree(&mut self, root: u32, best_rank: u32) {
-        self.0[2] = root;
-        self.0[3] = best_rank;
+    /// The line at which a walk goes on after this leaf line (0 for none), if it has found nothing better than
+    /// `best_rank`: the best of all that follows, in this tree and those behind it.
+    pub const fn set_next(&mut self, line: u32, best_rank: u32) {
+        self.0[1] = line;
+        self.0[2] = best_rank;
+    }
+
+    /// What [`Line::set_next`] has set.
+    #[must_use]
+    pub const fn next(&self) -> (u32, u32) {
+        (self.0[1], self.0[2])
     }
 
     /// Whether the line is a leaf's.

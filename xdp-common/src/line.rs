@@ -6,17 +6,17 @@
 //! | kind | word 0 | words 1 to 3 | words 4 to 15 |
 //! |---|---|---|---|
 //! | cut | kind, dimension, first child | thresholds (15 of them, words 1 to 15) | |
-//! | leaf, IPv4 | kind, number of entries | next line, next tree, its best rank | two entries of six words |
+//! | leaf, IPv4 | kind, number of entries | what follows, its best rank, 0 | two entries of six words |
 //! | leaf, IPv6 | kind, number of entries | as above | one entry of twelve words |
 //! | verdicts | eight pairs: rule id; connection, action, flags | | |
 
 use crate::Action;
 
-/// Slots of the array that holds a rule set: the header and the lines. 16 MiB.
-pub const LINE_SLOTS: usize = 1 << 18;
+/// Slots of the array that holds a rule set: the header and the lines. 32 MiB.
+pub const LINE_SLOTS: usize = 1 << 19;
 
 /// Most steps of one walk. The compiler refuses rule sets that could need more.
-pub const MAX_STEPS: u32 = 4096;
+pub const MAX_STEPS: u32 = 8192;
 
 /// Most children of a cut.
 pub const MAX_CHILDREN: usize = 16;

@@ -231,20 +231,13 @@ impl Walk {
         }
     }
 
-    /// Goes on after a leaf line: entries come in the order of their rank, and so do trees in that of their best.
+    /// Goes on after a leaf line, unless nothing that follows can be better than what was found.
     #[inline(always)]
     fn leave(&mut self, line: &Line, found: u32) {
         if found < self.best {
             self.best = found;
         }
-        let [_, next, tree, best_of_tree, ..] = line.0;
-        self.cursor = if found == NO_RANK && next != 0 {
-            next
-        } else if best_of_tree < self.best {
-            tree
-        } else {
-            0
-        };
+        self.cursor = if line.0[2] < self.best { line.0[1] } else { 0 };
     }
 
     /// Where the verdict stands: its line in the table and its place in the line; `None` if nothing matched.

@@ -6,29 +6,49 @@ use ravelin_xdp_common::line::{MAX_STEPS, NO_RANK};
 use ravelin_xdp_common::{Entry, Family, Line};
 
 use crate::region::Region;
-use crate::tree::{Item, Plan, Tree};
+use crate::tree::{Copies, Item, Plan, Tree};
 
-/// Lines that each entry may take in a tree, before those that span most of a node get a tree of their own.
-const LINES_PER_ENTRY: usize = 4;
+/// Lines that each entry may take in a tree before those that would be copied most are left to further trees. More lines
+/// mean fewer steps, so the largest that fits is taken.
+const LINES_PER_ENTRY: [usize; 3] = [4, 2, 1];
 
 /// Lines that a small set of entries may take anyway.
 const SMALL_TREE: usize = 256;
 
 /// Most entries of a tree that is only a list.
-const LONGEST_LIST: usize = 2048;
+const LONGEST_LIST: usize = 4096;
 
-/// Most trees behind each other.
-const MOST_TREES: usize = 12;
+/// Most trees behind each other that are more than a list.
+const MOST_TREES: usize = 24;
+
+/// Ways to share more entries than this out are compared on a sample of so many.
+const SAMPLE: usize = 12_000;
 
 /// Packets with which ways to share entries out are compared.
-const PROBES: usize = 4096;
+const PROBES: usize = 2048;
+
+/// Bounds between classes of prefix lengths, of IPv4 and of IPv6.
+type Widths = (&'static [u8], &'static [u8]);
+
+/// Ways to share entries out: prefix lengths, of IPv4 and IPv6, that part wide prefixes from narrow ones. Entries whose
+/// source or destination lie in different classes get different trees, because a wide prefix would be copied into all
+/// the leaves of the narrow ones under it.
+const WAYS: [Widths; 5] = [
+    (&[], &[]),
+    (&[8], &[24]),
+    (&[16], &[32]),
+    (&[24], &[48]),
+    (&[8, 25], &[24, 65]),
+];
 
 /// Decision trees in one array of lines; line 0 is left to the header.
 #[derive(Debug)]
 pub(crate) struct Forest {
-    lines: Vec<Line>,
-    limit: usize,
-    steps: u32,
+    pub(crate) lines: Vec<Line>,
+    /// The first tree of each set of entries, 0 for an empty set.
+    pub(crate) roots: Vec<u32>,
+    /// Steps of the longest walk from any root.
+    pub(crate) steps: u32,
 }
 
 /// Why entries do not fit. `ranks` are those of the entries that could not be placed.
@@ -41,66 +61,85 @@ pub(crate) enum ForestError {
 }
 
 impl Forest {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self {
+    /// Trees for several sets of entries, in at most `limit` lines.
+    pub(crate) fn plant(sets: &[(&[Entry], Family)], limit: usize) -> Result<Self, ForestError> {
+        let sets: Vec<(Vec<Item>, Family)> = sets
+            .iter()
+            .map(|(entries, family)| (items(entries, *family), *family))
+            .collect();
+        let mut refused = None;
+        for lines_per_entry in LINES_PER_ENTRY {
+            match Self::plant_with(&sets, lines_per_entry, limit) {
+                Ok(forest) => return Ok(forest),
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.expect("LINES_PER_ENTRY is not empty"))
+    }
+
+    fn plant_with(
+        sets: &[(Vec<Item>, Family)],
+        lines_per_entry: usize,
+        limit: usize,
+    ) -> Result<Self, ForestError> {
+        // Each set by itself: a rule set of both families, and its fragments, is built on several cores.
+        let grown: Vec<Result<Vec<Tree>, ForestError>> = std::thread::scope(|scope| {
+            let growing: Vec<_> = sets
+                .iter()
+                .map(|(items, family)| {
+                    let room = Room {
+                        lines_per_entry,
+                        lines: limit,
+                    };
+                    scope.spawn(move || best_trees(items, *family, room))
+                })
+                .collect();
+            growing
+                .into_iter()
+                .map(|one| {
+                    one.join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect()
+        });
+        let mut forest = Self {
             lines: vec![Line::EMPTY],
-            limit,
+            roots: Vec::new(),
             steps: 0,
+        };
+        for (trees, (items, _)) in grown.into_iter().zip(sets) {
+            let trees = trees?;
+            if trees.is_empty() {
+                forest.roots.push(0);
+                continue;
+            }
+            let ranks = || items.iter().map(|item| item.entry.rank).collect();
+            let steps = trees.iter().map(|tree| tree.steps).sum();
+            if steps > MAX_STEPS {
+                return Err(ForestError::Steps {
+                    steps,
+                    ranks: ranks(),
+                });
+            }
+            let root = forest.lines.len();
+            let lines: usize = trees.iter().map(|tree| tree.lines.len()).sum();
+            if root + lines > limit {
+                return Err(ForestError::Lines { ranks: ranks() });
+            }
+            let root = u32::try_from(root).expect("the limit of lines is far below");
+            forest.steps = forest.steps.max(steps);
+            forest.roots.push(root);
+            forest.lines.extend(settled(trees, root));
         }
-    }
-
-    /// Keeps lines free for something else.
-    pub(crate) fn reserve(&mut self, lines: usize) {
-        self.limit = self.limit.saturating_sub(lines);
-    }
-
-    /// Steps of the longest walk through any of its roots.
-    pub(crate) fn steps(&self) -> u32 {
-        self.steps
-    }
-
-    pub(crate) fn into_lines(self) -> Vec<Line> {
-        self.lines
-    }
-
-    /// Adds trees for IPv4 entries and gives the first one's line, or 0 when there is no entry.
-    pub(crate) fn plant_v4(&mut self, entries: &[Entry]) -> Result<u32, ForestError> {
-        self.plant(entries, Family::V4)
-    }
-
-    /// As [`Forest::plant_v4`], for IPv6.
-    pub(crate) fn plant_v6(&mut self, entries: &[Entry]) -> Result<u32, ForestError> {
-        self.plant(entries, Family::V6)
-    }
-
-    fn plant(&mut self, entries: &[Entry], family: Family) -> Result<u32, ForestError> {
-        let items = items(entries, family);
-        if items.is_empty() {
-            return Ok(0);
-        }
-        let room = self.limit.saturating_sub(self.lines.len());
-        let trees = best_trees(&items, family, room)?;
-        let ranks = || trees.last().map_or(Vec::new(), |_| all_ranks(&items));
-        let steps = trees.iter().map(|tree| tree.steps).sum();
-        if steps > MAX_STEPS {
-            return Err(ForestError::Steps {
-                steps,
-                ranks: ranks(),
-            });
-        }
-        let lines: usize = trees.iter().map(|tree| tree.lines.len()).sum();
-        if lines > room {
-            return Err(ForestError::Lines { ranks: ranks() });
-        }
-        self.steps = self.steps.max(steps);
-        let root = u32::try_from(self.lines.len()).expect("the limit of lines is far below");
-        self.lines.extend(settled(trees, root));
-        Ok(root)
+        Ok(forest)
     }
 }
 
-fn all_ranks(items: &[Item]) -> Vec<u32> {
-    items.iter().map(|item| item.entry.rank).collect()
+/// How many lines trees may take.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    lines_per_entry: usize,
+    lines: usize,
 }
 
 /// One array of trees that starts at line `base`.
@@ -137,48 +176,71 @@ fn items(entries: &[Entry], family: Family) -> Vec<Item> {
 }
 
 /// Shares the entries out in several ways and takes the one whose walks are shortest.
-fn best_trees(items: &[Item], family: Family, room: usize) -> Result<Vec<Tree>, ForestError> {
-    let mut best: Option<(u64, Vec<Tree>)> = None;
-    let mut refused = None;
-    for wide in [None, Some((8, 24)), Some((16, 32)), Some((24, 48))] {
-        let groups = match wide {
-            None => vec![(0..items.len() as u32).collect()],
-            Some((v4, v6)) => {
-                let length = match family {
-                    Family::V4 => v4,
-                    Family::V6 => v6,
-                };
-                let groups = by_width(items, length);
-                if groups.len() < 2 {
-                    continue;
-                }
-                groups
-            }
+fn best_trees(items: &[Item], family: Family, room: Room) -> Result<Vec<Tree>, ForestError> {
+    if items.is_empty() {
+        return Ok(Vec::new());
+    }
+    if items.len() <= SAMPLE {
+        let (mut found, refused) = compare(items, family, room);
+        found.sort_by_key(|way| way.cost);
+        return match found.into_iter().next() {
+            Some(way) => Ok(way.trees),
+            None => Err(refused.expect("there is at least one way")),
         };
+    }
+    let stride = items.len().div_ceil(SAMPLE);
+    let sample: Vec<Item> = items.iter().step_by(stride).cloned().collect();
+    let (mut found, _) = compare(&sample, family, room);
+    found.sort_by_key(|way| way.cost);
+    let best = found.first().map(|way| way.width);
+    let mut refused = None;
+    for width in best.into_iter().chain(WAYS) {
+        match grow(items, by_width(items, width, family), family, room) {
+            Ok(trees) => return Ok(trees),
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.expect("there is at least one way"))
+}
+
+/// One way to share entries out, and what came of it.
+struct Way {
+    width: Widths,
+    trees: Vec<Tree>,
+    cost: u64,
+}
+
+/// Tries every way.
+fn compare(items: &[Item], family: Family, room: Room) -> (Vec<Way>, Option<ForestError>) {
+    let mut found = Vec::new();
+    let mut refused = None;
+    for width in WAYS {
+        let groups = by_width(items, width, family);
+        if !width.0.is_empty() && groups.len() < 2 {
+            continue;
+        }
         match grow(items, groups, family, room) {
             Ok(trees) => {
                 let cost = cost(items, &trees);
-                if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                    best = Some((cost, trees));
-                }
+                found.push(Way { width, trees, cost });
             }
             Err(error) => refused = Some(error),
         }
     }
-    match (best, refused) {
-        (Some((_, trees)), _) => Ok(trees),
-        (None, Some(error)) => Err(error),
-        (None, None) => Ok(Vec::new()),
-    }
+    (found, refused)
 }
 
-/// Entries by whether their source and their destination prefix are shorter than `length`.
-fn by_width(items: &[Item], length: u8) -> Vec<Vec<u32>> {
-    let mut groups = vec![Vec::new(); 4];
+/// Entries by whether their source and their destination prefix are narrow, which may all be.
+fn by_width(items: &[Item], width: Widths, family: Family) -> Vec<Vec<u32>> {
+    let bounds = match family {
+        Family::V4 => width.0,
+        Family::V6 => width.1,
+    };
+    let class = |length: u8| bounds.iter().filter(|bound| length < **bound).count();
+    let mut groups = vec![Vec::new(); (bounds.len() + 1).pow(2)];
     for (index, item) in (0..).zip(items) {
-        let wide = |prefix: u8| usize::from(prefix < length);
-        let group = wide(item.entry.source_length) * 2 + wide(item.entry.destination_length);
-        groups[group].push(index);
+        let source = class(item.entry.source_length);
+        groups[source * (bounds.len() + 1) + class(item.entry.destination_length)].push(index);
     }
     groups.retain(|group| !group.is_empty());
     groups
@@ -189,24 +251,25 @@ fn grow(
     items: &[Item],
     mut groups: Vec<Vec<u32>>,
     family: Family,
-    room: usize,
+    room: Room,
 ) -> Result<Vec<Tree>, ForestError> {
     let mut trees = Vec::new();
     let mut used = 0;
     groups.reverse();
     while let Some(group) = groups.pop() {
         let count = group.len();
-        let lines = (LINES_PER_ENTRY * count + SMALL_TREE).min(room.saturating_sub(used));
-        let mut plan = Plan {
-            family,
-            lines,
-            leave_spanning: false,
-        };
-        let mut tree = Tree::build(items, group.clone(), plan);
-        if tree.is_none() && trees.len() < MOST_TREES {
-            plan.leave_spanning = true;
-            tree = Tree::build(items, group.clone(), plan).filter(|tree| tree.spanning.len() < count);
-        }
+        let lines = (room.lines_per_entry * count + SMALL_TREE).min(room.lines.saturating_sub(used));
+        let tree = Copies::ALL.into_iter().find_map(|copies| {
+            if copies != Copies::All && trees.len() >= MOST_TREES {
+                return None;
+            }
+            let plan = Plan {
+                family,
+                lines,
+                copies,
+            };
+            Tree::build(items, group.clone(), plan).filter(|tree| tree.spanning.len() < count)
+        });
         let mut tree = match tree {
             Some(tree) => tree,
             None if count <= LONGEST_LIST => Tree::list(items, &group, family),

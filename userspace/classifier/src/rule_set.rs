@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use ravelin_policy::order::{Definition, Rank};
 use ravelin_policy::{Action as PolicyAction, DefaultAction, Policy, Rule, Selector};
 use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, NO_CONNECTION, NO_RULE, VERDICTS, header_flags};
-use ravelin_xdp_common::{Action, Decision, Direction, Flow, Header, Line, Roots, Verdict, walk};
+use ravelin_xdp_common::{
+    Action, Decision, Direction, Entry, Family, Flow, Header, Line, Roots, Verdict, walk,
+};
 
 use crate::expand::{Entries, entry_count, expand};
 use crate::forest::{Forest, ForestError};
@@ -117,20 +119,23 @@ pub fn compile(policy: &Policy) -> Result<RuleSet, CompileError> {
         expand(filter, rule.action, rank, &mut entries);
     }
 
-    let mut forest = Forest::new(LINE_SLOTS);
-    let mut roots = Roots::default();
-    let named = |error: ForestError| name(&error, policy, &verdicts);
-    let with_verdicts = verdicts.len().div_ceil(VERDICTS);
-    forest.reserve(with_verdicts);
-    roots.v4 = forest.plant_v4(&entries.v4).map_err(named)?;
-    roots.v6 = forest.plant_v6(&entries.v6).map_err(named)?;
-    let fragments = without_ports(&entries.v4, &verdicts);
-    roots.v4_fragment = forest.plant_v4(&fragments).map_err(named)?;
-    let fragments = without_ports(&entries.v6, &verdicts);
-    roots.v6_fragment = forest.plant_v6(&fragments).map_err(named)?;
-
-    let steps = forest.steps();
-    let mut lines = forest.into_lines();
+    let fragments_v4 = without_ports(&entries.v4, &verdicts);
+    let fragments_v6 = without_ports(&entries.v6, &verdicts);
+    let sets: [(&[Entry], Family); 4] = [
+        (&entries.v4, Family::V4),
+        (&fragments_v4, Family::V4),
+        (&entries.v6, Family::V6),
+        (&fragments_v6, Family::V6),
+    ];
+    let limit = LINE_SLOTS - verdicts.len().div_ceil(VERDICTS);
+    let forest = Forest::plant(&sets, limit).map_err(|error| name(&error, policy, &verdicts))?;
+    let (mut lines, steps) = (forest.lines, forest.steps);
+    let roots = Roots {
+        v4: forest.roots[0],
+        v4_fragment: forest.roots[1],
+        v6: forest.roots[2],
+        v6_fragment: forest.roots[3],
+    };
     let table = u32::try_from(lines.len()).expect("no more than LINE_SLOTS lines");
     for chunk in verdicts.chunks(VERDICTS) {
         let mut line = UNUSED_VERDICTS;
@@ -203,14 +208,11 @@ impl RuleSet {
 /// Entries for fragments whose ports nobody knows. A permit with ports lets nothing through and stops nothing. One with
 /// block or protect cannot be checked, so it stops all that it could match (semantics of RFC 4301 section 7.3 without
 /// memory). Of entries that only differed in ports the best stays.
-fn without_ports(
-    entries: &[ravelin_xdp_common::Entry],
-    verdicts: &[Verdict],
-) -> Vec<ravelin_xdp_common::Entry> {
+fn without_ports(entries: &[Entry], verdicts: &[Verdict]) -> Vec<Entry> {
     use ravelin_xdp_common::line::entry_flags;
 
     let mut best: HashMap<_, usize> = HashMap::new();
-    let mut kept: Vec<ravelin_xdp_common::Entry> = Vec::new();
+    let mut kept: Vec<Entry> = Vec::new();
     for entry in entries {
         let mut entry = *entry;
         if entry.flags & entry_flags::PORTS != 0 {

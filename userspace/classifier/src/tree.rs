@@ -6,15 +6,18 @@ use ravelin_xdp_common::{Entry, Family, Line};
 use crate::region::{Region, dimensions};
 
 /// Leaves of at most this many lines are not cut any further.
-const LEAF_LINES: usize = 2;
+const LEAF_LINES: usize = 4;
 
 /// A leaf of up to this many entries is kept where a cut would copy most of them into most children.
 const STUBBORN_LEAF: usize = 8;
 
+/// Entries that would go into too many children stand in up to this many lines in front of the cut.
+const KEPT_LINES: usize = 2;
+
 /// Nodes with more members choose their cuts by a sample.
 const SAMPLE: usize = 4096;
 
-/// Nodes with at most this many members never give up spanning ones.
+/// Nodes with at most this many members keep those that span their children, unless nothing may be copied.
 const TOO_FEW_TO_SPAN: usize = 2 * MAX_CHILDREN;
 
 /// An entry with what it covers. Members of a tree are indexes into a list of these, in the order of their rank.
@@ -42,8 +45,37 @@ pub(crate) struct Plan {
     pub(crate) family: Family,
     /// Most lines.
     pub(crate) lines: usize,
-    /// Whether entries that span most children of a node are left out.
-    pub(crate) leave_spanning: bool,
+    /// Which entries are left out.
+    pub(crate) copies: Copies,
+}
+
+/// How often an entry may be copied when a node is cut. What would need more copies is left out of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copies {
+    /// Into all children.
+    All,
+    /// Into half of them.
+    Half,
+    /// Into a quarter of them.
+    Quarter,
+    /// An entry is in one child only.
+    One,
+}
+
+impl Copies {
+    /// From the fewest steps to the fewest lines.
+    pub(crate) const ALL: [Self; 4] = [Self::All, Self::Half, Self::Quarter, Self::One];
+
+    /// The most children that an entry may be in, where a node of `members` is cut into `children`.
+    fn limit(self, members: usize, children: usize) -> usize {
+        match self {
+            Self::One => 1,
+            Self::All => children,
+            _ if members <= TOO_FEW_TO_SPAN => children,
+            Self::Half => (children / 2).max(1),
+            Self::Quarter => (children / 4).max(1),
+        }
+    }
 }
 
 /// A node that is still to be built.
@@ -123,7 +155,7 @@ impl Tree {
         }
         let cut = dimensions
             .iter()
-            .filter_map(|dimension| Cut::choose(items, &node.members, &node.region, *dimension))
+            .filter_map(|dimension| Cut::choose(items, &node, *dimension, plan))
             .min_by_key(|cut| cut.cost);
         let Some(cut) = cut else {
             return self.leaf(items, &node.members, node.at, node.depth, plan.family);
@@ -136,23 +168,38 @@ impl Tree {
 
     fn cut(&mut self, items: &[Item], node: &Pending, cut: &Cut, plan: Plan, pending: &mut Vec<Pending>) {
         let children = cut.thresholds.len() + 1;
-        let give_up = plan.leave_spanning && node.members.len() > TOO_FEW_TO_SPAN && children > 2;
+        let limit = plan.copies.limit(node.members.len(), children);
+        let most_kept = KEPT_LINES * entries_per_line(plan.family);
         let mut members = vec![Vec::new(); children];
+        let mut kept = Vec::new();
+        let mut best = NO_RANK;
         for index in &node.members {
-            let span = cut.span(&items[*index as usize].region);
-            if give_up && (span.1 - span.0 + 1) * 2 > children {
-                self.spanning.push(*index);
+            let item = &items[*index as usize];
+            let span = cut.span(&item.region);
+            if span.1 - span.0 + 1 > limit {
+                if kept.len() < most_kept {
+                    kept.push(*index);
+                } else {
+                    self.spanning.push(*index);
+                }
                 continue;
             }
+            best = best.min(item.entry.rank);
             for child in &mut members[span.0..=span.1] {
                 child.push(*index);
             }
+        }
+        let (mut at, mut depth) = (node.at, node.depth);
+        if !kept.is_empty() {
+            self.lines.push(Line::EMPTY);
+            at = self.lines.len() - 1;
+            depth += self.chain(items, &kept, node.at, plan.family, (to_index(at), best));
         }
         let first_child = self.lines.len();
         self.lines.resize(first_child + children, Line::EMPTY);
         let mut thresholds = [u32::MAX; THRESHOLDS];
         thresholds[..cut.thresholds.len()].copy_from_slice(&cut.thresholds);
-        self.lines[node.at] = Line::cut(cut.dimension, to_index(first_child), thresholds);
+        self.lines[at] = Line::cut(cut.dimension, to_index(first_child), thresholds);
         for (child, members) in members.into_iter().enumerate() {
             let mut region = node.region;
             if let Some(below) = child.checked_sub(1) {
@@ -165,15 +212,17 @@ impl Tree {
                 members,
                 region,
                 at: first_child + child,
-                depth: node.depth + 1,
+                depth: depth + 1,
             });
         }
     }
 
-    fn leaf(&mut self, items: &[Item], members: &[u32], at: usize, depth: u32, family: Family) {
-        let mut chunks = members.chunks(entries_per_line(family)).peekable();
+    /// Writes `members` as a chain of leaf lines that starts at line `at`, and leads on to `next`. Gives the steps that
+    /// lead to its end.
+    fn chain(&mut self, items: &[Item], members: &[u32], at: usize, family: Family, next: (u32, u32)) -> u32 {
         let mut at = at;
-        let mut depth = depth;
+        let mut chunks = members.chunks(entries_per_line(family)).peekable();
+        let mut steps = 0;
         loop {
             let entries: Vec<Entry> = chunks
                 .next()
@@ -181,35 +230,39 @@ impl Tree {
                 .iter()
                 .map(|index| items[*index as usize].entry)
                 .collect();
-            let next = if chunks.peek().is_some() {
-                self.lines.push(Line::EMPTY);
-                self.lines.len() - 1
-            } else {
-                0
+            let mut line = match family {
+                Family::V4 => Line::leaf_v4(&entries),
+                Family::V6 => Line::leaf_v6(&entries),
             };
-            self.lines[at] = match family {
-                Family::V4 => Line::leaf_v4(&entries, to_index(next)),
-                Family::V6 => Line::leaf_v6(&entries, to_index(next)),
+            steps += 1;
+            let Some(following) = chunks.peek() else {
+                line.set_next(next.0, next.1);
+                self.lines[at] = line;
+                return steps;
             };
-            depth += 1;
-            if next == 0 {
-                break;
-            }
-            at = next;
+            let best = items[following[0] as usize].entry.rank;
+            self.lines.push(Line::EMPTY);
+            line.set_next(to_index(self.lines.len() - 1), best.min(next.1));
+            self.lines[at] = line;
+            at = self.lines.len() - 1;
         }
-        self.steps = self.steps.max(depth);
+    }
+
+    fn leaf(&mut self, items: &[Item], members: &[u32], at: usize, depth: u32, family: Family) {
+        let steps = self.chain(items, members, at, family, (0, NO_RANK));
+        self.steps = self.steps.max(depth + steps);
     }
 
     /// Moves the tree to where it is going to stand, and links its leaves to the tree that follows.
     pub(crate) fn settle(&mut self, base: u32, next_root: u32, next_best: u32) {
         for line in &mut self.lines {
-            if line.is_leaf() {
-                if line.0[1] != 0 {
-                    line.0[1] += base;
-                }
-                line.set_next_tree(next_root, next_best);
-            } else {
+            if !line.is_leaf() {
                 line.0[0] += base << 6;
+                continue;
+            }
+            match line.next() {
+                (0, _) => line.set_next(next_root, next_best),
+                (next, best) => line.set_next(next + base, best.min(next_best)),
             }
         }
     }
@@ -219,39 +272,49 @@ const _: () = assert!(line_kind::BITS == 2);
 
 impl Cut {
     /// The best cut in one dimension; `None` if no member ends inside the region there.
-    fn choose(items: &[Item], members: &[u32], region: &Region, dimension: usize) -> Option<Self> {
-        let (low, high) = (region.low[dimension], region.high[dimension]);
+    fn choose(items: &[Item], node: &Pending, dimension: usize, plan: Plan) -> Option<Self> {
+        let members = &node.members;
+        let (low, high) = (node.region.low[dimension], node.region.high[dimension]);
         if low == high {
             return None;
         }
         let stride = members.len().div_ceil(SAMPLE);
-        let mut ends: Vec<u32> = Vec::with_capacity(2 * members.len() / stride + 2);
-        for index in members.iter().step_by(stride) {
-            let item = &items[*index as usize].region;
-            if item.low[dimension] > low {
-                ends.push(item.low[dimension] - 1);
-            }
-            if item.high[dimension] < high {
-                ends.push(item.high[dimension]);
-            }
-        }
-        if ends.is_empty() {
+        let sample = || {
+            members
+                .iter()
+                .step_by(stride)
+                .map(|index| &items[*index as usize].region)
+        };
+        let ends = Ends::of(
+            sample().map(|item| item.low[dimension].max(low)),
+            sample().map(|item| item.high[dimension].min(high)),
+            (low, high),
+        );
+        if ends.0.is_empty() {
             return None;
         }
-        ends.sort_unstable();
-        let wanted = THRESHOLDS.min(members.len());
+        // As many children as there are lines' worth of members: emptier leaves cost lines and save no step.
+        let wanted = THRESHOLDS.min(members.len().div_ceil(entries_per_line(plan.family)));
         let mut cut = Self {
             dimension,
-            thresholds: quantiles(&ends, wanted),
+            thresholds: ends.thresholds(wanted),
             cost: 0,
             members: 0,
         };
+        let limit = plan.copies.limit(members.len(), cut.thresholds.len() + 1);
         let mut change = [0i64; MAX_CHILDREN + 1];
+        let mut left_out = 0u64;
         for index in members {
             let (first, last) = cut.span(&items[*index as usize].region);
+            if last - first + 1 > limit {
+                left_out += 1;
+                continue;
+            }
             change[first] += 1;
             change[last + 1] -= 1;
         }
+        // They are members of one node of the next tree.
+        cut.cost = left_out * left_out;
         let mut count = 0i64;
         for step in &change[..=cut.thresholds.len()] {
             count += step;
@@ -269,37 +332,91 @@ impl Cut {
     }
 }
 
-/// At most `wanted` different values of the sorted `ends`, with about as many ends between each two.
-fn quantiles(ends: &[u32], wanted: usize) -> Vec<u32> {
-    let mut chosen = Vec::with_capacity(wanted);
-    let mut since = 0;
-    let mut rest = ends.len();
-    let mut previous = None;
-    for group in ends.chunk_by(|a, b| a == b) {
-        // What is left is shared by the thresholds that are left.
-        let is_share = |count: usize, slots: usize| count * (slots + 1) >= rest;
-        // A frequent value gets a child of its own, apart from the rare ones below it.
-        if let Some(value) = previous
-            && since > 0
-            && is_share(group.len(), wanted - chosen.len())
-            && chosen.len() + 1 < wanted
-        {
-            chosen.push(value);
-            rest -= since;
-            since = 0;
+/// Where members of a node end in one dimension: candidates for thresholds, ascending.
+struct Ends(Vec<End>);
+
+/// A value at which members end, or behind which others begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    value: u32,
+    /// How many members end or begin there.
+    weight: usize,
+    /// How many go across, and would be copied.
+    crossing: usize,
+}
+
+impl Ends {
+    /// From the lowest and the highest values of the members, which all lie within `bounds`.
+    fn of(lows: impl Iterator<Item = u32>, highs: impl Iterator<Item = u32>, bounds: (u32, u32)) -> Self {
+        let mut lows: Vec<u32> = lows.collect();
+        let mut highs: Vec<u32> = highs.collect();
+        lows.sort_unstable();
+        highs.sort_unstable();
+        let begun_at_once = lows.partition_point(|value| *value == bounds.0);
+        let mut begins = lows[begun_at_once..].chunk_by(|a, b| a == b).peekable();
+        let mut ends = highs.chunk_by(|a, b| a == b).peekable();
+        let mut open = begun_at_once;
+        let mut found = Vec::new();
+        loop {
+            let begin = begins.peek().map(|group| group[0] - 1);
+            let end = ends
+                .peek()
+                .map(|group| group[0])
+                .filter(|value| *value < bounds.1);
+            let value = match (begin, end) {
+                (None, None) => break,
+                (Some(value), None) | (None, Some(value)) => value,
+                (Some(begin), Some(end)) => begin.min(end),
+            };
+            let mut weight = 0;
+            if end == Some(value) {
+                let group = ends.next().map_or(0, <[u32]>::len);
+                open -= group;
+                weight += group;
+            }
+            let crossing = open;
+            if begin == Some(value) {
+                let group = begins.next().map_or(0, <[u32]>::len);
+                open += group;
+                weight += group;
+            }
+            found.push(End {
+                value,
+                weight,
+                crossing,
+            });
         }
-        since += group.len();
-        if since * (wanted - chosen.len() + 1) >= rest {
-            chosen.push(group[0]);
+        Self(found)
+    }
+
+    /// At most `wanted` of the values: with about as many ends between each two, and of those near each other the one
+    /// that fewest members go across.
+    fn thresholds(&self, wanted: usize) -> Vec<u32> {
+        let mut chosen = Vec::with_capacity(wanted);
+        let mut rest: usize = self.0.iter().map(|end| end.weight).sum();
+        let mut window = 0;
+        let mut since = 0;
+        for (index, end) in self.0.iter().enumerate() {
+            since += end.weight;
+            // What is left is shared by the thresholds that are left.
+            if since * (wanted - chosen.len() + 1) < rest {
+                continue;
+            }
+            if let Some(best) = self.0[window..=index].iter().min_by_key(|end| end.crossing) {
+                chosen.push(best.value);
+            }
             rest -= since;
             since = 0;
+            window = index + 1;
             if chosen.len() == wanted {
                 break;
             }
         }
-        previous = Some(group[0]);
+        if chosen.is_empty() {
+            chosen.extend(self.0.iter().min_by_key(|end| end.crossing).map(|end| end.value));
+        }
+        chosen
     }
-    chosen
 }
 
 const fn entries_per_line(family: Family) -> usize {
@@ -315,22 +432,42 @@ fn to_index(index: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::quantiles;
+    use super::{End, Ends};
+
+    fn ends(ranges: &[(u32, u32)]) -> Ends {
+        Ends::of(
+            ranges.iter().map(|range| range.0),
+            ranges.iter().map(|range| range.1),
+            (0, 1000),
+        )
+    }
 
     #[test]
-    fn quantiles_share_the_ends_evenly() {
-        assert_eq!(quantiles(&[1, 2, 3], 15), [1, 2, 3]);
-        assert_eq!(quantiles(&[5], 15), [5]);
-        let many: Vec<u32> = (0..1600).collect();
-        let chosen = quantiles(&many, 15);
+    fn ends_know_who_goes_across() {
+        let found = ends(&[(0, 1000), (0, 9), (10, 19), (10, 1000), (30, 30)]).0;
+        let end = |value, weight, crossing| End {
+            value,
+            weight,
+            crossing,
+        };
+        // Behind 9 one ends and two begin, and the one that matches all goes across.
+        assert_eq!(found, [end(9, 3, 1), end(19, 1, 2), end(29, 1, 2), end(30, 1, 2)]);
+        assert!(ends(&[(0, 1000)]).0.is_empty());
+    }
+
+    #[test]
+    fn thresholds_share_the_members_and_avoid_to_copy() {
+        let points: Vec<(u32, u32)> = (1..=800).map(|value| (value, value)).collect();
+        let chosen = ends(&points).thresholds(15);
         assert_eq!(chosen.len(), 15);
         assert!(
             chosen
                 .windows(2)
-                .all(|pair| (80..120).contains(&(pair[1] - pair[0])))
+                .all(|pair| (30..70).contains(&(pair[1] - pair[0])))
         );
-        let skewed: Vec<u32> = (0..30).chain(std::iter::repeat_n(80, 1000)).collect();
-        let chosen = quantiles(&skewed, 15);
-        assert_eq!(chosen, [29, 80]);
+        // Two blocks of nested ranges: the one cut that copies nothing lies between them.
+        let mut nested: Vec<(u32, u32)> = (0..50).map(|value| (value + 1, 100)).collect();
+        nested.extend((0..50).map(|value| (101, 200 - value)));
+        assert_eq!(ends(&nested).thresholds(1), [100]);
     }
 }

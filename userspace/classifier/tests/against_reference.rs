@@ -6,7 +6,7 @@ use ravelin_classifier::arbitrary::{Rng, packet, policy_text_of, rule_set};
 use ravelin_classifier::reference::{Packet, Transport, classify};
 use ravelin_classifier::{CompileError, RuleSet, compile};
 use ravelin_policy::Policy;
-use ravelin_xdp_common::line::{NO_CONNECTION, NO_RULE};
+use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, NO_CONNECTION, NO_RULE};
 use ravelin_xdp_common::{Decision, Direction, Verdict};
 
 const POLICIES: u64 = 800;
@@ -287,6 +287,46 @@ fn a_policy_that_is_too_large_names_its_largest_rules() {
     assert_eq!((*entries, *limit), (254 * 254 * 64 + 2, 1 << 20));
     assert_eq!(largest[0], ("second".to_owned(), 254 * 254 * 64));
     assert!(error.to_string().contains("`second` (4129024)"), "{error}");
+}
+
+/// Filters that all overlap: each a wide range of source ports by a wide range of destination ports.
+#[test]
+fn two_thousand_overlapping_rectangles_of_ports_are_compiled_or_refused_soon() {
+    for (count, may_refuse) in [(300, false), (2_000, true)] {
+        let mut rng = Rng::new(3);
+        let filters: Vec<String> = (0..count)
+            .map(|_| {
+                let mut range = || {
+                    let low = rng.below(30_000);
+                    format!("{low}-{}", 35_000 + rng.below(30_000))
+                };
+                let (source, destination) = (range(), range());
+                format!(
+                    r#"{{ source = "any", destination = "any", protocol = "tcp", source-port = "{source}", destination-port = "{destination}", mirrored = false }},"#
+                )
+            })
+            .collect();
+        let half = count / 2;
+        let text = format!(
+            "[filter-lists.a]\nfilters = [{}]\n[filter-lists.b]\nfilters = [{}]\n\
+             [[rules]]\nname = \"a\"\nfilter-list = \"a\"\naction = \"block\"\n\
+             [[rules]]\nname = \"b\"\nfilter-list = \"b\"\naction = \"permit\"\n",
+            filters[..half].concat(),
+            filters[half..].concat()
+        );
+        let policy = parsed(&text);
+        match compile(&policy) {
+            Ok(rules) => {
+                assert!(rules.lines().len() <= LINE_SLOTS && rules.steps() <= MAX_STEPS);
+                for _ in 0..500 {
+                    let (packet, direction) = packet(&mut rng, &policy);
+                    let expected = classify(&policy, &packet, direction);
+                    assert_eq!(rules.classify(&packet.flow(), direction), expected);
+                }
+            }
+            Err(error) => assert!(may_refuse && error.to_string().contains('`'), "{error}"),
+        }
+    }
 }
 
 #[test]
