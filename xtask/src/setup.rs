@@ -55,7 +55,12 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "nftables",
         shows_as: "nft",
-        purpose: "what bench filter compares with",
+        purpose: "what bench filter compares with, and tests of import",
+    },
+    Package {
+        name: "iptables",
+        shows_as: "iptables-save",
+        purpose: "tests of import",
     },
     Package {
         name: "tshark",

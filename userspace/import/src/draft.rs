@@ -8,6 +8,9 @@ use crate::imported::comment;
 /// Longest name the policy language takes, in characters.
 const MAX_NAME: usize = 64;
 
+/// Addresses in one line of an array.
+const PER_LINE: usize = 8;
+
 /// Where the SPIs of connections without keys start; the policy language wants them unique.
 const FIRST_OUTBOUND_SPI: usize = 0x1001;
 const FIRST_INBOUND_SPI: usize = 0x2_1001;
@@ -33,8 +36,8 @@ pub(crate) struct List {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Filter {
     pub(crate) line: u32,
-    pub(crate) source: String,
-    pub(crate) destination: String,
+    pub(crate) source: Vec<String>,
+    pub(crate) destination: Vec<String>,
     pub(crate) protocol: Option<u8>,
     /// Ranges as the policy language writes them; empty for any.
     pub(crate) source_port: String,
@@ -109,12 +112,10 @@ impl List {
 
 impl Filter {
     fn write(&self, text: &mut String) {
-        let _ = write!(
-            text,
-            "{{ source = {}, destination = {}",
-            quoted(&self.source),
-            quoted(&self.destination)
-        );
+        text.push_str("{ source = ");
+        write_addresses(&self.source, text);
+        text.push_str(", destination = ");
+        write_addresses(&self.destination, text);
         if let Some(number) = self.protocol {
             let _ = write!(text, ", protocol = {}", protocol(number));
         }
@@ -185,6 +186,26 @@ impl Connection {
             );
         }
     }
+}
+
+/// One address as a string, several as an array.
+fn write_addresses(addresses: &[String], text: &mut String) {
+    if let [one] = addresses {
+        text.push_str(&quoted(one));
+        return;
+    }
+    text.push('[');
+    for (index, address) in addresses.iter().enumerate() {
+        if index > 0 {
+            text.push_str(if index % PER_LINE == 0 {
+                ",\n        "
+            } else {
+                ", "
+            });
+        }
+        text.push_str(&quoted(address));
+    }
+    text.push(']');
 }
 
 /// A protocol as TOML: its name where the policy language has one.

@@ -14,12 +14,18 @@
 mod classbench;
 mod draft;
 mod findings;
+mod firewall;
 mod imported;
+mod iptables;
 mod netsh;
+mod nft;
 mod source;
 
 pub use classbench::{Actions, classbench};
 pub use findings::{ImportErrors, Warning};
+pub use firewall::FirewallOptions;
 pub use imported::Imported;
+pub use iptables::iptables_save;
 pub use netsh::{Exported, NetshOptions, export_netsh, netsh};
+pub use nft::nft;
 pub use source::{MAX_SOURCE_BYTES, Source};

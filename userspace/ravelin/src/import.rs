@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use ravelin_import::{Imported, NetshOptions, Source, classbench, netsh};
+use ravelin_import::{
+    FirewallOptions, Imported, NetshOptions, Source, classbench, iptables_save, netsh, nft,
+};
 
 /// Make a policy from what another filter is written in
 ///
@@ -34,6 +36,22 @@ enum Language {
         #[arg(long, value_name = "NAME")]
         assign: Option<String>,
     },
+    /// A rule set of nftables, as `nft list ruleset` prints it
+    Nft {
+        #[command(flatten)]
+        files: Files,
+
+        #[command(flatten)]
+        machine: Machine,
+    },
+    /// Rules as `iptables-save` or `ip6tables-save` prints them
+    IptablesSave {
+        #[command(flatten)]
+        files: Files,
+
+        #[command(flatten)]
+        machine: Machine,
+    },
     /// A ClassBench filter set: one rule a line, the first that matches wins
     Classbench {
         #[command(flatten)]
@@ -44,6 +62,22 @@ enum Language {
         #[arg(long, value_name = "NAME", default_value = "permit")]
         actions: Actions,
     },
+}
+
+#[derive(Debug, Args)]
+struct Machine {
+    /// Address of the machine the policy is for, so that rules at input and output that name addresses hold for nothing
+    /// else; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    local: Vec<IpAddr>,
+}
+
+impl Machine {
+    fn options(&self) -> FirewallOptions {
+        FirewallOptions {
+            local: self.local.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -75,6 +109,10 @@ pub(crate) fn import(arguments: &Arguments) -> Result<()> {
                 assign: assign.clone(),
             };
             files.write(&netsh(&files.read()?, &options)?)
+        }
+        Language::Nft { files, machine } => files.write(&nft(&files.read()?, &machine.options())?),
+        Language::IptablesSave { files, machine } => {
+            files.write(&iptables_save(&files.read()?, &machine.options())?)
         }
         Language::Classbench { files, actions } => {
             let actions = match actions {

@@ -259,8 +259,8 @@ impl<'s> Translation<'s> {
         let port = |port: Option<u16>| port.map_or(String::new(), |port| port.to_string());
         Some(draft::Filter {
             line: filter.line,
-            source: side(&filter.source),
-            destination: side(&filter.destination),
+            source: vec![side(&filter.source)],
+            destination: vec![side(&filter.destination)],
             protocol: filter.protocol,
             source_port: port(filter.source_port),
             destination_port: port(filter.destination_port),
