@@ -95,8 +95,8 @@ static SA: TableSpec = TableSpec {
     keys: &[
         Key::required(
             "spi",
-            Kind::Integer(0, u32::MAX as i64),
-            "Security parameters index, 256 or more",
+            Kind::Integer(256, u32::MAX as i64),
+            "Security parameters index; 0 to 255 are reserved",
         ),
         Key::required(
             "key-file",
@@ -317,8 +317,8 @@ impl StaticSa {
     fn read(report: &mut Report<'_>, node: Node<'_>, folder: &Path) -> Option<Self> {
         let table = node.table(report, &SA)?;
         let spi = table.required(report, "spi").and_then(|node| {
-            let value: u32 = table.integer(report, "spi")??;
-            let spi = Spi::new(value);
+            let value = node.integer(report, 0, i64::from(u32::MAX))?;
+            let spi = u32::try_from(value).ok().and_then(Spi::new);
             if spi.is_none() {
                 report.error(
                     &node.span(),

@@ -11,6 +11,7 @@ mod instance;
 mod keygen;
 mod policy_file;
 mod run;
+mod schema;
 mod status;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ enum Command {
     Detach(detach::Arguments),
     Import(import::Arguments),
     Export(export::Arguments),
+    Schema(schema::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::Import(arguments) => import::import(&arguments),
         Command::Export(arguments) => export::export(&arguments),
+        Command::Schema(arguments) => schema::schema(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
