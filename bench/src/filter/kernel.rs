@@ -101,19 +101,20 @@ impl Kernel {
         &mut self.filter
     }
 
-    /// Puts a rule set in force; the bytes of maps that came with it.
-    pub(crate) fn apply(&mut self, rules: &RuleSet) -> Result<u64> {
-        let last = loaded_maps()
-            .filter_map(Result::ok)
-            .map(|map| map.id())
-            .max()
-            .unwrap_or(0);
+    /// Puts a rule set in force.
+    pub(crate) fn apply(&mut self, rules: &RuleSet) -> Result<()> {
         self.generation += 1;
-        self.filter.apply(rules, self.generation)?;
+        Ok(self.filter.apply(rules, self.generation)?)
+    }
+
+    /// Puts a rule set in force; the bytes of maps that came with it.
+    pub(crate) fn apply_and_weigh(&mut self, rules: &RuleSet) -> Result<u64> {
+        let last = loaded_maps().filter_map(Result::ok).map(|map| map.id()).max();
+        self.apply(rules)?;
         // Arrays of cache lines: others on this machine may make maps as well, but hardly such.
         let fresh = loaded_maps()
             .filter_map(Result::ok)
-            .filter(|map| map.id() > last && map.value_size() == 64)
+            .filter(|map| Some(map.id()) > last && map.value_size() == 64)
             .map(|map| u64::from(map.max_entries()) * 64);
         Ok(fresh.sum())
     }

@@ -105,9 +105,12 @@ fn main() -> Result<()> {
     if !args.only_wire {
         sets::measure(&plan, &mut report)?;
     }
-    if !args.no_wire {
-        wire::measure(&plan, &mut report)?;
-    }
+    let wire = if args.no_wire {
+        Ok(())
+    } else {
+        wire::measure(&plan, &mut report)
+    };
+    // What has been measured so far is not lost because something else failed.
     let (text, raw) = (report.to_markdown(), report.to_json()?);
     for folder in folders {
         for (name, content) in [("filter.md", &text), ("filter.json", &raw)] {
@@ -117,7 +120,7 @@ fn main() -> Result<()> {
         }
     }
     println!("{text}");
-    Ok(())
+    wire
 }
 
 fn plan(args: &Args) -> Result<Plan> {

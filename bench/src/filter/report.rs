@@ -25,6 +25,8 @@ pub(crate) struct SetRow {
     pub(crate) profile: Profile,
     pub(crate) family: Family,
     pub(crate) rules: usize,
+    /// Why it could not be compiled; then there is nothing more.
+    pub(crate) refused: Option<String>,
     pub(crate) lines: usize,
     /// Steps of the longest walk.
     pub(crate) steps: u32,
@@ -140,7 +142,9 @@ impl Report {
     }
 
     fn write_traces(&self, text: &mut String, title: &str, samples: impl Fn(&TraceRow) -> &Samples) {
-        let Some(first) = self.sets.first() else { return };
+        let Some(first) = self.sets.iter().find(|set| set.refused.is_none()) else {
+            return;
+        };
         let _ = write!(
             text,
             "\n{title}: nanoseconds per packet, median (± spread in percent).\n\n| rules |"
@@ -149,7 +153,7 @@ impl Report {
             let _ = write!(text, " {} {} |", trace.kind.name(), flows(trace.flows));
         }
         let _ = writeln!(text, "\n|---|{}", "---:|".repeat(first.traces.len()));
-        for set in &self.sets {
+        for set in self.sets.iter().filter(|set| set.refused.is_none()) {
             let _ = write!(text, "| {} |", set.name());
             for trace in &set.traces {
                 let samples = samples(trace);
@@ -167,6 +171,15 @@ impl Report {
              |---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
         );
         for set in &self.sets {
+            if let Some(reason) = &set.refused {
+                let _ = writeln!(
+                    text,
+                    "| {} | refused: {reason} | | | {} | | | | |",
+                    set.name(),
+                    figure(set.read)
+                );
+                continue;
+            }
             let _ = writeln!(
                 text,
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
@@ -240,6 +253,24 @@ impl Report {
 }
 
 impl SetRow {
+    pub(crate) fn new(profile: Profile, family: Family, rules: usize) -> Self {
+        Self {
+            profile,
+            family,
+            rules,
+            refused: None,
+            lines: 0,
+            steps: 0,
+            memory: 0,
+            read: f64::NAN,
+            compile: Samples::default(),
+            swap: Samples::default(),
+            checked: 0,
+            traces: Vec::new(),
+            one_frame: Samples::default(),
+        }
+    }
+
     fn name(&self) -> String {
         format!("{} {} {}", self.profile.name(), self.family, self.rules)
     }
@@ -258,6 +289,7 @@ impl SetRow {
             "profile": self.profile.name(),
             "family": self.family.to_string(),
             "rules": self.rules,
+            "refused": self.refused,
             "lines": self.lines,
             "steps": self.steps,
             "map_bytes": self.memory,

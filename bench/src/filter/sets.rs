@@ -52,41 +52,36 @@ fn one(
     (profile, family, count): (Profile, Family, usize),
 ) -> Result<SetRow> {
     let list = RuleList::generate(profile, family, count, 1);
+    let mut row = SetRow::new(profile, family, list.rules().len());
     let text = list.to_policy(Order::Position);
     let start = Instant::now();
     let (policy, _) = Policy::parse(&text, "generated.toml")?;
-    let read = start.elapsed();
+    row.read = milliseconds(start.elapsed());
 
-    let mut compiled = Samples::default();
     let mut rules = None;
     for _ in 0..TIMES {
         let start = Instant::now();
-        rules = Some(compile(&policy)?);
-        compiled.push(milliseconds(start.elapsed()));
+        match compile(&policy) {
+            Ok(compiled) => rules = Some(compiled),
+            // A figure as well: how large a set of this kind may be.
+            Err(error) => {
+                eprintln!("  refused: {error}");
+                row.refused = Some(error.to_string());
+                return Ok(row);
+            }
+        }
+        row.compile.push(milliseconds(start.elapsed()));
     }
     let rules = rules.context("a compiled set")?;
-    let mut swap = Samples::default();
-    let mut memory = 0;
+    row.lines = rules.lines().len();
+    row.steps = rules.steps();
     for _ in 0..TIMES {
         let start = Instant::now();
-        memory = kernel.apply(&rules)?;
-        swap.push(milliseconds(start.elapsed()));
+        kernel.apply(&rules)?;
+        row.swap.push(milliseconds(start.elapsed()));
     }
+    row.memory = kernel.apply_and_weigh(&rules)?;
 
-    let mut row = SetRow {
-        profile,
-        family,
-        rules: list.rules().len(),
-        lines: rules.lines().len(),
-        steps: rules.steps(),
-        memory,
-        read: milliseconds(read),
-        compile: compiled,
-        swap,
-        checked: 0,
-        traces: Vec::new(),
-        one_frame: Samples::default(),
-    };
     let traces = traces(plan, kernel, &list)?;
     eprint!("  checking");
     row.checked = check(kernel, (&list, &policy, &rules), &traces)?;

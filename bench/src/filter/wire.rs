@@ -100,9 +100,17 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
         for &family in &plan.families {
             let name = format!("wire: {} {family} {count} rules", profile.name());
             eprintln!("{name}");
+            let list = RuleList::generate(profile, family, count, 1);
+            let rules = match compiled(&list) {
+                Ok(rules) => rules,
+                Err(error) => {
+                    eprintln!("  refused: {error}");
+                    continue;
+                }
+            };
             // A thread of its own: the namespace ends with it, and all that is in it.
             let rows = std::thread::scope(|scope| {
-                let measured = scope.spawn(|| one(plan, (profile, family, count)));
+                let measured = scope.spawn(|| one(plan, profile, &list, &rules));
                 measured.join().map_err(|_| anyhow!("the thread panicked"))?
             });
             report.wire.extend(rows.with_context(|| name)?);
@@ -111,15 +119,14 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn one(plan: &Plan, (profile, family, count): (Profile, Family, usize)) -> Result<Vec<WireRow>> {
+fn one(plan: &Plan, profile: Profile, list: &RuleList, rules: &RuleSet) -> Result<Vec<WireRow>> {
+    let (family, count) = (list.family(), list.rules().len());
     enter_namespace()?;
     let mut kernel = Kernel::load(count)?;
     for receiver in Receiver::ALL {
         make_pair(receiver)?;
     }
-    let list = RuleList::generate(profile, family, count, 1);
-    let rules = compiled(&list)?;
-    kernel.apply(&rules)?;
+    kernel.apply(rules)?;
     kernel.attach_drop(Receiver::XdpDrop.device())?;
     kernel
         .filter()
@@ -132,12 +139,12 @@ fn one(plan: &Plan, (profile, family, count): (Profile, Family, usize)) -> Resul
         .collect::<Result<_>>()?;
 
     let patience = Duration::from_secs(plan.nft_patience);
-    let set = nft::expressible(&list);
+    let set = nft::expressible(list);
     eprintln!("  nftables: {} of {} rules fit into the set", set.len(), count);
     let set_list = RuleList::from_rules(family, set);
     let set_rules = compiled(&set_list)?;
     let set_load = nft::load(&nft::set(&set_list, Receiver::NftSet.device()), patience)?;
-    let linear_load = nft::load(&nft::linear(&list, Receiver::NftLinear.device()), patience)?;
+    let linear_load = nft::load(&nft::linear(list, Receiver::NftLinear.device()), patience)?;
     for (what, load) in [("set", set_load), ("linear", linear_load)] {
         match load {
             Some(time) => eprintln!("  nftables, {what}: loaded in {:.1} s", time.as_secs_f64()),
@@ -155,10 +162,10 @@ fn one(plan: &Plan, (profile, family, count): (Profile, Family, usize)) -> Resul
 
     let mut rows = Vec::new();
     for (kind, flows, only_dropped) in TRACES {
-        let trace = Trace::generate(kind, &list, flows, PACKETS, 7);
+        let trace = Trace::generate(kind, list, flows, PACKETS, 7);
         let mut packets = trace.packets().to_vec();
         if only_dropped {
-            let passes = permitted(&rules, &packets);
+            let passes = permitted(rules, &packets);
             let mut passes = passes.iter();
             packets.retain(|_| passes.next() == Some(&false));
         }
@@ -182,7 +189,7 @@ fn one(plan: &Plan, (profile, family, count): (Profile, Family, usize)) -> Resul
         };
         for &receiver in &receivers {
             let expected = match receiver {
-                Receiver::Ravelin | Receiver::NftLinear => Some(permitted(&rules, &packets)),
+                Receiver::Ravelin | Receiver::NftLinear => Some(permitted(rules, &packets)),
                 Receiver::NftSet => Some(permitted(&set_rules, &packets)),
                 Receiver::XdpDrop | Receiver::Stack => None,
             };
