@@ -32,7 +32,7 @@ use crate::preflight::{check_connections, check_mtu};
 use crate::prepare::{ApplyError, Prepared};
 use crate::regime::{Regime, Shared};
 use crate::sas::Sas;
-use crate::slots::{Full, Slots};
+use crate::slots::Slots;
 use crate::worker::Worker;
 
 /// How many rules' counters are read out at a time: the engine has other things to do.
@@ -213,6 +213,7 @@ impl Enforcement {
         if let Some(keys) = prepared.keys.as_mut().filter(|_| self.gateway) {
             self.sas.check(&prepared.policy, keys)?;
         }
+        self.slots.check(names(&prepared.policy))?;
         Ok(self.difference(&prepared.policy))
     }
 
@@ -404,9 +405,7 @@ fn install(
         mut rules,
         ..
     } = prepared;
-    let rule_slots = slots
-        .assign(names(&policy))
-        .map_err(|Full { needed, capacity }| ApplyError::TooManyRules { needed, capacity })?;
+    let rule_slots = slots.assign(names(&policy))?;
     let mut connection_slots: Vec<u32> = connections.iter().map(|connection| connection.slot).collect();
     // Without a clear side nothing is sealed; slots that nobody has keep the verdicts what they are.
     connection_slots.extend((0..).take(policy.connections().len() - connections.len()));

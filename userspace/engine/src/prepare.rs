@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::filter::FilterError;
 use crate::names::{Lookup, is_well_known, look_up};
 use crate::policy_file::PolicyFile;
+use crate::slots::Full;
 use crate::verify::{Disagreement, verify};
 
 /// Names without addresses that an error lists.
@@ -109,6 +110,12 @@ impl From<Disagreement> for ApplyError {
     }
 }
 
+impl From<Full> for ApplyError {
+    fn from(Full { needed, capacity }: Full) -> Self {
+        Self::TooManyRules { needed, capacity }
+    }
+}
+
 /// A policy that can be put in force.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -133,8 +140,13 @@ impl Prepared {
     /// [`ApplyError`].
     pub(crate) fn new(file: PolicyFile, known: Surroundings, with_keys: bool) -> Result<Self, ApplyError> {
         let (surroundings, mut warnings) = look_around(file.policy(), known)?;
-        let (policy, more) = file.policy().resolve(&surroundings)?;
-        warnings.extend(more.iter().map(ToString::to_string));
+        let policy = if file.policy().depends_on_surroundings() {
+            let (policy, more) = file.policy().resolve(&surroundings)?;
+            warnings.extend(more.iter().map(ToString::to_string));
+            Arc::new(policy)
+        } else {
+            Arc::clone(file.policy())
+        };
         let keys = if with_keys {
             Some(StaticKeys::read(&policy)?)
         } else {
@@ -144,7 +156,7 @@ impl Prepared {
         Ok(Self {
             file,
             surroundings,
-            policy: Arc::new(policy),
+            policy,
             rules,
             keys,
             warnings,

@@ -31,6 +31,23 @@ impl Slots {
         }
     }
 
+    /// Whether there is room for rules with these names.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`].
+    pub(crate) fn check<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<(), Full> {
+        let new = names.filter(|name| !self.by_name.contains_key(*name)).count();
+        let room = self.free.len() + (self.capacity - self.fresh) as usize;
+        if new <= room {
+            return Ok(());
+        }
+        Err(Full {
+            needed: self.by_name.len() + new,
+            capacity: self.capacity,
+        })
+    }
+
     /// Slots for rules, by name: those they have, or new ones. On an error nothing has changed.
     ///
     /// # Errors
@@ -40,17 +57,7 @@ impl Slots {
         &mut self,
         names: impl Iterator<Item = &'n str> + Clone,
     ) -> Result<Vec<u32>, Full> {
-        let new = names
-            .clone()
-            .filter(|name| !self.by_name.contains_key(*name))
-            .count();
-        let room = self.free.len() + (self.capacity - self.fresh) as usize;
-        if new > room {
-            return Err(Full {
-                needed: self.by_name.len() + new,
-                capacity: self.capacity,
-            });
-        }
+        self.check(names.clone())?;
         Ok(names
             .map(|name| {
                 if let Some(slot) = self.by_name.get(name) {

@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     confirm: Option<u32>,
 
-    /// Do everything but the swap, and say what would change
+    /// Do everything but start connections and swap, and say what would change
     #[arg(long, conflicts_with = "confirm")]
     dry_run: bool,
 
