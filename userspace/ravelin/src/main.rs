@@ -37,6 +37,7 @@ Examples:
   ravelin run --policy site.toml --outer eth0 --inner eth1
   ravelin apply site.toml --confirm 60                    Change the policy of the running engine
   ravelin status                                          What it has done so far
+  ravelin import nft rules.nft -o site.toml               Make a policy from another filter's rules
   ravelin detach                                          Take the filter away after it has stopped";
 
 #[derive(Debug, Subcommand)]

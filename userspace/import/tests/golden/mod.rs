@@ -1,4 +1,4 @@
-//! Comparison with files: `UPDATE_GOLDEN=1 cargo test` writes them, and a human reads the difference.
+//! Comparison with files: `RAVELIN_UPDATE_GOLDEN=1 cargo test` writes them, and a human reads the difference.
 
 use std::path::PathBuf;
 
@@ -8,13 +8,13 @@ pub(crate) fn compare_text(folder: &str, file: &str, text: &str) {
         .join("tests")
         .join(folder)
         .join(file);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("RAVELIN_UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, text).expect("a writable golden file");
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         golden == text,
-        "{} differs; with UPDATE_GOLDEN=1 it becomes:\n{text}",
+        "{} differs; with RAVELIN_UPDATE_GOLDEN=1 it becomes:\n{text}",
         path.display()
     );
 }
