@@ -18,7 +18,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ravelin_classifier::RuleSet;
 use ravelin_esp::Provider;
 use ravelin_keying::KeyingError;
 use ravelin_policy::{Policy, Spi};
@@ -27,7 +26,7 @@ use ravelin_xdp_common::RuleCounter;
 use crate::adjacency::Adjacencies;
 use crate::connection::Connection;
 use crate::filter::{Filter, FilterError};
-use crate::policy_file::PolicyFile;
+use crate::installed::{Installed, names};
 use crate::preflight::{check_connections, check_mtu};
 use crate::prepare::{ApplyError, Prepared};
 use crate::regime::{Regime, Shared};
@@ -40,20 +39,6 @@ const SWEEP: usize = 4096;
 
 /// How long to wait before another attempt to roll back.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// One policy as it is, was, or will be in force.
-#[derive(Clone, Debug)]
-pub(crate) struct Installed {
-    pub(crate) file: PolicyFile,
-    pub(crate) policy: Arc<Policy>,
-    pub(crate) generation: u32,
-    /// By slot.
-    rules: Arc<RuleSet>,
-    /// By index of the rule in the policy.
-    pub(crate) rule_slots: Arc<[u32]>,
-    /// In the order of the policy; none without a clear side.
-    pub(crate) connections: Arc<[Arc<Connection>]>,
-}
 
 /// A policy that is in force on trial.
 #[derive(Debug)]
@@ -139,11 +124,11 @@ impl Enforcement {
             &outer,
             adjacencies.current().outer.mtu,
         )?;
-        let current = install(prepared, &mut slots, connections, generation)?;
+        let current = Installed::new(prepared, &mut slots, connections, generation)?;
         let mut enforcement = Self {
             filter,
             sas,
-            shared: Arc::new(Shared::new(regime(&current), adjacencies)),
+            shared: Arc::new(Shared::new(current.regime(), adjacencies)),
             slots,
             outer,
             gateway,
@@ -334,7 +319,7 @@ impl Enforcement {
         };
         let mtu = self.shared.adjacencies().current().outer.mtu;
         check_mtu(&prepared.policy, &connections, &self.outer, mtu)?;
-        let next = install(prepared, &mut self.slots, connections, self.generation)?;
+        let next = Installed::new(prepared, &mut self.slots, connections, self.generation)?;
         Ok(self.swap(next)?)
     }
 
@@ -350,10 +335,10 @@ impl Enforcement {
             announce(&mut self.filter, &added).and_then(|()| self.filter.apply(&next.rules, next.generation));
         if let Err(error) = swapped {
             withdraw(&mut self.filter, &added);
-            self.shared.publish(regime(current));
+            self.shared.publish(current.regime());
             return Err(error);
         }
-        self.shared.publish(regime(&next));
+        self.shared.publish(next.regime());
         withdraw(&mut self.filter, &gone);
         Ok(std::mem::replace(&mut self.current, next))
     }
@@ -386,46 +371,6 @@ impl Enforcement {
             stopped: others(&old, &new),
         }
     }
-}
-
-fn names(policy: &Policy) -> impl Iterator<Item = &str> + Clone {
-    policy.rules().iter().map(|rule| rule.name.as_str())
-}
-
-/// Gives rules their slots and connections theirs.
-fn install(
-    prepared: Prepared,
-    slots: &mut Slots,
-    connections: Vec<Arc<Connection>>,
-    generation: u32,
-) -> Result<Installed, ApplyError> {
-    let Prepared {
-        file,
-        policy,
-        mut rules,
-        ..
-    } = prepared;
-    let rule_slots = slots.assign(names(&policy))?;
-    let mut connection_slots: Vec<u32> = connections.iter().map(|connection| connection.slot).collect();
-    // Without a clear side nothing is sealed; slots that nobody has keep the verdicts what they are.
-    connection_slots.extend((0..).take(policy.connections().len() - connections.len()));
-    rules.renumber(&rule_slots, &connection_slots);
-    Ok(Installed {
-        file,
-        policy,
-        generation,
-        rules: Arc::new(rules),
-        rule_slots: rule_slots.into(),
-        connections: connections.into(),
-    })
-}
-
-fn regime(installed: &Installed) -> Regime {
-    Regime::new(
-        installed.generation,
-        Arc::clone(&installed.rules),
-        installed.connections.iter().cloned(),
-    )
 }
 
 /// Those of `these` whose slot none of `those` has.

@@ -12,6 +12,7 @@ use ravelin_xsk::{BusyPoll, PortOptions};
 use tokio::sync::mpsc;
 
 use crate::attach::{Attachments, Mode};
+use crate::change::{Job, Work};
 use crate::control::Control;
 use crate::device::Device;
 use crate::enforcement::{Enforcement, Means};
@@ -22,7 +23,6 @@ use crate::policy_file::PolicyFile;
 use crate::preflight::{allowed_cpus, check_connections, devices, packet_memory, queues};
 use crate::prepare::Prepared;
 use crate::resolver::{News, Resolver};
-use crate::serve::{Job, Work};
 use crate::status::InterfaceStatus;
 use crate::watch::Watch;
 use crate::worker::{Worker, WorkerOptions};

@@ -1,11 +1,13 @@
 //! The engine: what turns a policy into filtered and encrypted traffic.
 //!
-//! - [`Engine`] starts everything in the order in which nothing can leak, and stops it.
+//! - [`Engine`] starts everything in the order in which nothing can leak, changes policies while it runs, and stops.
+//! - [`PolicyFile`] is a policy as it is written; the private `Prepared` one that was compiled and tried; `Enforcement` puts
+//!   it in force, and [`Regime`] is what workers see of it.
 //! - [`Filter`] is the BPF side: maps, programs, counters; [`Attachments`] keeps the programs attached and pinned.
 //! - [`Resolver`] follows the kernel's routes and neighbours and publishes [`Snapshot`]s of next hops.
 //! - [`Worker`] is a thread with one queue of both devices; [`Forwarder`] is its packet path, which also runs over
 //!   ports in memory, for tests and benches.
-//! - [`fetch_status`] asks a running engine over its control socket.
+//! - [`fetch_status`], [`apply()`], [`confirm`] and [`roll_back`] talk to a running engine over its control socket.
 //!
 //! The engine never speaks IKE, never changes routes or addresses, and never touches a device that it was not given.
 #![forbid(unsafe_code)]
@@ -13,6 +15,7 @@
 mod address;
 mod adjacency;
 mod attach;
+mod change;
 mod client;
 mod connection;
 mod control;
@@ -26,6 +29,7 @@ mod forward;
 mod forwarder;
 mod hold;
 mod icmp;
+mod installed;
 mod names;
 mod netlink;
 mod open;

@@ -4,23 +4,17 @@
 //! everything else goes on. Only the swap itself happens here.
 
 use std::future::Future;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ravelin_policy::Surroundings;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
 
-use crate::enforcement::{Difference, Installed};
+use crate::change::{MOST_WAITING, Work, prepared};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::names::Lookup;
-use crate::order::{Applied, ApplyRequest, Order, Reply};
-use crate::policy_file::PolicyFile;
-use crate::prepare::{ApplyError, Prepared};
+use crate::order::Order;
+use crate::prepare::ApplyError;
 use crate::resolver::News;
-use crate::thread::in_thread;
 use crate::worker::{Worker, WorkerError};
 
 /// How often the engine looks after sequence numbers, workers and addresses.
@@ -31,27 +25,6 @@ const SWEEP: Duration = Duration::from_millis(2);
 
 /// How often the highest sequence numbers received go to disk. After a crash packets of this long can be replayed once.
 const RECORD: Duration = Duration::from_secs(1);
-
-/// Policies that may wait to be prepared.
-const MOST_WAITING: usize = 16;
-
-/// A change of the policy that somebody wants.
-#[derive(Debug)]
-pub(crate) enum Work {
-    /// A client's.
-    Apply(ApplyRequest, Reply<Applied>),
-    /// The file in force, read again.
-    Reload,
-    /// The policy in force, in surroundings that have changed.
-    Renew,
-}
-
-/// A policy that is being prepared.
-#[derive(Debug)]
-pub(crate) struct Job {
-    work: Work,
-    result: oneshot::Receiver<Result<Option<Prepared>, ApplyError>>,
-}
 
 impl Engine {
     /// Serves until `stop` is ready, and reads the policy file in force again for each message in `reloads`. The programs
@@ -207,215 +180,7 @@ impl Engine {
         }
     }
 
-    fn reload(&mut self) {
-        let waiting = |work: &Work| matches!(work, Work::Reload);
-        if !self.queue.iter().any(waiting) {
-            self.queue.push_back(Work::Reload);
-        }
-    }
-
-    fn roll_back(&mut self, why: &str) {
-        let file = self.enforcement.current().file.path().display().to_string();
-        match self.enforcement.roll_back() {
-            Ok(()) => {
-                self.nudge();
-                self.moved = true;
-                self.fail(format!("{file} was rolled back: {why}"));
-            }
-            Err(error) => self.fail(format!("{file} could not be rolled back: {error}")),
-        }
-    }
-
-    /// Starts preparing what comes next, if nothing is being prepared and the swap before is done with.
-    fn begin_next(&mut self) {
-        while self.job.is_none() && !self.enforcement.is_unswept() {
-            let Some(work) = self.queue.pop_front() else {
-                return;
-            };
-            // What is in force on trial may change with its surroundings, but not for another policy.
-            if let Some(error) = self.unconfirmed().filter(|_| !matches!(work, Work::Renew)) {
-                self.refuse(work, error.to_string());
-                continue;
-            }
-            let path = match &work {
-                Work::Apply(request, _) if !request.file.is_absolute() => {
-                    let file = request.file.display().to_string();
-                    self.refuse(work, format!("{file}: the engine needs an absolute path"));
-                    continue;
-                }
-                Work::Apply(request, _) => Some(request.file.clone()),
-                Work::Reload => Some(self.enforcement.current().file.path().to_owned()),
-                Work::Renew => None,
-            };
-            let surroundings = self.watch.surroundings.clone();
-            let with_keys = self.enforcement.is_gateway();
-            let started = if let Some(path) = path {
-                in_thread("ravelin-prepare", move || {
-                    load(&path, surroundings, with_keys).map(Some)
-                })
-            } else {
-                let Installed { file, policy, .. } = self.enforcement.current().clone();
-                in_thread("ravelin-prepare", move || {
-                    Prepared::again(file, surroundings, &policy)
-                })
-            };
-            match started {
-                Ok(result) => self.job = Some(Job { work, result }),
-                Err(error) => self.refuse(work, error.to_string()),
-            }
-        }
-    }
-
-    fn unconfirmed(&self) -> Option<ApplyError> {
-        let deadline = self.enforcement.deadline()?;
-        Some(ApplyError::Unconfirmed {
-            file: self.enforcement.current().file.path().display().to_string(),
-            seconds: deadline.saturating_duration_since(Instant::now()).as_secs() + 1,
-        })
-    }
-
-    /// Puts in force what was prepared.
-    fn finish(&mut self, result: Result<Option<Prepared>, ApplyError>) {
-        let Some(Job { work, .. }) = self.job.take() else {
-            return;
-        };
-        let prepared = match result {
-            Ok(Some(prepared)) => prepared,
-            Ok(None) => return,
-            Err(error) => return self.refuse(work, error.to_string()),
-        };
-        match work {
-            Work::Apply(request, reply) if reply.is_closed() => self.refuse(
-                Work::Apply(request, reply),
-                "nobody waited for it any more".to_owned(),
-            ),
-            Work::Apply(request, reply) => match self.apply(prepared, &request) {
-                Ok(applied) => drop(reply.send(Ok(applied))),
-                Err(error) => self.refuse(Work::Apply(request, reply), error.to_string()),
-            },
-            Work::Renew => self.renew(prepared),
-            Work::Reload => {
-                let request = ApplyRequest {
-                    file: prepared.file.path().to_owned(),
-                    confirm_seconds: None,
-                    dry_run: false,
-                };
-                match self.apply(prepared, &request) {
-                    Ok(applied) => {
-                        for warning in applied.warnings {
-                            eprintln!("ravelin: warning: {warning}");
-                        }
-                    }
-                    Err(error) => self.refuse(Work::Reload, error.to_string()),
-                }
-            }
-        }
-    }
-
-    /// Puts the policy in force as it is in other surroundings.
-    fn renew(&mut self, prepared: Prepared) {
-        if !Arc::ptr_eq(prepared.file.policy(), self.enforcement.current().file.policy()) {
-            // It was rolled back meanwhile.
-            self.moved = true;
-            return;
-        }
-        let warnings = prepared.warnings.clone();
-        let result = self.enforcement.apply(prepared, None);
-        self.nudge();
-        match result {
-            Ok(_) => {
-                let policy = self.policy_status();
-                eprintln!(
-                    "ravelin: {} follows changed addresses: generation {}",
-                    policy.file.display(),
-                    policy.generation
-                );
-                for warning in warnings {
-                    eprintln!("{warning}");
-                }
-            }
-            Err(error) => self.refuse(Work::Renew, error.to_string()),
-        }
-    }
-
-    fn apply(&mut self, mut prepared: Prepared, request: &ApplyRequest) -> Result<Applied, ApplyError> {
-        let mut warnings = std::mem::take(&mut prepared.warnings);
-        if prepared.policy.interfaces() != self.enforcement.current().policy.interfaces() {
-            warnings.push(
-                "`[interfaces]` has changed, which takes effect when Ravelin is started again".to_owned(),
-            );
-        }
-        let mut policy = Self::status_of(&prepared.file, &prepared.policy, 0);
-        let difference = if request.dry_run {
-            self.enforcement.check(&mut prepared)?
-        } else {
-            let trial = request
-                .confirm_seconds
-                .map(|seconds| Duration::from_secs(u64::from(seconds)));
-            let surroundings = prepared.surroundings.clone();
-            let result = self.enforcement.apply(prepared, trial);
-            self.nudge();
-            let difference = result?;
-            // The machine's addresses may have changed since.
-            self.moved |= self.watch.surroundings.own != surroundings.own;
-            self.watch.surroundings.names.extend(surroundings.names);
-            self.last_error = None;
-            policy = self.policy_status();
-            warnings.extend(self.enforcement.strangers(&self.watch.surroundings.own));
-            eprintln!(
-                "ravelin: {} is in force: {} rules, {} connections, generation {}",
-                policy.file.display(),
-                policy.rules,
-                policy.connections,
-                policy.generation
-            );
-            difference
-        };
-        let Difference {
-            rules_added,
-            rules_removed,
-            started,
-            stopped,
-        } = difference;
-        Ok(Applied {
-            policy,
-            dry_run: request.dry_run,
-            confirm_seconds: request.confirm_seconds,
-            rules_added,
-            rules_removed,
-            started,
-            stopped,
-            warnings,
-        })
-    }
-
-    fn refuse(&mut self, work: Work, error: String) {
-        match work {
-            Work::Apply(request, reply) => {
-                if !request.dry_run {
-                    self.fail(format!("{} was not applied: {error}", request.file.display()));
-                }
-                drop(reply.send(Err(error)));
-            }
-            Work::Reload => {
-                let file = self.enforcement.current().file.path().display().to_string();
-                self.fail(format!("{file} was not read again: {error}"));
-            }
-            Work::Renew => {
-                let file = self.enforcement.current().file.path().display().to_string();
-                self.fail(format!(
-                    "{file} does not follow changed addresses, and stays as it is: {error}"
-                ));
-            }
-        }
-    }
-
-    fn fail(&mut self, error: String) {
-        eprintln!("ravelin: {error}");
-        self.last_error = Some(error);
-    }
-
-    fn nudge(&self) {
+    pub(crate) fn nudge(&self) {
         self.workers.iter().for_each(Worker::nudge);
     }
 
@@ -423,23 +188,6 @@ impl Engine {
         if let Err(error) = self.enforcement.sweep(&self.workers) {
             self.fail(error.to_string());
         }
-    }
-}
-
-/// What takes time, for a thread of its own.
-fn load(path: &Path, surroundings: Surroundings, with_keys: bool) -> Result<Prepared, ApplyError> {
-    let (file, warnings) = PolicyFile::load(path)?;
-    let mut prepared = Prepared::new(file, surroundings, with_keys)?;
-    let first = warnings.iter().map(ToString::to_string);
-    prepared.warnings.splice(0..0, first);
-    Ok(prepared)
-}
-
-/// What the job comes to; never, without one.
-async fn prepared(job: &mut Option<Job>) -> Result<Option<Prepared>, ApplyError> {
-    match job {
-        Some(job) => (&mut job.result).await.unwrap_or(Err(ApplyError::Panicked)),
-        None => std::future::pending().await,
     }
 }
 

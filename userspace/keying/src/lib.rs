@@ -13,6 +13,7 @@
 
 mod fingerprint;
 pub mod key_file;
+mod keying_error;
 mod mark_file;
 mod received_mark;
 mod sequence_mark;
@@ -20,8 +21,9 @@ mod state_folder;
 mod static_keys;
 
 pub use key_file::KeyFileError;
+pub use keying_error::{KeyingError, KeyingErrors};
 pub use mark_file::MarkFileError;
 pub use received_mark::ReceivedMark;
 pub use sequence_mark::{MarkError, RESERVE, SequenceMark};
 pub use state_folder::{StateFolder, StateFolderError};
-pub use static_keys::{KeyingError, KeyingErrors, StaticConnection, StaticKeys};
+pub use static_keys::{StaticConnection, StaticKeys};

@@ -1,6 +1,8 @@
 //! `ravelin run`: the daemon.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,6 +11,8 @@ use nix::sys::prctl;
 use ravelin_engine::{Engine, Mode, Options, PolicyFile};
 use ravelin_esp::Provider;
 use ravelin_policy::{Policy, Warning};
+use signal_hook::consts::SIGHUP;
+use signal_hook::flag;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -93,6 +97,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("info"));
     // No core dump, no ptrace by others: this process holds keys.
     prctl::set_dumpable(false).context("cannot forbid core dumps")?;
+    // Until the engine listens: SIGHUP would end the process.
+    let hung_up = Arc::new(AtomicBool::new(false));
+    flag::register(SIGHUP, Arc::clone(&hung_up)).context("cannot handle SIGHUP")?;
     let (file, warnings) = PolicyFile::load(&arguments.policy)?;
     print_warnings(&warnings);
     let options = options(arguments, file.policy())?;
@@ -102,7 +109,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     eprintln!("ravelin: ready: {}", engine.summary());
     let (reload, reloads) = unbounded_channel();
-    engine.run(signals(reload), reloads)?;
+    engine.run(signals(reload, hung_up), reloads)?;
     match arguments.on_exit {
         OnExit::Open => {
             engine.detach()?;
@@ -170,15 +177,18 @@ fn provider(text: &str) -> Result<Provider> {
 }
 
 /// Ready at SIGINT or SIGTERM; hands SIGHUP on.
-async fn signals(reload: UnboundedSender<()>) {
+async fn signals(reload: UnboundedSender<()>, hung_up: Arc<AtomicBool>) {
     let interrupt = wait_for(SignalKind::interrupt());
     let terminate = wait_for(SignalKind::terminate());
     let hang_up = async {
         let Ok(mut stream) = signal(SignalKind::hangup()) else {
             return std::future::pending().await;
         };
+        // The engine is there to receive: it waits for this future.
+        if hung_up.load(Ordering::Relaxed) {
+            let _ = reload.send(());
+        }
         while stream.recv().await.is_some() {
-            // The engine is still there: it waits for this future.
             let _ = reload.send(());
         }
         std::future::pending::<()>().await;
