@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use ravelin_policy::{MAX_FILE_BYTES, Policy, PolicyErrors, Warning};
+use ravelin_policy::{MAX_FILE_BYTES, Policy, Warning};
+
+use crate::prepare::ApplyError;
 
 /// A policy as it is written, read from a file.
 #[derive(Clone, Debug)]
@@ -16,15 +18,18 @@ pub struct PolicyFile {
 }
 
 impl PolicyFile {
-    /// Reads and checks a policy.
+    /// Reads and checks a policy. One without a word is refused: it is a file that is being written.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it, each with its place.
-    pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), PolicyErrors> {
+    /// [`ApplyError::Policy`] with everything that is wrong with it, each with its place; [`ApplyError::Empty`].
+    pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ApplyError> {
         // Absolute, so that a later reload does not depend on where the process was started.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let (policy, warnings) = Policy::load(&path)?;
+        if policy.rules().is_empty() && is_blank(&path) {
+            return Err(ApplyError::Empty(path));
+        }
         let file = Self {
             sha256: sha256(policy.files()).unwrap_or_default(),
             policy: Arc::new(policy),
@@ -50,6 +55,10 @@ impl PolicyFile {
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
+}
+
+fn is_blank(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty())
 }
 
 /// The hash of the files one after the other: of a policy without includes it is what `sha256sum` prints.

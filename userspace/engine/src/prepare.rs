@@ -1,5 +1,6 @@
 //! From a policy to what can be put in force: everything that takes time and touches nothing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ravelin_classifier::{CompileError, RuleSet, compile};
@@ -22,6 +23,11 @@ pub enum ApplyError {
     /// The policy.
     #[error(transparent)]
     Policy(#[from] PolicyErrors),
+    /// A policy without a word.
+    #[error(
+        "{}: the policy is empty, and everything would pass; if that is meant, write `default = \"permit\"`", .0.display()
+    )]
+    Empty(PathBuf),
     /// Names without addresses, each with its place.
     #[error("{0}")]
     Unresolved(String),

@@ -68,7 +68,7 @@ impl Resolver {
     /// When netlink cannot be opened or read.
     pub fn start(outer: &Device, inner: Option<&Device>, news: Sender<News>) -> io::Result<Self> {
         let mut table = Table::read(outer.clone(), inner.cloned())?;
-        table.readdressed = false;
+        (table.readdressed, table.rerouted) = (false, false);
         table.told = table.own_addresses();
         let first = table.snapshot();
         let (adjacencies, questions) = Adjacencies::new(first)?;
@@ -171,6 +171,7 @@ impl Table {
     fn dump(&mut self) -> io::Result<()> {
         self.addresses.clear();
         self.readdressed = true;
+        self.rerouted = true;
         self.neighbours.clear();
         let mut all = self
             .questions

@@ -47,7 +47,7 @@ impl Sas {
     /// [`ApplyError::Keying`], [`ApplyError::TooManyConnections`].
     pub(crate) fn check(&self, policy: &Policy, keys: &mut StaticKeys) -> Result<(), ApplyError> {
         keys.keep(policy, self.running.values())?;
-        if self.running.len() + policy.connections().len() > MOST as usize {
+        if self.running.len() + keys.count() > MOST as usize {
             return Err(ApplyError::TooManyConnections(MOST));
         }
         Ok(())

@@ -113,6 +113,12 @@ impl StaticKeys {
         }
     }
 
+    /// How many connections [`StaticKeys::start`] would start.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.pairs.iter().flatten().count()
+    }
+
     /// Takes out the connections that run already with the same keys and parameters: they go on as they are, and
     /// [`StaticKeys::start`] starts the others. `policy` is the one the keys were read for.
     ///

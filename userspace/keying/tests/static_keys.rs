@@ -161,6 +161,7 @@ fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
     for same in ["", "path-mtu = 1400"] {
         let policy = policy(folder.path(), 0, same);
         let keys = kept(&policy).expect("nothing to start");
+        assert_eq!(keys.count(), 0);
         assert!(
             keys.start(&policy, &state, Provider::preferred())
                 .expect("nothing")

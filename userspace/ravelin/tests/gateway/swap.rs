@@ -1,6 +1,8 @@
 //! Another policy for a running daemon: put in force while traffic flows, refused without a trace, taken back.
 
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use ravelin_engine::{ApplyRequest, Status, apply};
 use crate::support::daemon::{Daemon, Gateway, refusal, succeeded};
 use crate::support::echo::Echo;
 use crate::support::lab::{CLEAR_PORT, H1, H2, Half, Lab, PORT, Policy};
-use crate::support::{Raise, wait_until};
+use crate::support::{PATIENCE, Raise, wait_until};
 
 /// The default policy with another action for the flow in the clear.
 fn blocking() -> String {
@@ -106,6 +108,7 @@ fn a_bad_policy_changes_nothing() {
     let folder = lab.folder.path();
     std::fs::write(folder.join("short.key"), "00\n").unwrap();
     for (bad, words) in [
+        ("\n".to_owned(), vec!["-other.toml", "the policy is empty"]),
         (good.replace("mode =", "mood ="), vec!["-other.toml:", "mood"]),
         (good.replace("\"c\"", "\"d\""), vec!["-other.toml:", "`d`"]),
         ("\0".to_owned(), vec!["-other.toml:1:1", "NUL"]),
@@ -248,6 +251,57 @@ fn a_hang_up_reads_the_policy_in_force_again() {
     daemon.hang_up();
     wait_until("the mended policy", || daemon.status().last_error.is_none());
     assert_eq!(daemon.status().policy.generation, 3);
+}
+
+/// Clients may say what they like: they are refused, and others are served meanwhile.
+#[test]
+fn nonsense_at_the_control_socket_does_no_harm() {
+    let half = Half::new();
+    let gateway = half.gateway(&Policy::default());
+    let daemon = gateway.start();
+    let before = essence(&daemon.status());
+    let connect = || {
+        let stream = UnixStream::connect(gateway.control()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    // Clients that say nothing, up to one place.
+    let silent: Vec<UnixStream> = (0..15).map(|_| connect()).collect();
+    let long = format!("{{\"file\": \"{}\"}}", "x".repeat(1 << 17));
+    for (request, body, code) in [
+        ("POST /v1/policy", "{}", 400),
+        ("POST /v1/policy", "{\"file\": 1}", 400),
+        ("POST /v1/policy", "{\"file\": \"/x\", \"mood\": true}", 400),
+        (
+            "POST /v1/policy",
+            "{\"file\": \"/x\", \"confirm_seconds\": -1}",
+            400,
+        ),
+        ("POST /v1/policy", "\u{0}", 400),
+        ("POST /v1/policy", long.as_str(), 400),
+        ("POST /v1/policy", "{\"file\": \"/\"}", 409),
+        (
+            "POST /v1/policy",
+            "{\"file\": \"/dev/null\", \"dry_run\": true}",
+            409,
+        ),
+        ("POST /v1/confirm", "", 409),
+        ("DELETE /v1/policy", "", 404),
+        ("GET /v2/status", "", 404),
+    ] {
+        let mut stream = connect();
+        let length = body.len();
+        let head = format!("{request} HTTP/1.1\r\nhost: ravelin\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        // It may have answered before it has read everything.
+        let _ = stream.write_all(body.as_bytes());
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        let expected = format!("HTTP/1.1 {code} ");
+        assert!(answer.starts_with(&expected), "{request} {length}: {answer}");
+    }
+    assert_eq!(essence(&daemon.status()), before);
+    drop(silent);
 }
 
 /// A rule set of `size` rules of which the first decides the test's packets, and says `action`.
