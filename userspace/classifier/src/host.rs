@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ravelin_policy::{Connection, Encapsulation, Policy};
 use ravelin_xdp_common::{
-    Address, Direction, Encapsulation as Carrier, Flow, Header, InboundEndpoint, Judgement, Outcome,
+    Address, Direction, Encapsulation as Carrier, Flow, Header, InboundEndpoint, Judgement, Outcome, Reader,
     SliceReader, Tables, Verdict, decide_egress, decide_inner, decide_outer,
 };
 
@@ -40,9 +40,15 @@ impl Host {
     /// the inner.
     #[must_use]
     pub fn judge(&self, frame: &[u8], direction: Direction) -> Judgement {
+        self.judge_read(&SliceReader(frame), direction)
+    }
+
+    /// The same for a frame that is read in another way.
+    #[must_use]
+    pub fn judge_read(&self, frame: &impl Reader, direction: Direction) -> Judgement {
         match direction {
-            Direction::Inbound => decide_outer(&SliceReader(frame), self),
-            Direction::Outbound => decide_inner(&SliceReader(frame), self),
+            Direction::Inbound => decide_outer(frame, self),
+            Direction::Outbound => decide_inner(frame, self),
         }
     }
 

@@ -1,5 +1,7 @@
 //! `ravelin explain`: why a packet gets the verdict it gets.
 
+mod capture;
+mod direction;
 mod next;
 mod report;
 mod text;
@@ -8,7 +10,7 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use ravelin_classifier::Host;
 use ravelin_policy::{PACKET_GRAMMAR, Packet};
@@ -23,7 +25,8 @@ const SHOWN: usize = 5;
 /// Explain what a policy does with a packet, and why
 ///
 /// Shows the rule that decides and its rank, why every other filter that matches lost, which filters do not match and
-/// on which field, and what happens to the packet next. Touches nothing and needs no root.
+/// on which field, and what happens to the packet next. With --pcap, tells the verdict on every frame of a capture.
+/// Touches nothing and needs no root.
 #[derive(Debug, Args)]
 #[command(after_help = grammar())]
 pub(crate) struct Arguments {
@@ -32,8 +35,12 @@ pub(crate) struct Arguments {
     policy: PathBuf,
 
     /// The packet, as in "tcp 10.0.0.5:40000 -> 10.1.0.9:1433"
-    #[arg(value_name = "PACKET")]
-    packet: Packet,
+    #[arg(value_name = "PACKET", required_unless_present = "pcap")]
+    packet: Option<Packet>,
+
+    /// Instead of one packet, every frame of a pcap or pcapng file: a table of verdicts, and totals
+    #[arg(long, value_name = "CAPTURE", conflicts_with = "packet")]
+    pcap: Option<PathBuf>,
 
     /// Only as a packet from the wire, on the outer device
     #[arg(long = "in", conflicts_with = "outbound")]
@@ -47,7 +54,11 @@ pub(crate) struct Arguments {
     #[arg(long = "me", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
 
-    /// Show every filter, however many there are
+    /// With --pcap: the link address of the outer device, which tells inbound from outbound frames
+    #[arg(long = "mac", value_name = "ADDRESS", requires = "pcap", value_parser = direction::link_address)]
+    link: Option<[u8; 6]>,
+
+    /// Show every filter, or every frame, however many there are
     #[arg(long)]
     all: bool,
 
@@ -67,20 +78,30 @@ pub(crate) fn explain(arguments: &Arguments) -> Result<()> {
     }
     let rules = ravelin_classifier::compile(&file.policy)?;
     let mut host = Host::new(&file.policy, rules, &arguments.own);
+    if let Some(capture) = &arguments.pcap {
+        return capture::explain(arguments, capture, &file.policy, &host);
+    }
+    let Some(packet) = &arguments.packet else {
+        bail!("which packet? Or --pcap CAPTURE");
+    };
     let directions: &[Direction] = match (arguments.inbound, arguments.outbound) {
         (true, _) => &[Direction::Inbound],
         (_, true) => &[Direction::Outbound],
         _ => &[Direction::Outbound, Direction::Inbound],
     };
     let limit = if arguments.all { usize::MAX } else { SHOWN };
-    let report = report::report(&file, &mut host, &arguments.packet, directions, limit);
+    let report = report::report(&file, &mut host, packet, directions, limit);
     let text = if arguments.json {
         serde_json::to_string_pretty(&report)? + "\n"
     } else {
         text::text(&report)
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // `ravelin explain | head` is no error.
+    unless_closed(io::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// `ravelin explain | head` is no error.
+fn unless_closed(result: io::Result<()>) -> Result<()> {
+    match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }

@@ -57,6 +57,29 @@ fn outcome(policy: &Policy, explanation: &Explanation<'_>, judgement: &Judgement
                 lifeline(&explanation.packet)
             ),
         ),
+        Outcome::Pass(Pass::Exempt) => (
+            "pass",
+            Some(Pass::Exempt.name()),
+            true,
+            format!(
+                "The policy's exemptions (level {}) keep filters from seeing it: it passes to the kernel.",
+                policy.exemptions().level()
+            ),
+        ),
+        Outcome::Pass(Pass::Audit) => (
+            "pass",
+            Some(Pass::Audit.name()),
+            false,
+            format!(
+                "It would be dropped as {}, but {} in audit mode: it is counted, and passes to the kernel.",
+                judgement.reason.name(),
+                if policy.audit() {
+                    "the policy is"
+                } else {
+                    "the rule is"
+                }
+            ),
+        ),
         Outcome::Pass(kind) => ("pass", Some(kind.name()), false, passes(policy, explanation)),
         Outcome::Drop(reason) => (
             "drop",

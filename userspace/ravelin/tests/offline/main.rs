@@ -3,6 +3,7 @@
 //! `RAVELIN_UPDATE_GOLDEN=1 cargo test -p ravelin --test offline` writes the files anew; read the difference before
 //! it is committed.
 
+mod capture;
 mod check;
 mod explain;
 mod golden;

@@ -1,0 +1,35 @@
+//! What can be wrong with a capture file.
+
+use thiserror::Error;
+
+/// Why a capture, or the rest of one, cannot be read.
+#[derive(Debug, Error)]
+pub enum CaptureError {
+    /// The file cannot be opened.
+    #[error("cannot open the capture: {0}")]
+    Open(std::io::Error),
+    /// The file cannot be read.
+    #[error("cannot read the capture")]
+    Read,
+    /// Neither format.
+    #[error("neither pcap nor pcapng; captures are written by tcpdump -w, dumpcap and Wireshark")]
+    NotACapture,
+    /// The file ends early.
+    #[error("the capture ends in the middle of a frame, after {frames} whole ones")]
+    CutShort {
+        /// Frames before.
+        frames: u64,
+    },
+    /// What should be a frame is none, or is absurdly large.
+    #[error("the capture is damaged after {frames} frames")]
+    Damaged {
+        /// Frames before.
+        frames: u64,
+    },
+    /// A frame of an interface that was not described.
+    #[error("the capture is damaged: a frame belongs to no interface")]
+    UnknownInterface,
+    /// Hostile, or damaged.
+    #[error("the capture describes more interfaces than any machine has")]
+    TooManyInterfaces,
+}
