@@ -26,6 +26,7 @@ mod document;
 pub mod explain;
 mod filter;
 mod group;
+mod layout;
 pub mod lint;
 pub mod order;
 mod packet;
@@ -49,6 +50,7 @@ pub use connection::{
 };
 pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
 pub use filter::{Filter, FilterList, Selector};
+pub use layout::canonical_layout;
 pub use packet::{Packet, Transport};
 pub use packet_text::{PACKET_GRAMMAR, PacketTextError};
 pub use policy::{MAX_FILE_BYTES, Policy};

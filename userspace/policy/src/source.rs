@@ -91,6 +91,17 @@ pub(crate) fn parse<'t>(report: &mut Report<'t>, text: &'t str, name: &str) -> O
     (!reader.faulty).then_some(reader.parts)
 }
 
+/// Whether a text is TOML; what is wrong with it is reported.
+pub(crate) fn check_syntax<'t>(report: &mut Report<'t>, text: &'t str, name: &str) -> Option<()> {
+    let mut reader = Reader::new(report, None);
+    if let Err(problem) = reader.claim_room(text.as_bytes()) {
+        reader.report.error_in_file(name, problem);
+        return None;
+    }
+    let file = reader.report.add(name, text);
+    reader.parse_toml(decode(text), file).map(|_| ())
+}
+
 /// A text, and what is wrong right after it.
 type Text<'t> = (&'t str, Option<&'static str>);
 
@@ -204,16 +215,10 @@ impl<'r, 't> Reader<'r, 't> {
         }
     }
 
-    fn parse(&mut self, (text, problem): Text<'t>, name: &str, folder: &Path) {
-        let file = self.report.add(name, text);
-        let end = text.len()..text.len();
-        if let Some(problem) = problem {
-            self.report.error(&Span::new(file, end), problem);
-            self.faulty = true;
-            return;
-        }
-        match DeTable::parse(text) {
-            Ok(root) => {
+    fn parse(&mut self, text: Text<'t>, name: &str, folder: &Path) {
+        let file = self.report.add(name, text.0);
+        match self.parse_toml(text, file) {
+            Some(root) => {
                 self.include(file, folder, &root);
                 self.parts.push(Part {
                     file,
@@ -221,27 +226,38 @@ impl<'r, 't> Reader<'r, 't> {
                     root,
                 });
             }
-            Err(first) => {
-                // What the parser guesses after a syntax error would only give misleading complaints, so nothing else
-                // is read. Collecting all syntax errors of a large file that is not TOML at all takes long.
-                let errors = if text.len() <= MAX_RECOVERED {
-                    DeTable::parse_recoverable(text).1
-                } else {
-                    vec![first]
-                };
-                for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
-                    let span = Span::new(file, error.span().unwrap_or(end.clone()));
-                    let found = if span.is_empty() {
-                        String::new()
-                    } else {
-                        format!(", found {}", self.report.quote(&span))
-                    };
-                    self.report
-                        .error(&span, format!("not TOML: {}{found}", error.message()));
-                }
-                self.faulty = true;
-            }
+            None => self.faulty = true,
         }
+    }
+
+    fn parse_toml(&mut self, (text, problem): Text<'t>, file: u16) -> Option<Spanned<DeTable<'t>>> {
+        let end = text.len()..text.len();
+        if let Some(problem) = problem {
+            self.report.error(&Span::new(file, end), problem);
+            return None;
+        }
+        let first = match DeTable::parse(text) {
+            Ok(root) => return Some(root),
+            Err(first) => first,
+        };
+        // What the parser guesses after a syntax error would only give misleading complaints, so nothing else is read.
+        // Collecting all syntax errors of a large file that is not TOML at all takes long.
+        let errors = if text.len() <= MAX_RECOVERED {
+            DeTable::parse_recoverable(text).1
+        } else {
+            vec![first]
+        };
+        for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
+            let span = Span::new(file, error.span().unwrap_or(end.clone()));
+            let found = if span.is_empty() {
+                String::new()
+            } else {
+                format!(", found {}", self.report.quote(&span))
+            };
+            self.report
+                .error(&span, format!("not TOML: {}{found}", error.message()));
+        }
+        None
     }
 
     fn include(&mut self, file: u16, folder: &Path, root: &Spanned<DeTable<'_>>) {

@@ -1,6 +1,6 @@
 //! Every example in docs/policy.md is a good policy, and every key is explained and shown there.
 
-use ravelin_policy::{Policy, PolicyErrors, Warning};
+use ravelin_policy::{Policy, PolicyErrors, Warning, canonical_layout};
 
 const MANUAL: &str = include_str!("../../../docs/policy.md");
 
@@ -47,6 +47,23 @@ fn examples_are_good() {
             }
             Err(errors) => panic!("{errors}\n{example}"),
         }
+    }
+}
+
+#[test]
+fn examples_are_in_canonical_layout() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples");
+    let files = std::fs::read_dir(&folder).expect("docs/examples").map(|entry| {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("text");
+        (path.display().to_string(), text)
+    });
+    let blocks = examples()
+        .into_iter()
+        .map(|text| ("docs/policy.md".to_owned(), text.to_owned()));
+    for (name, text) in files.filter(|(name, _)| name.ends_with(".toml")).chain(blocks) {
+        let layout = canonical_layout(&text, &name).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(text, layout, "{name}");
     }
 }
 

@@ -6,6 +6,7 @@ mod check;
 mod detach;
 mod explain;
 mod export;
+mod fmt;
 mod import;
 mod instance;
 mod keygen;
@@ -33,6 +34,7 @@ const EXAMPLES: &str = "\
 Examples:
   ravelin keygen branch-out.key --algorithm aes-256-gcm   Make a key file
   ravelin check --policy site.toml                        Look for mistakes; needs no root
+  ravelin fmt site.toml                                   Canonical layout; comments and order stay
   ravelin explain --policy site.toml 'tcp 10.1.0.5:40000 -> 10.2.0.9:443'
   ravelin run --policy site.toml --outer eth0 --inner eth1
   ravelin apply site.toml --confirm 60                    Change the policy of the running engine
@@ -53,6 +55,7 @@ enum Command {
     Detach(detach::Arguments),
     Import(import::Arguments),
     Export(export::Arguments),
+    Fmt(fmt::Arguments),
     Schema(schema::Arguments),
 }
 
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::Import(arguments) => import::import(&arguments),
         Command::Export(arguments) => export::export(&arguments),
+        Command::Fmt(arguments) => fmt::fmt(&arguments),
         Command::Schema(arguments) => schema::schema(&arguments),
     };
     match result {

@@ -6,5 +6,6 @@
 mod capture;
 mod check;
 mod explain;
+mod fmt;
 mod golden;
 mod import;
