@@ -63,6 +63,41 @@ pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdi
     }
 }
 
+/// Whether a verdict can be right as far as one filter and the rule that it names know: if the filter matches, that rule
+/// must match too, by a filter that is no worse. Unlike [`classify`] this looks at no other rule, so all filters of a
+/// large policy can be gone through.
+#[must_use]
+pub fn is_plausible(
+    policy: &Policy,
+    (rule, filter): (&Rule, &Filter),
+    packet: &Packet,
+    direction: Direction,
+    verdict: &Verdict,
+) -> bool {
+    let counts = |rule: &Rule, found: Match| {
+        found == Match::Yes || (found == Match::ButPorts && rule.action != Action::Permit)
+    };
+    if !counts(rule, match_rule(rule, filter, packet, direction)) {
+        return true;
+    }
+    let Some(winner) = policy.rules().get(verdict.rule_id as usize) else {
+        return false;
+    };
+    policy.filters(winner).iter().any(|best| {
+        let found = match_rule(winner, best, packet, direction);
+        let decision = match (found, winner.action) {
+            (Match::ButPorts, _) => Decision::FragmentUnknown,
+            (_, Action::Permit) => Decision::Permit,
+            (_, Action::Block) => Decision::Block,
+            (_, Action::Protect { .. }) => Decision::Protect,
+        };
+        winner.active
+            && counts(winner, found)
+            && decision == verdict.decision
+            && compare((winner, best), (rule, filter)) != Ordering::Greater
+    })
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Match {
     No,
