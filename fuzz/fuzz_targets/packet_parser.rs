@@ -1,11 +1,13 @@
 //! Any frame, under any small rule set, at all three hooks: no panic, and what is decided fits the frame.
 #![no_main]
 
+use std::cell::Cell;
+
 use libfuzzer_sys::fuzz_target;
 use ravelin_xdp_common::{
-    Action, Address, Direction, Flow, FrameMetadata, Header, InboundEndpoint, IpPacket, Kind, Line, Outcome,
-    Pass, Roots, SliceReader, Tables, Verdict, decide_egress, decide_inner, decide_outer, mapped_v4, parse,
-    parse_ip, walk,
+    Action, Address, Direction, Flow, FragmentKey, FragmentRecord, FrameMetadata, Header, InboundEndpoint,
+    IpPacket, Kind, Line, Outcome, Pass, Roots, SliceReader, Tables, Verdict, decide_egress, decide_inner,
+    decide_outer, mapped_v4, parse, parse_ip, walk,
 };
 
 const SPI: u32 = 0x1000;
@@ -15,6 +17,7 @@ const LINE: usize = size_of::<Line>();
 struct Host {
     header: Header,
     lines: Vec<Line>,
+    fragment: Cell<Option<(FragmentKey, FragmentRecord)>>,
 }
 
 impl Tables for Host {
@@ -48,6 +51,21 @@ impl Tables for Host {
     fn is_local(&self, address: &Address) -> bool {
         *address == mapped_v4([192, 0, 2, 1])
     }
+
+    fn recall(&self, key: &FragmentKey) -> FragmentRecord {
+        let fragment = self.fragment.get();
+        fragment
+            .filter(|(known, _)| known == key)
+            .map_or(FragmentRecord::EMPTY, |(_, record)| record)
+    }
+
+    fn remember(&self, key: &FragmentKey, record: &FragmentRecord) {
+        self.fragment.set(Some((*key, *record)));
+    }
+
+    fn now(&self) -> u64 {
+        1
+    }
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -76,7 +94,11 @@ fuzz_target!(|input: &[u8]| {
         exemptions: levels & 3,
         flags: levels >> 2 & 3,
     };
-    let host = Host { header, lines };
+    let host = Host {
+        header,
+        lines,
+        fragment: Cell::new(None),
+    };
 
     let mut packet = IpPacket::EMPTY;
     let _ = parse_ip(&SliceReader(frame), &mut packet);

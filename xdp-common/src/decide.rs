@@ -2,8 +2,9 @@
 
 use crate::line::{NO_RULE, header_flags};
 use crate::{
-    Action, Address, Decision, Direction, DropReason, Encapsulation, Family, Flow, Frame, FrameMetadata,
-    Header, InboundEndpoint, IpPacket, Judgement, Kind, Pass, Ports, Reader, Upper, Verdict, parse,
+    Action, Address, Decision, Direction, DropReason, Encapsulation, Family, Flow, FragmentKey,
+    FragmentRecord, Frame, FrameMetadata, Header, InboundEndpoint, IpPacket, Judgement, Kind, Pass, Place,
+    Ports, Reader, Upper, Verdict, parse,
 };
 
 /// The tables a decision needs: BPF maps in the kernel, plain collections on the host.
@@ -31,6 +32,15 @@ pub trait Tables {
 
     /// Whether the address is one of this machine's own.
     fn is_local(&self, address: &Address) -> bool;
+
+    /// What was decided about the first fragment of a datagram, or [`FragmentRecord::EMPTY`].
+    fn recall(&self, key: &FragmentKey) -> FragmentRecord;
+
+    /// Keeps that for the fragments that follow.
+    fn remember(&self, key: &FragmentKey, record: &FragmentRecord);
+
+    /// Nanoseconds since boot.
+    fn now(&self) -> u64;
 }
 
 /// A frame that arrived on the outer device, the side of the wire.
@@ -48,7 +58,7 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         // The exemption is for this machine's own IKE. Were it to hold for forwarded packets too, source port
         // 500 would pass any filter in front of the hosts behind the gateway.
         Upper::Ike | Upper::NatKeepalive if is_own(&packet.flow.destination, &packet, tables) => {
-            return Judgement::passed(Pass::Lifeline);
+            return lifeline(&packet, Place::Outer, tables);
         }
         Upper::Esp => {
             if let Some(judgement) = decide_esp(&packet, Kind::OpenEsp, tables) {
@@ -62,7 +72,7 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         }
         Upper::NeighbourDiscovery | Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
     }
-    let (verdict, _) = ask(&packet, Direction::Inbound, tables);
+    let (verdict, _) = ask(&packet, Direction::Inbound, Place::Outer, tables);
     if matches!(verdict.decision, Decision::Protect) && !verdict.accept_unsecured {
         return Judgement::dropped_or_audited(DropReason::ClearNotAllowed, verdict.audit)
             .by(verdict.rule_id, packet.l3_length);
@@ -83,11 +93,11 @@ pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
             return Judgement::passed(Pass::Lifeline);
         }
         Upper::Ike | Upper::NatKeepalive if is_own(&packet.flow.destination, &packet, tables) => {
-            return Judgement::passed(Pass::Lifeline);
+            return lifeline(&packet, Place::Inner, tables);
         }
         _ => {}
     }
-    let (verdict, generation) = ask(&packet, Direction::Outbound, tables);
+    let (verdict, generation) = ask(&packet, Direction::Outbound, Place::Inner, tables);
     if matches!(verdict.decision, Decision::Protect) {
         let metadata = metadata(
             &packet,
@@ -119,15 +129,18 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
         Upper::Ike | Upper::NatKeepalive | Upper::Esp | Upper::UdpEsp
             if is_own(&packet.flow.source, &packet, tables) =>
         {
-            return Judgement::passed(Pass::Lifeline);
+            return lifeline(&packet, Place::Egress, tables);
         }
         _ => {}
     }
-    let (verdict, _) = ask(&packet, Direction::Outbound, tables);
+    let (verdict, _) = ask(&packet, Direction::Outbound, Place::Egress, tables);
     match verdict.decision {
         Decision::Protect => Judgement::dropped_or_audited(DropReason::ClearEgress, verdict.audit),
         Decision::FragmentUnknown => {
             Judgement::dropped_or_audited(DropReason::FragmentUnknown, verdict.audit)
+        }
+        Decision::FragmentOverlap => {
+            Judgement::dropped_or_audited(DropReason::FragmentOverlap, verdict.audit)
         }
         Decision::NoRuleSet => Judgement::dropped(DropReason::NoRuleSet),
         Decision::Permit | Decision::Block | Decision::Exempt => Judgement::passed(Pass::Default),
@@ -208,20 +221,53 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     Some(Judgement::redirected(metadata).by(NO_RULE, packet.l3_length))
 }
 
+/// Traffic that filters do not judge; nor the fragments that follow it.
+#[inline(always)]
+fn lifeline<T: Tables>(packet: &IpPacket, place: Place, tables: &T) -> Judgement {
+    if packet.fragment
+        && let Some(header) = tables
+            .rule_set()
+            .and_then(|rule_set| filled_header(rule_set, tables))
+    {
+        let record = FragmentRecord::new(packet, &Verdict::EXEMPT, header.generation, tables.now());
+        tables.remember(&FragmentKey::of(packet, place), &record);
+    }
+    Judgement::passed(Pass::Lifeline)
+}
+
 /// What the rule set says, and its generation.
 #[inline(always)]
-fn ask<T: Tables>(packet: &IpPacket, direction: Direction, tables: &T) -> (Verdict, u32) {
+fn ask<T: Tables>(packet: &IpPacket, direction: Direction, place: Place, tables: &T) -> (Verdict, u32) {
     let Some(rule_set) = tables.rule_set() else {
         return (Verdict::NONE, 0);
     };
     let Some(header) = filled_header(rule_set, tables) else {
         return (Verdict::NONE, 0);
     };
-    if header.exemptions < 3 && is_exempt(packet, header.exemptions) {
-        return (Verdict::EXEMPT, header.generation);
+    let generation = header.generation;
+    let key = FragmentKey::of(packet, place);
+    if packet.fragment {
+        let record = tables.recall(&key);
+        let now = tables.now();
+        if record.is_live(generation, now) {
+            if packet.fragment_offset != 0 {
+                return (record.verdict(packet, &header), generation);
+            }
+            if record.contradicts(packet, now) {
+                return (Verdict::overlap(&header), generation);
+            }
+        }
     }
-    let verdict = tables.classify(rule_set, &header, &packet.flow, direction);
-    (verdict, header.generation)
+    let verdict = if header.exemptions < 3 && is_exempt(packet, header.exemptions) {
+        Verdict::EXEMPT
+    } else {
+        tables.classify(rule_set, &header, &packet.flow, direction)
+    };
+    if packet.fragment && packet.fragment_offset == 0 {
+        let record = FragmentRecord::new(packet, &verdict, generation, tables.now());
+        tables.remember(&key, &record);
+    }
+    (verdict, generation)
 }
 
 /// The header of a rule set that was filled. An array that never was has generation 0; it must not read as "no rule,
@@ -264,6 +310,9 @@ fn filtered(verdict: &Verdict, packet: &IpPacket) -> Judgement {
     let judgement = match verdict.decision {
         Decision::Exempt => return Judgement::passed(Pass::Exempt),
         Decision::NoRuleSet => return Judgement::dropped(DropReason::NoRuleSet),
+        Decision::FragmentOverlap => {
+            return Judgement::dropped_or_audited(DropReason::FragmentOverlap, verdict.audit);
+        }
         Decision::Block if verdict.rule_id == NO_RULE => {
             Judgement::dropped_or_audited(DropReason::DefaultBlock, verdict.audit)
         }

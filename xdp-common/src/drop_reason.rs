@@ -54,6 +54,7 @@ drop_reasons! {
     TransportBadLength = "transport_bad_length", "The UDP length field contradicts the IP length.";
     FragmentTiny = "fragment_tiny", "A first fragment too short for its transport header, or one that rewrites it.";
     FragmentUnknown = "fragment_unknown", "A later fragment that a port filter with block or protect could match.";
+    FragmentOverlap = "fragment_overlap", "A fragment that overlaps the first one of its datagram, or another first one.";
     NonIp = "non_ip", "Not IP, and the policy blocks other protocols.";
 
     // Policy.

@@ -15,6 +15,7 @@ mod drop_reason;
 mod entry;
 mod flow;
 mod flow_cache;
+mod fragment;
 mod judgement;
 pub mod line;
 mod map;
@@ -29,6 +30,7 @@ pub use drop_reason::DropReason;
 pub use entry::{Entry, halves};
 pub use flow::{Address, Direction, Family, Flow, Ports, address_bytes, address_v6, mapped_v4};
 pub use flow_cache::{CachedVerdict, FLOW_CACHE_SLOTS};
+pub use fragment::{FRAGMENT_SLOTS, FragmentKey, FragmentRecord, Place};
 pub use judgement::{Fate, Judgement, Outcome, Pass};
 pub use line::{Header, Line, Roots};
 pub use map::{

@@ -30,6 +30,12 @@ pub struct IpPacket {
     pub upper_offset: u16,
     /// Whether the packet is a fragment, first or later.
     pub fragment: bool,
+    /// Identification of the datagram that a fragment belongs to. Of a whole one, this and the two below mean nothing.
+    pub fragment_id: u32,
+    /// Where the fragment stands in its datagram, in bytes; 0 for a first fragment.
+    pub fragment_offset: u16,
+    /// Bytes of the datagram that the fragment holds.
+    pub fragment_length: u16,
     /// What the packet carries, as far as Ravelin treats it apart.
     pub upper: Upper,
     /// Security parameters index in host order, with [`Upper::Esp`] and [`Upper::UdpEsp`]; else 0.
@@ -52,6 +58,9 @@ impl IpPacket {
         l3_length: 0,
         upper_offset: 0,
         fragment: false,
+        fragment_id: 0,
+        fragment_offset: 0,
+        fragment_length: 0,
         upper: Upper::Other,
         spi: 0,
     };
@@ -227,6 +236,9 @@ fn parse_ipv4<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
     packet.l3_length = l3_length as u16;
     packet.upper_offset = header_length as u16;
     packet.fragment = !fragment.is_whole();
+    packet.fragment_id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    packet.fragment_offset = fragment.offset << 3;
+    packet.fragment_length = (l3_length - header_length) as u16;
     parse_upper(reader, packet, fragment, 0)
 }
 
@@ -252,6 +264,9 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
     let mut next_header = header[6];
     let mut upper_offset = 40;
     let mut fragment = Fragment::WHOLE;
+    // Where the fragment's bytes start, behind its header.
+    let mut fragment_start = 40;
+    let mut fragment_id = 0;
     let mut headers = 0;
     while is_extension(next_header) {
         if headers == MOST_EXTENSION_HEADERS {
@@ -266,7 +281,7 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
         if upper_offset + 8 > l3_length {
             return Err(DropReason::Ipv6ExtensionTruncated);
         }
-        let Some(extension) = reader.read::<4>(l3_offset + upper_offset) else {
+        let Some(extension) = reader.read::<8>(l3_offset + upper_offset) else {
             return Err(DropReason::Ipv6ExtensionTruncated);
         };
         if next_header == protocol::FRAGMENT {
@@ -276,6 +291,8 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
                 more: field & 1 != 0,
             };
             upper_offset += 8;
+            fragment_start = upper_offset;
+            fragment_id = u32::from_be_bytes([extension[4], extension[5], extension[6], extension[7]]);
         } else {
             upper_offset += (usize::from(extension[1]) + 1) * 8;
         }
@@ -298,6 +315,9 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
     packet.l3_length = l3_length as u16;
     packet.upper_offset = upper_offset as u16;
     packet.fragment = !fragment.is_whole();
+    packet.fragment_id = fragment_id;
+    packet.fragment_offset = fragment.offset << 3;
+    packet.fragment_length = (l3_length - fragment_start) as u16;
     parse_upper(reader, packet, fragment, hop_limit)
 }
 
@@ -379,7 +399,7 @@ fn parse_upper<R: Reader>(
             }
         }
         protocol::TCP => {
-            let Some(data_offset) = reader.read::<1>(offset + 12) else {
+            let Some(data_offset) = reader.read::<2>(offset + 12) else {
                 return Err(DropReason::TransportTruncated);
             };
             let header_length = usize::from(data_offset[0] >> 4) * 4;
@@ -411,7 +431,11 @@ fn udp_upper<R: Reader>(reader: &R, offset: usize, length: usize, packet: &mut I
         return;
     }
     if length == 1 {
-        if reader.read::<1>(offset) == Some([0xff]) {
+        // With the last byte of the UDP checksum in front: the verifier does not see that one byte alone is in bounds.
+        let Some(pair) = reader.read::<2>(offset - 1) else {
+            return;
+        };
+        if pair[1] == 0xff {
             packet.upper = Upper::NatKeepalive;
         }
         return;

@@ -3,7 +3,7 @@
 use crate::entry::{halves, matches_v4, matches_v6};
 use crate::line::{
     CONNECTION_LIMIT, Key, MAX_STEPS, NO_CONNECTION, NO_RANK, NO_RULE, THRESHOLDS, VERDICTS, dimension,
-    entry_flags, line_kind, verdict_bits,
+    entry_flags, header_flags, line_kind, verdict_bits,
 };
 use crate::{Action, Direction, Family, Flow, Header, Line, Ports};
 
@@ -39,6 +39,8 @@ pub enum Decision {
     NoRuleSet = 4,
     /// Pass: the policy's exemptions keep the packet from the filters.
     Exempt = 5,
+    /// Drop: a fragment that contradicts the first one of its datagram.
+    FragmentOverlap = 6,
 }
 
 impl Verdict {
@@ -50,6 +52,17 @@ impl Verdict {
         accept_unsecured: false,
         audit: false,
     };
+
+    /// What is said about a fragment that contradicts the first one of its datagram.
+    #[must_use]
+    #[inline(always)]
+    pub const fn overlap(header: &Header) -> Self {
+        Self {
+            decision: Decision::FragmentOverlap,
+            audit: header.flags & header_flags::AUDIT != 0,
+            ..Self::NONE
+        }
+    }
 
     /// What is said about a packet that no filter sees.
     pub const EXEMPT: Self = Self {
@@ -70,7 +83,7 @@ impl Verdict {
             connection: NO_CONNECTION,
             decision,
             accept_unsecured: false,
-            audit: header.flags & crate::line::header_flags::AUDIT != 0,
+            audit: header.flags & header_flags::AUDIT != 0,
         }
     }
 
@@ -79,9 +92,11 @@ impl Verdict {
     pub const fn to_words(&self) -> [u32; 2] {
         let action = match self.decision {
             Decision::Permit => Action::Permit,
-            Decision::Block | Decision::FragmentUnknown | Decision::NoRuleSet | Decision::Exempt => {
-                Action::Block
-            }
+            Decision::Block
+            | Decision::FragmentUnknown
+            | Decision::FragmentOverlap
+            | Decision::NoRuleSet
+            | Decision::Exempt => Action::Block,
             Decision::Protect => Action::Protect,
         };
         let connection = if self.connection < CONNECTION_LIMIT {

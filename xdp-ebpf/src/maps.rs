@@ -2,13 +2,14 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, XskMap};
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, XskMap};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_loop};
 use aya_ebpf::macros::btf_map;
 use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, header_flags};
 use ravelin_xdp_common::{
-    Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, Flow, Header, InboundEndpoint,
-    Line, MAX_QUEUES, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, Verdict, Walk,
+    Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, FRAGMENT_SLOTS, Flow,
+    FragmentKey, FragmentRecord, Header, InboundEndpoint, Line, MAX_QUEUES, Pass, Ports, RULE_COUNTERS,
+    RULE_SET_FLAGS, RuleCounter, Tables, Verdict, Walk,
 };
 
 /// Line 0 is the header.
@@ -25,6 +26,9 @@ pub static RULE_SET: ArrayOfMaps<Lines, 1> = ArrayOfMaps::new();
 
 #[btf_map]
 pub static INBOUND: HashMap<u32, InboundEndpoint, MAX_INBOUND> = HashMap::new();
+
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord, FRAGMENT_SLOTS> = LruHashMap::new();
 
 #[btf_map]
 pub static LOCAL: HashMap<Address, u32, MAX_LOCAL> = HashMap::new();
@@ -93,6 +97,28 @@ impl Tables for KernelTables {
         // SAFETY: entries are written whole before their SPI is announced to a peer and removed long after; a
         // torn read would fail the endpoint check, and user space checks the SA again.
         unsafe { INBOUND.get(spi) }.copied()
+    }
+
+    #[inline(always)]
+    fn recall(&self, key: &FragmentKey) -> FragmentRecord {
+        // SAFETY: a record that changes while it is read is one of this datagram too: another first fragment, of
+        // which either verdict could have come first.
+        match unsafe { FRAGMENTS.get(key) } {
+            Some(record) => *record,
+            None => FragmentRecord::EMPTY,
+        }
+    }
+
+    #[inline(always)]
+    fn remember(&self, key: &FragmentKey, record: &FragmentRecord) {
+        // Without a record the fragments that follow are judged without their ports, which only drops more.
+        let _ = FRAGMENTS.insert(key, record, 0);
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
     }
 
     #[inline(always)]

@@ -1,12 +1,14 @@
 //! The drivers' decisions without drivers: the same `decide_*` as in the kernel, over collections instead of maps.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ravelin_policy::{Connection, Encapsulation, Policy};
 use ravelin_xdp_common::{
-    Address, Direction, Encapsulation as Carrier, Flow, Header, InboundEndpoint, Judgement, Outcome, Reader,
-    SliceReader, Tables, Verdict, decide_egress, decide_inner, decide_outer,
+    Address, Direction, Encapsulation as Carrier, FRAGMENT_SLOTS, Flow, FragmentKey, FragmentRecord, Header,
+    InboundEndpoint, Judgement, Outcome, Reader, SliceReader, Tables, Verdict, decide_egress, decide_inner,
+    decide_outer,
 };
 
 use crate::expand::to_address;
@@ -18,6 +20,8 @@ pub struct Host {
     rules: RuleSet,
     inbound: HashMap<u32, InboundEndpoint>,
     own: HashSet<Address>,
+    fragments: RefCell<HashMap<FragmentKey, FragmentRecord>>,
+    now: u64,
 }
 
 impl Host {
@@ -33,7 +37,14 @@ impl Host {
             rules,
             inbound: inbound.collect(),
             own: own.iter().copied().map(to_address).collect(),
+            fragments: RefCell::default(),
+            now: 0,
         }
+    }
+
+    /// Sets the machine's clock, in nanoseconds: the memory of fragments goes by it.
+    pub fn set_time(&mut self, now: u64) {
+        self.now = now;
     }
 
     /// What becomes of a frame (from its Ethernet header on): inbound ones arrive on the outer device, outbound ones on
@@ -101,6 +112,24 @@ impl Tables for Host {
 
     fn is_local(&self, address: &Address) -> bool {
         self.own.contains(address)
+    }
+
+    fn recall(&self, key: &FragmentKey) -> FragmentRecord {
+        let fragments = self.fragments.borrow();
+        fragments.get(key).copied().unwrap_or(FragmentRecord::EMPTY)
+    }
+
+    fn remember(&self, key: &FragmentKey, record: &FragmentRecord) {
+        let mut fragments = self.fragments.borrow_mut();
+        // The driver forgets the oldest one by one; for captures of more datagrams than that forgetting all will do.
+        if fragments.len() >= FRAGMENT_SLOTS {
+            fragments.clear();
+        }
+        fragments.insert(*key, *record);
+    }
+
+    fn now(&self) -> u64 {
+        self.now
     }
 }
 

@@ -7,12 +7,79 @@ use ravelin_policy::{DefaultAction, Policy};
 use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{Decision, DropReason, FrameMetadata, Judgement, Kind, Outcome, Pass, Verdict};
 
-use crate::frame::{Content, Truth};
+use crate::frame::{Content, Piece, Truth};
 use crate::kernel::Hook;
-use crate::world::{World, direction, to_address};
+use crate::world::{Memory, MemoryKey, World, direction, to_address};
 
 /// What a hook must say about a frame.
-pub(crate) fn judgement(hook: Hook, truth: &Truth, world: &World) -> Judgement {
+pub(crate) fn judgement(hook: Hook, truth: &Truth, world: &World) -> Option<Judgement> {
+    match (truth.fragment, truth.malformed) {
+        (Some(piece), None) => fragment(hook, truth, piece, world),
+        _ => Some(whole(hook, truth, world)),
+    }
+}
+
+/// Fragments: what was decided about the first one holds for the others, and none may reach into it. `None` where a
+/// mangled frame may have been the first.
+fn fragment(hook: Hook, truth: &Truth, piece: Piece, world: &World) -> Option<Judgement> {
+    let key = MemoryKey::of(hook, truth, piece);
+    if world.policy().is_none() {
+        return Some(whole(hook, truth, world));
+    }
+    let audit = world.policy().is_some_and(Policy::audit);
+    let overlap = Judgement::dropped_or_audited(DropReason::FragmentOverlap, audit);
+    let known = match world.memory.borrow().get(&key) {
+        Some(Memory::Unsure) => return None,
+        Some(Memory::First { length, judgement }) => Some((*length, *judgement)),
+        None => None,
+    };
+    if piece.offset > 0 {
+        return Some(match known {
+            Some((length, _)) if piece.offset < length => overlap,
+            Some((_, first)) => follows(hook, &first, truth),
+            None => whole(hook, truth, world),
+        });
+    }
+    let judgement = whole(hook, truth, world);
+    // Only what the filters judge, and the lifeline, is remembered: not what the shield says about ESP.
+    if let Content::Esp { spi, udp, length } = truth.content {
+        let truncated = !udp && length < 8;
+        let shielded = hook == Hook::Outer && shield(truth, world, spi, udp, length).is_some();
+        if truncated || shielded {
+            return Some(judgement);
+        }
+    }
+    if !is_lifeline(hook, truth, world)
+        && let Some((length, _)) = known
+        && length != piece.length
+    {
+        return Some(overlap);
+    }
+    let first = Memory::First {
+        length: piece.length,
+        judgement,
+    };
+    world.memory.borrow_mut().insert(key, first);
+    Some(judgement)
+}
+
+/// The judgement on a first fragment, for another one of its datagram.
+fn follows(hook: Hook, first: &Judgement, truth: &Truth) -> Judgement {
+    match first.outcome() {
+        Outcome::Pass(Pass::Lifeline) if hook == Hook::Egress => Judgement::passed(Pass::Default),
+        Outcome::Pass(Pass::Lifeline) => Judgement::passed(Pass::Exempt),
+        Outcome::Redirect(metadata) => Judgement::redirected(FrameMetadata {
+            l3_offset: truth.l3_offset,
+            l3_length: truth.l3_length,
+            ..metadata
+        })
+        .by(first.rule_id, truth.l3_length),
+        _ if first.length == 0 => *first,
+        _ => first.by(first.rule_id, truth.l3_length),
+    }
+}
+
+fn whole(hook: Hook, truth: &Truth, world: &World) -> Judgement {
     let outcome = to_judgement;
     // An audit of the whole policy spares even what cannot be read.
     let audit = world.policy().is_some_and(Policy::audit);
@@ -26,7 +93,7 @@ pub(crate) fn judgement(hook: Hook, truth: &Truth, world: &World) -> Judgement {
         ..
     } = truth.content
     {
-        let reason = if truth.fragment {
+        let reason = if truth.fragment.is_some() {
             DropReason::FragmentTiny
         } else {
             DropReason::TransportTruncated
@@ -117,7 +184,9 @@ fn filtered(hook: Hook, truth: &Truth, world: &World, verdict: &Verdict) -> Outc
         Decision::Block if by_rule => Outcome::Drop(DropReason::RuleBlock),
         Decision::Block => Outcome::Drop(DropReason::DefaultBlock),
         Decision::FragmentUnknown => Outcome::Drop(DropReason::FragmentUnknown),
-        Decision::NoRuleSet | Decision::Exempt => panic!("the reference knows neither"),
+        Decision::NoRuleSet | Decision::Exempt | Decision::FragmentOverlap => {
+            panic!("the reference knows none of them")
+        }
         Decision::Protect if hook == Hook::Outer && verdict.accept_unsecured => Outcome::Pass(Pass::Rule),
         Decision::Protect if hook == Hook::Outer => Outcome::Drop(DropReason::ClearNotAllowed),
         Decision::Protect => Outcome::Redirect(FrameMetadata {
@@ -170,7 +239,7 @@ fn shield(truth: &Truth, world: &World, spi: u32, udp: bool, length: usize) -> O
     {
         return Some(Outcome::Drop(DropReason::SpiWrongEndpoint));
     }
-    if truth.fragment {
+    if truth.fragment.is_some() {
         return Some(Outcome::Drop(DropReason::EspFragment));
     }
     // RFC 4303 section 2 with RFC 4106: SPI, sequence number, IV, four bytes of padding and trailer, ICV.

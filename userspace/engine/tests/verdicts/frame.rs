@@ -20,7 +20,7 @@ pub(crate) struct Truth {
     pub(crate) packet: Packet,
     pub(crate) content: Content,
     /// A fragment, first or later.
-    pub(crate) fragment: bool,
+    pub(crate) fragment: Option<Piece>,
     pub(crate) l3_offset: u16,
     pub(crate) l3_length: u16,
     /// Made to be refused by the parser.
@@ -50,9 +50,20 @@ pub(crate) enum Content {
     },
 }
 
+/// What a fragment is of its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) id: u32,
+    /// First byte and number of bytes.
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
+}
+
 /// The position of a fragment in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fragment {
+    /// Of its datagram; 16 bits in IPv4.
+    pub(crate) id: u32,
     /// In units of eight bytes.
     pub(crate) offset: u16,
     pub(crate) more: bool,
@@ -156,7 +167,10 @@ fn ipv4(rng: &mut Rng, envelope: &Envelope, addresses: [[u8; 4]; 2], protocol: u
         });
     let mut bytes = vec![0x40 | (header_length / 4) as u8, rng.bits() as u8];
     bytes.extend(((header_length + upper.len()) as u16).to_be_bytes());
-    bytes.extend((rng.bits() as u16).to_be_bytes());
+    let id = envelope
+        .fragment
+        .map_or(rng.bits() as u16, |fragment| fragment.id as u16);
+    bytes.extend(id.to_be_bytes());
     bytes.extend(fragment.to_be_bytes());
     bytes.extend([envelope.hop_limit, protocol, 0, 0]);
     bytes.extend(addresses.concat());
@@ -195,7 +209,7 @@ fn ipv6(rng: &mut Rng, envelope: &Envelope, addresses: [[u8; 16]; 2], protocol: 
                 // The reserved byte is where other headers have their length.
                 chain.extend([next, rng.bits() as u8]);
                 chain.extend(field.to_be_bytes());
-                chain.extend((rng.bits() as u32).to_be_bytes());
+                chain.extend(fragment.id.to_be_bytes());
             }
             _ => {
                 chain.extend([next, *length]);

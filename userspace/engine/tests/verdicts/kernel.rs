@@ -22,7 +22,7 @@ const TC_ACT_SHOT: u32 = 2;
 const RULES: usize = 400;
 
 /// Where a program sits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Hook {
     Outer,
     Inner,

@@ -7,7 +7,7 @@ use ravelin_classifier::reference::{Packet, Transport};
 use ravelin_policy::Policy;
 use ravelin_xdp_common::{DropReason, address_bytes};
 
-use crate::frame::{Content, Envelope, Fragment, Made, Truth, ethernet, frame};
+use crate::frame::{Content, Envelope, Fragment, Made, Piece, Truth, ethernet, frame};
 use crate::world::World;
 
 /// Longest frame: BPF_PROG_TEST_RUN gives XDP programs one page less head and tail room.
@@ -15,17 +15,21 @@ const LONGEST: usize = 3000;
 
 /// Frames for a policy, about a third of them mangled. Each has the 14 bytes that the kernel wants.
 pub(crate) fn frames(rng: &mut Rng, policy: Option<&Policy>, count: usize) -> Vec<Made> {
-    (0..count)
-        .map(|_| match rng.below(20) {
-            0 => garbage(rng),
-            1 => malformed(rng, policy),
+    let mut frames = Vec::with_capacity(count + 4);
+    while frames.len() < count {
+        match rng.below(20) {
+            0 => frames.push(garbage(rng)),
+            1 => frames.push(malformed(rng, policy)),
             2..=7 => {
                 let made = whole_frame(rng, policy);
-                mangled(rng, made)
+                frames.push(mangled(rng, made));
             }
-            _ => whole_frame(rng, policy),
-        })
-        .collect()
+            8 => frames.append(&mut datagram(rng, policy)),
+            _ => frames.push(whole_frame(rng, policy)),
+        }
+    }
+    frames.truncate(count);
+    frames
 }
 
 /// Frames as they were meant.
@@ -105,7 +109,7 @@ fn other_protocol(rng: &mut Rng) -> Made {
                 transport: Transport::Absent,
             },
             content,
-            fragment: false,
+            fragment: None,
             l3_offset: 0,
             l3_length: 0,
             malformed: None,
@@ -244,6 +248,66 @@ fn packet_frame(rng: &mut Rng, packet: Packet) -> Made {
     carry(rng, packet, &body)
 }
 
+/// Fragments of one datagram in any order of arrival, and now and then a second first one.
+fn datagram(rng: &mut Rng, policy: Option<&Policy>) -> Vec<Made> {
+    let packet = loop {
+        let packet = selected(rng, policy);
+        if matches!(packet.transport, Transport::Ports(..)) && packet.protocol != 58 {
+            break packet;
+        }
+    };
+    let id = rng.below(1 << 16) as u32;
+    let first = |rng: &mut Rng, packet, length| {
+        let fragment = Fragment {
+            id,
+            offset: 0,
+            more: true,
+        };
+        fragment_of(rng, packet, fragment, &vec![0; length])
+    };
+    let mut pieces = vec![first(rng, packet, 48)];
+    for index in 0..1 + rng.below(3) {
+        let fragment = Fragment {
+            id,
+            // Behind the first one, or reaching into it.
+            offset: (4 + rng.below(12)) as u16,
+            more: index % 2 == 0,
+        };
+        // A later fragment of IPv6 may say of any protocol that it is its own (RFC 8200 section 4.5).
+        let protocol = if packet.source.is_ipv6() && rng.chance(30) {
+            17
+        } else {
+            packet.protocol
+        };
+        let packet = Packet {
+            protocol,
+            transport: if protocol == packet.protocol || protocol == 17 {
+                Transport::LaterFragment
+            } else {
+                packet.transport
+            },
+            ..packet
+        };
+        pieces.push(fragment_of(rng, packet, fragment, &[0; 24]));
+    }
+    if rng.chance(20) {
+        // To other ports, and as long as the first or not.
+        let transport = Transport::Ports(7, 9);
+        let length = if rng.chance(50) { 48 } else { 40 };
+        pieces.push(first(rng, Packet { transport, ..packet }, length));
+    }
+    for index in (1..pieces.len()).rev() {
+        pieces.swap(index, rng.below(index + 1));
+    }
+    pieces
+}
+
+fn fragment_of(rng: &mut Rng, packet: Packet, fragment: Fragment, body: &[u8]) -> Made {
+    let mut envelope = Envelope::arbitrary(rng);
+    envelope.fragment = Some(fragment);
+    enveloped(rng, packet, envelope, body)
+}
+
 /// Puts the upper layer's header in front of `body` and the envelope around it.
 fn carry(rng: &mut Rng, packet: Packet, body: &[u8]) -> Made {
     let v4 = packet.source.is_ipv4();
@@ -254,19 +318,26 @@ fn carry(rng: &mut Rng, packet: Packet, body: &[u8]) -> Made {
         let farthest = if rng.chance(50) { 8 } else { 8000 };
         // From the third unit on, as an honest sender's: nearer would be inside the shortest TCP header.
         envelope.fragment = Some(Fragment {
+            id: rng.below(3) as u32,
             offset: (3 + rng.below(farthest)) as u16,
             more: rng.chance(50),
         });
     } else if rng.chance(6) {
         envelope.fragment = Some(Fragment {
+            id: rng.below(3) as u32,
             offset: 0,
             // Without more: the atomic fragments of RFC 6946. IPv4 has no such thing.
             more: v4 || rng.chance(60),
         });
     }
-    let fragment = envelope
+    enveloped(rng, packet, envelope, body)
+}
+
+fn enveloped(rng: &mut Rng, packet: Packet, mut envelope: Envelope, body: &[u8]) -> Made {
+    let position = envelope
         .fragment
-        .is_some_and(|fragment| fragment.offset > 0 || fragment.more);
+        .filter(|fragment| fragment.offset > 0 || fragment.more);
+    let later = position.is_some_and(|fragment| fragment.offset > 0);
     let upper = if later {
         body.to_vec()
     } else {
@@ -278,7 +349,7 @@ fn carry(rng: &mut Rng, packet: Packet, body: &[u8]) -> Made {
     let content = if later {
         Content::Plain
     } else {
-        content(&packet, body, &envelope, fragment)
+        content(&packet, body, &envelope, position.is_some())
     };
     let ends = (packet.source, packet.destination);
     let (bytes, l3_offset, l3_length) = frame(rng, &envelope, ends, packet.protocol, &upper);
@@ -287,7 +358,11 @@ fn carry(rng: &mut Rng, packet: Packet, body: &[u8]) -> Made {
         truth: Some(Truth {
             packet,
             content,
-            fragment,
+            fragment: position.map(|fragment| Piece {
+                id: fragment.id,
+                offset: usize::from(fragment.offset) * 8,
+                length: upper.len(),
+            }),
             l3_offset,
             l3_length,
             malformed: None,
@@ -378,6 +453,7 @@ fn malformed(rng: &mut Rng, policy: Option<&Policy>) -> Made {
             // A later fragment that goes on with a header chain.
             envelope.extensions = vec![(60, 0)];
             envelope.fragment = Some(Fragment {
+                id: 1,
                 offset: 9,
                 more: false,
             });
@@ -387,6 +463,7 @@ fn malformed(rng: &mut Rng, policy: Option<&Policy>) -> Made {
         }
         3 => {
             envelope.fragment = Some(Fragment {
+                id: 1,
                 offset: 0,
                 more: true,
             });
@@ -400,6 +477,7 @@ fn malformed(rng: &mut Rng, policy: Option<&Policy>) -> Made {
         }
         5 if packet.protocol == 6 => {
             envelope.fragment = Some(Fragment {
+                id: 1,
                 offset: 1 + rng.below(2) as u16,
                 more: false,
             });
@@ -421,7 +499,7 @@ fn faulty(packet: Packet, bytes: Vec<u8>, reason: DropReason) -> Made {
         truth: Some(Truth {
             packet,
             content: Content::Plain,
-            fragment: false,
+            fragment: None,
             l3_offset: 0,
             l3_length: 0,
             malformed: Some(reason),

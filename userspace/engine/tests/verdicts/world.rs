@@ -1,5 +1,7 @@
 //! What both sides are told: rule set, inbound SAs and own addresses; and the host's decision over them.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ravelin_classifier::arbitrary::{Rng, policy_text, policy_text_of};
@@ -7,21 +9,78 @@ use ravelin_classifier::reference::{self, Packet, Transport};
 use ravelin_classifier::{RuleSet, compile};
 use ravelin_policy::Policy;
 use ravelin_xdp_common::{
-    Address, Direction, Encapsulation, Family, Flow, Frame, Header, InboundEndpoint, IpPacket, Judgement,
-    Ports, SliceReader, Tables, Verdict, address_bytes, address_v6, decide_egress, decide_inner,
-    decide_outer, mapped_v4, parse,
+    Address, Direction, Encapsulation, Family, Flow, FragmentKey, FragmentRecord, Frame, Header,
+    InboundEndpoint, IpPacket, Judgement, Ports, SliceReader, Tables, Verdict, address_bytes, address_v6,
+    decide_egress, decide_inner, decide_outer, mapped_v4, parse,
 };
 
+use crate::frame::{Piece, Truth};
 use crate::kernel::Hook;
 
 /// Rule set, inbound SAs and own addresses.
 pub(crate) struct World {
+    /// What the expectation knows of first fragments.
+    pub(crate) memory: RefCell<HashMap<MemoryKey, Memory>>,
+    /// What the host's decision knows of them.
+    records: RefCell<HashMap<FragmentKey, FragmentRecord>>,
     rules: Option<(Policy, RuleSet, u32)>,
     endpoints: Vec<(u32, InboundEndpoint)>,
     own: Vec<IpAddr>,
 }
 
+/// Which datagram, at which hook. In IPv6 whatever protocol a later fragment names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct MemoryKey {
+    hook: Hook,
+    source: IpAddr,
+    destination: IpAddr,
+    id: u32,
+    protocol: Option<u8>,
+}
+
+impl MemoryKey {
+    pub(crate) fn of(hook: Hook, truth: &Truth, piece: Piece) -> Self {
+        let packet = &truth.packet;
+        Self {
+            hook,
+            source: packet.source,
+            destination: packet.destination,
+            id: piece.id,
+            protocol: packet.source.is_ipv4().then_some(packet.protocol),
+        }
+    }
+}
+
+/// What is known of a datagram's first fragment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Memory {
+    First {
+        length: usize,
+        judgement: Judgement,
+    },
+    /// A mangled frame may have been it.
+    Unsure,
+}
+
 impl World {
+    /// After a frame of which only the parser knows what it is.
+    pub(crate) fn unsure(&self, hook: Hook, frame: &[u8]) {
+        let mut packet = IpPacket::EMPTY;
+        if let Ok(Frame::Ip) = parse(&SliceReader(frame), &mut packet)
+            && packet.fragment
+        {
+            let selectors = to_packet(&packet.flow);
+            let key = MemoryKey {
+                hook,
+                source: selectors.source,
+                destination: selectors.destination,
+                id: packet.fragment_id,
+                protocol: selectors.source.is_ipv4().then_some(selectors.protocol),
+            };
+            self.memory.borrow_mut().insert(key, Memory::Unsure);
+        }
+    }
+
     /// Addresses of this machine: the tunnels' ends, and some that generated filters name.
     pub(crate) fn own() -> Vec<IpAddr> {
         [
@@ -71,6 +130,8 @@ impl World {
 
     pub(crate) fn without_rules() -> Self {
         Self {
+            memory: RefCell::default(),
+            records: RefCell::default(),
             rules: None,
             endpoints: Self::endpoints(),
             own: Self::own(),
@@ -154,6 +215,10 @@ impl World {
         let Ok(Frame::Ip) = parse(&SliceReader(frame), &mut packet) else {
             return None;
         };
+        // The reference has no memory of first fragments; the expectation has.
+        if packet.fragment {
+            return None;
+        }
         Some(reference::classify(
             policy,
             &to_packet(&packet.flow),
@@ -222,5 +287,19 @@ impl Tables for World {
 
     fn is_local(&self, address: &Address) -> bool {
         self.own.iter().any(|own| to_address(*own) == *address)
+    }
+
+    fn recall(&self, key: &FragmentKey) -> FragmentRecord {
+        let records = self.records.borrow();
+        records.get(key).copied().unwrap_or(FragmentRecord::EMPTY)
+    }
+
+    fn remember(&self, key: &FragmentKey, record: &FragmentRecord) {
+        self.records.borrow_mut().insert(*key, *record);
+    }
+
+    /// No time passes: a batch is over within a fraction of the second for which a first fragment is one.
+    fn now(&self) -> u64 {
+        1
     }
 }
