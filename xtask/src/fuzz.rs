@@ -1,5 +1,6 @@
 //! `cargo xtask fuzz`: every fuzz target for a while.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -8,8 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::program;
 use crate::workspace::Workspace;
 
-/// Fuzz the parsers of what strangers send: packets, ESP, policies.
+/// Fuzz the parsers of what strangers send: packets, ESP, policies, other filters' rules.
 ///
+/// Starts from the inputs in fuzz/seeds and from those in fuzz/corpus, where it keeps what it finds interesting.
 /// Installs cargo-fuzz into the target folder if it is not there. What it finds lies in fuzz/artifacts, and ends this
 /// command with an error that says how to see it again.
 #[derive(Debug, clap::Args)]
@@ -36,9 +38,21 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     for target in targets {
         eprintln!("fuzz: {target}, {} s", args.seconds);
         let limit = format!("-max_total_time={}", args.seconds);
-        program::run(command(workspace, &fuzz).args(["run", target, "--", &limit, "-print_final_stats=1"]))?;
+        let mut run = command(workspace, &fuzz);
+        run.args(["run", target]).args(corpora(workspace, target)?);
+        program::run(run.args(["--", &limit, "-print_final_stats=1"]))?;
     }
     Ok(())
+}
+
+/// Where inputs are kept, and where those to start from are.
+fn corpora(workspace: &Workspace, target: &str) -> Result<Vec<PathBuf>> {
+    let fuzz = workspace.root.join("fuzz");
+    let corpus = fuzz.join("corpus").join(target);
+    fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
+    let seeds = fuzz.join("seeds").join(target);
+    let seeds = seeds.is_dir().then_some(seeds);
+    Ok(std::iter::once(corpus).chain(seeds).collect())
 }
 
 fn command(workspace: &Workspace, fuzz: &PathBuf) -> Command {

@@ -92,6 +92,10 @@ fn preshared_keys_are_never_repeated() {
     ] {
         let script =
             format!("netsh ipsec static add rule name=r policy=p filterlist=f filteraction=a {mistake}");
+        // A line broken in two, and an argument where a command should be.
+        let script = format!(
+            "{script}\npsk=hunter2\nnetsh ipsec psk=hunter2\nnetsh psk=hunter2\nnetsh ipsec static psk=hunter2"
+        );
         let told = match netsh(
             &Source::decode("s", script.as_bytes()).unwrap(),
             &NetshOptions::default(),

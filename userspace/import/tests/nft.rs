@@ -246,6 +246,8 @@ fn hostile_rule_sets_end_soon() {
     );
     let circle = around("chain c0 {\njump c1\n}\nchain c1 {\njump c0\n}\n");
     assert!(refusal(&circle).contains("deep"));
+    let circle = around("chain c0 {\ntcp dport 1-9 goto c0\n}\n");
+    assert!(refusal(&circle).contains("deep"));
     // A large set in many rules.
     let elements: Vec<String> = (0..60_000_u32)
         .map(|n| std::net::Ipv4Addr::from_bits(n * 2).to_string())

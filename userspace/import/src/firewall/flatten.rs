@@ -5,11 +5,11 @@ use ravelin_policy::Family;
 use crate::findings::{Findings, quote};
 use crate::firewall::{Base, Firewall, Hook, Matches, Verdict};
 
-/// Most chains inside one another.
+/// Most chains on one way, by jump or goto; the kernel takes 16 jumps.
 const MAX_DEPTH: usize = 32;
 
 /// Limits against chains that multiply when they are written out.
-const MAX_STEPS: usize = 2_000_000;
+const MAX_STEPS: usize = 1_000_000;
 const MAX_FILTERS: usize = 400_000;
 
 /// One line of the list.
@@ -29,6 +29,8 @@ struct Place {
     rule: usize,
     /// Index of the base chain of the hook that it belongs to.
     base: usize,
+    /// Jumps and gotos on the way to its chain.
+    depth: usize,
 }
 
 /// What is still to be written out: packets that match, at a place, and where they go on after its chain.
@@ -160,7 +162,7 @@ pub(super) fn flatten(firewall: &Firewall, hook: Hook, findings: &mut Findings) 
                     } else if !all {
                         alone = alone.max(back.len());
                     }
-                    if back.len() > MAX_DEPTH {
+                    if place.depth >= MAX_DEPTH {
                         let message = format!("chains jump to one another more than {MAX_DEPTH} deep");
                         findings.error(rule.line, message);
                         return None;
@@ -168,6 +170,7 @@ pub(super) fn flatten(firewall: &Firewall, hook: Hook, findings: &mut Findings) 
                     let place = Place {
                         chain,
                         rule: 0,
+                        depth: place.depth + 1,
                         ..place
                     };
                     tasks.push(Task {
@@ -194,6 +197,7 @@ fn start(bases: &[&Base], at: usize, matches: &Matches, tasks: &mut Vec<Task>) {
                 chain: base.chain,
                 rule: 0,
                 base: index,
+                depth: 0,
             },
             back: Vec::new(),
             alone: 0,

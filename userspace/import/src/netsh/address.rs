@@ -78,8 +78,9 @@ impl Side {
             let known = Address::parse(&prefix.trunc().to_string())?;
             return Ok(Self::Known(known));
         }
-        if is_name(text) {
-            return Ok(Self::Resolved(text.to_owned()));
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if is_name(name) {
+            return Ok(Self::Resolved(name.to_owned()));
         }
         Err(format!(
             "{} is no address; known are me, any, an address, first-last, a DNS name, WINS, DNS, DHCP and GATEWAY",
@@ -120,18 +121,22 @@ fn prefix_length(address: IpAddr, mask: &str) -> Result<u8, String> {
         .ok_or_else(|| format!("{} is neither a mask nor the length of a prefix", quote(mask)))
 }
 
-/// A host name as the policy language takes it; it needs a letter, or it would be a mistyped address.
-pub(super) fn is_name(text: &str) -> bool {
+/// Whether the policy language takes `text` for a host name: no top-level domain is one character long or starts with
+/// a digit, which tells names from mistyped addresses.
+fn is_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    let top = text.rsplit('.').next().unwrap_or("");
     text.len() <= 253
-        && text.contains(|c: char| c.is_ascii_alphabetic())
-        && text.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
-        })
+        && top.len() > 1
+        && top.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.split('.').all(label)
 }
 
 #[cfg(test)]
@@ -152,6 +157,7 @@ mod tests {
             ("2001:db8::1", Some("32"), "2001:db8::/32"),
             ("DNS", None, "dns-servers"),
             ("db-1.example.org", None, "db-1.example.org"),
+            ("Printer.", None, "printer"),
             ("WINS", None, "wins"),
         ] {
             assert_eq!(read(address, mask), Ok(expected.to_owned()));
@@ -163,6 +169,9 @@ mod tests {
             ("10.0.0.1-10.0.0.2", Some("8")),
             ("10.0.0.9-10.0.0.5", None),
             ("2001:db8::1", Some("255.0.0.0")),
+            ("10.t.5.20", None),
+            ("x", None),
+            ("a..example", None),
             ("a b", None),
             ("", None),
         ] {

@@ -185,6 +185,8 @@ impl Arguments {
 /// The only one of `known` that is or starts with `word`, in any case.
 fn one_of(word: &str, known: impl IntoIterator<Item = &'static str>) -> Result<&'static str, String> {
     let lower = word.to_ascii_lowercase();
+    // Without the value of an argument in the wrong place, which may be a preshared key.
+    let word = word.split('=').next().unwrap_or("");
     let mut starting = Vec::new();
     let mut all = Vec::new();
     for candidate in known {

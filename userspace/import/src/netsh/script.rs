@@ -128,7 +128,7 @@ impl Script {
                 line,
                 format!(
                     "{} is no command of netsh ipsec; the line was left out",
-                    quote(first)
+                    quote_key(first)
                 ),
             ),
         }
@@ -145,7 +145,10 @@ impl Script {
         };
         let Some(first) = full.first() else { return };
         if !is_context(&first.to_ascii_lowercase()) {
-            let message = format!("netsh {} is not netsh ipsec; the line was left out", quote(first));
+            let message = format!(
+                "netsh {} is not netsh ipsec; the line was left out",
+                quote_key(first)
+            );
             findings.loss(line, message);
             return;
         }
@@ -168,6 +171,11 @@ impl Script {
             words: full.into_iter().skip(1).collect(),
         });
     }
+}
+
+/// A word, without the value that it may give: a line broken in two may start with a preshared key.
+fn quote_key(word: &str) -> String {
+    quote(word.split('=').next().unwrap_or(""))
 }
 
 /// Whether a word in lower case is `ipsec` or a prefix of it that no other context of netsh has.
