@@ -136,6 +136,10 @@ impl<'a> Groups<'a> {
         if let Some(known) = self.by_name.get(name) {
             return known.clone();
         }
+        if report.only_counts() {
+            report.error_at(position, "");
+            return None;
+        }
         let known: Vec<&str> = self.by_name.keys().copied().take(256).collect();
         let hint = closest(name, &known).map_or_else(
             || "define it under [addresses]".to_owned(),
@@ -299,11 +303,14 @@ fn read_element<'a>(report: &mut Report<'_>, node: Node<'_>, text: &'a str) -> O
     if let Some(name) = text.strip_prefix('$') {
         return Some(Element::Group(name, report.position(&node.span())));
     }
-    match Party::parse(text) {
-        Ok(party) => Some(Element::Party(party)),
-        Err(message) => {
-            report.error(&node.span(), message);
-            None
-        }
+    let party = Party::parse(text);
+    if party.is_none() {
+        let message = if report.only_counts() {
+            String::new()
+        } else {
+            Party::mistake(text)
+        };
+        report.error(&node.span(), message);
     }
+    party.map(Element::Party)
 }

@@ -46,41 +46,39 @@ pub(crate) enum Party {
 
 impl Party {
     /// Parses an address in any form, `me`, or a name.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let message = match Address::parse(text) {
-            Ok(address) => return Ok(Self::Fixed(address)),
-            Err(message) => message,
-        };
-        if text == ME {
-            return Ok(Self::Me);
+        if let Ok(address) = Address::parse(text) {
+            return Some(Self::Fixed(address));
         }
-        if WELL_KNOWN.contains(&text) {
-            return Ok(Self::Name(text.into()));
+        match text {
+            ME => Some(Self::Me),
+            _ if WELL_KNOWN.contains(&text) => Some(Self::Name(text.into())),
+            _ => dns_name(text).map(Self::Name),
         }
+    }
+
+    /// What is wrong with a text that is none of these, and what to write instead.
+    pub(crate) fn mistake(text: &str) -> String {
+        let text = text.trim();
         if let Some((_, instead)) = ELSEWHERE.iter().find(|(word, _)| *word == text) {
-            return Err(format!("{} is not known here; write \"{instead}\"", quote(text)));
+            return format!("{} is not known here; write \"{instead}\"", quote(text));
         }
-        if let Some(name) = dns_name(text) {
-            return Ok(Self::Name(name));
-        }
-        Err(
-            if is_label(text) && text.starts_with(|c: char| c.is_ascii_alphabetic()) {
-                let words: Vec<&str> = words().collect();
-                match closest(text, &words) {
-                    Some(word) => format!("{} is not an address; did you mean \"{word}\"?", quote(text)),
-                    None => format!(
-                        "{} is not an address; write a DNS name with its domain, or with a dot at its end, and an \
+        if is_label(text) && text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            let words: Vec<&str> = words().collect();
+            return match closest(text, &words) {
+                Some(word) => format!("{} is not an address; did you mean \"{word}\"?", quote(text)),
+                None => format!(
+                    "{} is not an address; write a DNS name with its domain, or with a dot at its end, and an \
                      address group as \"${text}\"",
-                        quote(text)
-                    ),
-                }
-            } else if !text.is_ascii() && text.contains('.') {
-                format!("{} is not ASCII; write the name in its xn-- form", quote(text))
-            } else {
-                message
-            },
-        )
+                    quote(text)
+                ),
+            };
+        }
+        if !text.is_ascii() && text.contains('.') {
+            return format!("{} is not ASCII; write the name in its xn-- form", quote(text));
+        }
+        Address::parse(text).err().unwrap_or_default()
     }
 }
 
@@ -265,9 +263,9 @@ mod tests {
 
     #[test]
     fn words_and_names_are_told_apart() {
-        let name = |name: &str| Ok(Party::Name(name.into()));
-        assert_eq!(Party::parse("me"), Ok(Party::Me));
-        assert_eq!(Party::parse("any"), Ok(Party::Fixed(Address::Any)));
+        let name = |name: &str| Some(Party::Name(name.into()));
+        assert_eq!(Party::parse("me"), Some(Party::Me));
+        assert_eq!(Party::parse("any"), Some(Party::Fixed(Address::Any)));
         assert_eq!(Party::parse("gateway"), name("gateway"));
         assert_eq!(Party::parse("gateway."), name("gateway."));
         assert_eq!(Party::parse("DB.example.ORG."), name("db.example.org"));
@@ -286,15 +284,16 @@ mod tests {
             (".", "is not an address"),
             ("$office", "is not an address"),
         ] {
-            let error = Party::parse(text).unwrap_err();
+            assert_eq!(Party::parse(text), None);
+            let error = Party::mistake(text);
             assert!(error.contains(expected), "{text}: {error}");
         }
         assert!(
-            Party::parse(&"a.".repeat(126)).is_err(),
+            Party::parse(&"a.".repeat(126)).is_none(),
             "a top-level domain of one letter"
         );
-        assert!(Party::parse(&format!("{}example", "a.".repeat(200))).is_err());
-        assert!(Party::parse(&format!("{}.example", "a".repeat(64))).is_err());
+        assert!(Party::parse(&format!("{}example", "a.".repeat(200))).is_none());
+        assert!(Party::parse(&format!("{}.example", "a".repeat(64))).is_none());
     }
 
     fn addresses() -> impl Strategy<Value = Addresses> {

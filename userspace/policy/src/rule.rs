@@ -213,6 +213,11 @@ fn look_up(
     if let Some(index) = names.get(name) {
         return *index;
     }
+    // In a file of mistakes only nobody reads what was meant.
+    if report.only_counts() {
+        report.error(&node.span(), "");
+        return None;
+    }
     let known: Vec<&str> = names.keys().copied().take(256).collect();
     let hint = closest(name, &known).map_or_else(
         || format!("define it under [{section}]"),

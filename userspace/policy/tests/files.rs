@@ -77,6 +77,35 @@ fn a_flood_of_mistakes_is_cut_short() {
     assert_eq!(errors.omitted(), 20_000 - 50);
 }
 
+/// A hint for each would compare each with hundreds of long names.
+#[test]
+fn a_flood_of_misspelt_names_is_only_counted() {
+    let name = |kind: &str, n: usize| format!("{kind}{n:0>58}");
+    let lists: String = (0..300)
+        .map(|n| format!("[filter-lists.{}]\nfilters = []\n", name("list", n)))
+        .collect();
+    let groups: String = (0..300).map(|n| format!("{} = []\n", name("group", n))).collect();
+    let filter = format!(
+        "{{ source = \"${}\", destination = \"{}\" }},",
+        name("gruop", 7),
+        name("word", 7)
+    );
+    let rules: String = (0..30_000)
+        .map(|n| {
+            format!(
+                "[[rules]]\nname = \"r{n}\"\nfilter-list = \"{}\"\naction = \"block\"\n",
+                name("lits", n)
+            )
+        })
+        .collect();
+    let text = format!(
+        "[addresses]\n{groups}{lists}[filter-lists.many]\nfilters = [{}]\n{rules}",
+        filter.repeat(30_000)
+    );
+    let errors = Policy::parse(&text, "p.toml").unwrap_err();
+    assert_eq!(errors.errors().len() + errors.omitted(), 90_000);
+}
+
 #[test]
 fn a_policy_that_would_explode_is_refused() {
     let filters = "{source = \"any\", destination = \"any\"},".repeat(2_000);
@@ -89,8 +118,29 @@ fn a_policy_that_would_explode_is_refused() {
         errors.contains("2000000 filters in all; at most 1000000"),
         "{errors}"
     );
-    let deep = format!("a = {}", "[".repeat(100_000));
-    assert!(Policy::parse(&deep, "p.toml").is_err());
+    let text = format!("[filter-lists.a]\nfilters = [{}]", "{},".repeat(1_000_001));
+    let errors = Policy::parse(&text, "p.toml").unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "p.toml:2:11: more than 1000000 filters in the policy"
+    );
+    for deep in [
+        "[".repeat(100_000),
+        format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)),
+        "{a=".repeat(100_000),
+    ] {
+        let errors = Policy::parse(&format!("a = {deep}"), "p.toml").unwrap_err();
+        assert!(errors.to_string().starts_with("p.toml:1:"), "{errors}");
+    }
+    let deep = format!(
+        "[filter-lists.a]\nfilters = [{{ source = {}, destination = \"any\" }}]",
+        "[".repeat(40) + &"]".repeat(40)
+    );
+    let errors = Policy::parse(&deep, "p.toml").unwrap_err().to_string();
+    assert!(
+        errors.contains("expected a string in quotes, found an array"),
+        "{errors}"
+    );
 }
 
 proptest! {
