@@ -22,6 +22,7 @@ mod address;
 mod check;
 mod connection;
 mod diagnostic;
+pub mod diff;
 mod document;
 pub mod explain;
 mod filter;

@@ -4,6 +4,7 @@
 mod apply;
 mod check;
 mod detach;
+mod diff;
 mod explain;
 mod export;
 mod fmt;
@@ -36,6 +37,7 @@ Examples:
   ravelin check --policy site.toml                        Look for mistakes; needs no root
   ravelin fmt site.toml                                   Canonical layout; comments and order stay
   ravelin explain --policy site.toml 'tcp 10.1.0.5:40000 -> 10.2.0.9:443'
+  ravelin diff site.toml new.toml                         Which traffic a change of policy concerns
   ravelin run --policy site.toml --outer eth0 --inner eth1
   ravelin apply site.toml --confirm 60                    Change the policy of the running engine
   ravelin status                                          What it has done so far
@@ -47,6 +49,7 @@ enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Diff(diff::Arguments),
     Apply(apply::Arguments),
     Confirm(apply::Confirm),
     Rollback(apply::Rollback),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Diff(arguments) => return diff::diff(&arguments),
         Command::Apply(arguments) => apply::apply(&arguments),
         Command::Confirm(arguments) => apply::confirm(&arguments),
         Command::Rollback(arguments) => apply::roll_back(&arguments),

@@ -32,6 +32,8 @@ pub(crate) struct Placed<'p> {
     pub(crate) rank: Rank,
     /// Equal for filters with the same consequences.
     pub(crate) effect: u32,
+    /// What it would drop is only counted.
+    audit: bool,
 }
 
 /// One side of a filter.
@@ -43,6 +45,8 @@ pub(crate) struct Entry<'p> {
     pub(crate) effect: u32,
     pub(crate) limits_ports: bool,
     pub(crate) permits: bool,
+    /// What it would drop is only counted.
+    pub(crate) audit: bool,
     outbound: bool,
     inbound: bool,
 }
@@ -68,6 +72,7 @@ impl<'p> Arrangement<'p> {
                     filter,
                     rank: Rank::of(rule, filter, definition),
                     effect,
+                    audit: rule.audit || policy.audit(),
                 });
             }
         }
@@ -197,6 +202,7 @@ impl<'p> Placed<'p> {
                 effect: self.effect,
                 limits_ports: self.filter.selector != Selector::Any,
                 permits: self.rule.action == Action::Permit,
+                audit: self.audit,
                 outbound,
                 inbound,
             })

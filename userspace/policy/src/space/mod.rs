@@ -9,12 +9,14 @@
 mod arrangement;
 mod region;
 mod shape;
+mod shown;
 mod tree;
 
 use ravelin_xdp_common::Direction;
 
-pub(crate) use arrangement::{Arrangement, Placed};
+pub(crate) use arrangement::{Arrangement, Entry, Placed};
 pub(crate) use region::{Point, Region};
+pub(crate) use shown::Shown;
 pub(crate) use tree::{Tree, Wanted};
 
 use crate::address::Family;

@@ -41,7 +41,7 @@ pub(crate) struct Region {
 
 impl Interval {
     pub(crate) const PORTS: Self = Self::new(0, 65_535);
-    const ICMP: Self = Self::new(0, 255);
+    pub(crate) const ICMP: Self = Self::new(0, 255);
 
     pub(crate) const fn new(first: u128, last: u128) -> Self {
         Self { first, last }
@@ -325,6 +325,20 @@ impl Region {
         let touched = shape.first.bounds().intersection(first).is_some()
             && shape.second.bounds().intersection(second).is_some();
         touched.then_some(body)
+    }
+
+    /// How much it holds, as a logarithm.
+    pub(crate) fn size(&self) -> u32 {
+        [
+            self.source,
+            self.destination,
+            self.protocol,
+            self.first,
+            self.second,
+        ]
+        .iter()
+        .map(|interval| interval.bits())
+        .sum()
     }
 
     /// A packet of the region that can exist; `variant` 0 is the one to show to people.

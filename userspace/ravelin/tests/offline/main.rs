@@ -5,6 +5,7 @@
 
 mod capture;
 mod check;
+mod diff;
 mod explain;
 mod fmt;
 mod golden;
