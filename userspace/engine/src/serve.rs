@@ -186,7 +186,11 @@ impl Engine {
 
     fn sweep(&mut self) {
         if let Err(error) = self.enforcement.sweep(&self.workers) {
-            self.fail(error.to_string());
+            let error = error.to_string();
+            // It is tried again at once, and need not be said each time.
+            if self.last_error.as_ref() != Some(&error) {
+                self.fail(error);
+            }
         }
     }
 }

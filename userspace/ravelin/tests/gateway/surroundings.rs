@@ -6,12 +6,15 @@ use crate::support::daemon::{Daemon, Gateway, RAVELIN, refusal};
 use crate::support::lab::Half;
 use crate::support::wait_until;
 
-/// Blocks what is for `destination`, a word or a name.
+/// Blocks what is for `destination`, a word or a name, at port 9999, and counts what is for port 9998.
 fn blocking(destination: &str) -> String {
-    format!(
-        "[filter-lists.l]\nfilters = [{{ source = \"any\", destination = \"{destination}\", protocol = \"udp\", \
-         destination-port = 9999 }}]\n[[rules]]\nname = \"r\"\nfilter-list = \"l\"\naction = \"block\"\n"
-    )
+    let rule = |name: &str, destination: &str, port: u16, action: &str| {
+        format!(
+            "[filter-lists.{name}]\nfilters = [{{ source = \"any\", destination = \"{destination}\", protocol = \"udp\", \
+             destination-port = {port} }}]\n[[rules]]\nname = \"{name}\"\nfilter-list = \"{name}\"\naction = \"{action}\"\n"
+        )
+    };
+    rule("r", destination, 9999, "block") + &rule("marker", "any", 9998, "permit")
 }
 
 /// A network in which h1 sends everything to the gateway without asking for anybody's link-layer address.
@@ -27,14 +30,13 @@ fn half() -> Half {
 
 /// Whether the rule counts a datagram for an address.
 fn is_blocked(half: &Half, daemon: &Daemon, address: &str) -> bool {
-    let seen = |daemon: &Daemon| {
-        let status = daemon.status();
-        status.rules[0].packets + status.outcomes["permit_default"]
-    };
-    let (rule, before) = (daemon.rule("r"), seen(daemon));
+    let (rule, marker) = (daemon.rule("r"), daemon.rule("marker"));
     let socket = half.h1.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
-    socket.send_to(b"x", (address, 9999)).unwrap();
-    wait_until("the datagram to be judged", || seen(daemon) > before);
+    for port in [9999, 9998] {
+        socket.send_to(b"x", (address, port)).unwrap();
+    }
+    // The second comes after the first.
+    wait_until("the datagrams to be judged", || daemon.rule("marker") > marker);
     daemon.rule("r") > rule
 }
 
@@ -56,7 +58,7 @@ fn rules_for_me_follow_the_machines_addresses() {
 
     // Another policy on trial follows as well, and so does the one that comes back.
     gateway.applied(
-        &blocking("me").replace("\"r\"", "\"other\""),
+        &blocking("me").replace("name = \"r\"", "name = \"other\""),
         &["--confirm", "3600"],
     );
     half.g1.ip("address add 10.1.0.77/24 dev in0");
