@@ -92,35 +92,24 @@ struct Plan {
 fn main() -> Result<()> {
     let args = Args::parse();
     let plan = plan(&args)?;
-    let mut folders = vec![&args.out];
+    let mut folders = vec![args.out.clone()];
     if args.publish {
-        folders.push(&args.results);
+        folders.push(args.results.clone());
     }
     // Before the long part, not after it.
     for folder in &folders {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     machine::pin_to_last_cpu()?;
-    let mut report = Report::new(machine::describe()?, args.quick);
+    let mut report = Report::new(machine::describe()?, args.quick, folders);
     if !args.only_wire {
         sets::measure(&plan, &mut report)?;
     }
-    let wire = if args.no_wire {
-        Ok(())
-    } else {
-        wire::measure(&plan, &mut report)
-    };
-    // What has been measured so far is not lost because something else failed.
-    let (text, raw) = (report.to_markdown(), report.to_json()?);
-    for folder in folders {
-        for (name, content) in [("filter.md", &text), ("filter.json", &raw)] {
-            let path = folder.join(name);
-            fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
-            eprintln!("written to {}", path.display());
-        }
+    if !args.no_wire {
+        wire::measure(&plan, &mut report)?;
     }
-    println!("{text}");
-    wire
+    println!("{}\nwritten to {}", report.to_markdown(), args.out.display());
+    Ok(())
 }
 
 fn plan(args: &Args) -> Result<Plan> {
@@ -153,7 +142,7 @@ fn plan(args: &Args) -> Result<Plan> {
             args.rounds
         },
         flows: if args.quick { 1 << 13 } else { 1 << 17 },
-        seconds: if args.quick { 0.2 } else { 1.0 },
+        seconds: if args.quick { 0.2 } else { 0.4 },
         nft_patience: args.nft_patience,
     })
 }

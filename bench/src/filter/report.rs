@@ -1,8 +1,10 @@
 //! The figures as a table and as JSON.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ravelin_bench::{Kind, Profile};
 use ravelin_policy::Family;
 use serde_json::{Value, json};
@@ -15,6 +17,8 @@ use crate::wire::Receiver;
 pub(crate) struct Report {
     machine: Value,
     quick: bool,
+    /// Where it is saved.
+    folders: Vec<PathBuf>,
     pub(crate) sets: Vec<SetRow>,
     pub(crate) wire: Vec<WireRow>,
 }
@@ -87,16 +91,29 @@ pub(crate) struct WireFigure {
 }
 
 impl Report {
-    pub(crate) fn new(machine: Value, quick: bool) -> Self {
+    pub(crate) fn new(machine: Value, quick: bool, folders: Vec<PathBuf>) -> Self {
         Self {
             machine,
             quick,
+            folders,
             sets: Vec::new(),
             wire: Vec::new(),
         }
     }
 
-    pub(crate) fn to_json(&self) -> Result<String> {
+    /// Writes what there is so far: a long run that is interrupted leaves its first part.
+    pub(crate) fn save(&self) -> Result<()> {
+        let (text, raw) = (self.to_markdown(), self.to_json()?);
+        for folder in &self.folders {
+            for (name, content) in [("filter.md", &text), ("filter.json", &raw)] {
+                let path = folder.join(name);
+                fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn to_json(&self) -> Result<String> {
         let value = json!({
             "machine": self.machine,
             "quick": self.quick,
@@ -247,7 +264,7 @@ impl Report {
             .flat_map(|row| &row.figures)
             .any(|figure| !figure.agrees)
         {
-            text.push_str("\n\\* does not drop what its rules say, taken in their order.\n");
+            text.push_str("\n\\* of rules that overlap it takes others than the first.\n");
         }
     }
 }

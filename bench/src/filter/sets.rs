@@ -40,6 +40,7 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
                 eprintln!("{name}: compiling");
                 let row = one(plan, &mut kernel, (profile, family, count)).with_context(|| name)?;
                 report.sets.push(row);
+                report.save()?;
             }
         }
     }
