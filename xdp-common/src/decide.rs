@@ -47,7 +47,7 @@ pub trait Tables {
 #[inline(always)]
 pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
     let mut packet = IpPacket::EMPTY;
-    match parse(reader, &mut packet) {
+    match parse_frame(reader, &mut packet) {
         Ok(Frame::Ip) => {}
         other => return decide_other(other, tables),
     }
@@ -84,7 +84,7 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
 #[inline(always)]
 pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
     let mut packet = IpPacket::EMPTY;
-    match parse(reader, &mut packet) {
+    match parse_frame(reader, &mut packet) {
         Ok(Frame::Ip) => {}
         other => return decide_other(other, tables),
     }
@@ -118,7 +118,7 @@ pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
 #[inline(always)]
 pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
     let mut packet = IpPacket::EMPTY;
-    match parse(reader, &mut packet) {
+    match parse_frame(reader, &mut packet) {
         Ok(Frame::Ip) => {}
         Ok(Frame::Arp | Frame::NonIp) => return Judgement::passed(Pass::Lifeline),
         other => return decide_other(other, tables),
@@ -145,6 +145,15 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
         Decision::NoRuleSet => Judgement::dropped(DropReason::NoRuleSet),
         Decision::Permit | Decision::Block | Decision::Exempt => Judgement::passed(Pass::Default),
     }
+}
+
+#[inline(always)]
+fn parse_frame<R: Reader>(reader: &R, packet: &mut IpPacket) -> Result<Frame, DropReason> {
+    let parsed = parse(reader, packet);
+    if let Ok(Frame::Ip) = parsed {
+        reader.forget(packet);
+    }
+    parsed
 }
 
 /// Whether neighbour discovery is for this machine or this link: its own addresses, fe80::/10 and ff02::/16 (RFC 4291

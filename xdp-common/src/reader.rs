@@ -1,5 +1,7 @@
 //! Bounded access to packet bytes.
 
+use crate::IpPacket;
+
 /// Reads packet bytes by offset; every read is checked against the end of the packet.
 pub trait Reader {
     /// The `N` bytes at `offset`, or `None` if the packet ends before them.
@@ -7,6 +9,13 @@ pub trait Reader {
 
     /// Whether the packet has at least `length` bytes.
     fn holds(&self, length: usize) -> bool;
+
+    /// Forgets, where the verifier looks on, what is known about a parsed packet beyond its types.
+    ///
+    /// Each way through the parser leaves the verifier with other facts, and it would follow every one of them through
+    /// all that comes after.
+    #[inline(always)]
+    fn forget(&self, _packet: &mut IpPacket) {}
 }
 
 /// A [`Reader`] over a slice, for the host.

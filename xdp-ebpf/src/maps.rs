@@ -8,8 +8,8 @@ use aya_ebpf::macros::btf_map;
 use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, header_flags};
 use ravelin_xdp_common::{
     Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, FRAGMENT_SLOTS, Flow,
-    FragmentKey, FragmentRecord, Header, InboundEndpoint, Line, MAX_QUEUES, Pass, Ports, RULE_COUNTERS,
-    RULE_SET_FLAGS, RuleCounter, Tables, Verdict, Walk,
+    FragmentKey, FragmentRecord, Header, InboundEndpoint, IpPacket, Line, MAX_QUEUES, Pass, Ports,
+    RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, Verdict, Walk,
 };
 
 /// Line 0 is the header.
@@ -53,6 +53,10 @@ pub static RULES: PerCpuArray<RuleCounter, { RULE_COUNTERS as usize }> = PerCpuA
 
 #[btf_map]
 pub static FLOW_CACHE: PerCpuArray<CachedVerdict, FLOW_CACHE_SLOTS> = PerCpuArray::new();
+
+/// Room for one parsed packet.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<[u64; size_of::<IpPacket>().div_ceil(8)], 1> = PerCpuArray::new();
 
 /// The decision's tables, in BPF maps.
 pub struct KernelTables;
