@@ -131,6 +131,33 @@ fn schema_and_reader_refuse_the_same_forms() {
     }
 }
 
+/// The tables of the manual say the same defaults.
+#[test]
+fn the_manual_knows_the_defaults() {
+    let manual = include_str!("../../../docs/policy.md");
+    let rows: Vec<Vec<&str>> = manual
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let schema: Value = serde_json::from_str(&json_schema()).expect("JSON");
+    let definitions = schema["$defs"].as_object().expect("definitions");
+    let mut seen = 0;
+    for table in definitions.values().chain([&schema]) {
+        let properties = table["properties"].as_object().into_iter().flatten();
+        for (key, default) in properties.filter_map(|(key, value)| Some((key, value.get("default")?))) {
+            let default = default.to_string();
+            let told = rows.iter().any(|row| {
+                row[1].contains(&format!("`{key}`"))
+                    && row[2..].iter().any(|cell| cell.trim_matches('`') == default)
+            });
+            assert!(told, "the manual does not say that {key} is {default} by default");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 15, "{seen}");
+}
+
 /// Every key has its line, and says what it defaults to where it does.
 #[test]
 fn everything_is_described() {
