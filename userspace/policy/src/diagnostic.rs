@@ -236,6 +236,11 @@ impl<'t> Report<'t> {
         }
     }
 
+    /// Whether there are no errors so far.
+    pub(crate) fn is_good(&self) -> bool {
+        self.errors.is_empty()
+    }
+
     /// Whether further errors are only counted, so that their text need not be found out.
     pub(crate) fn only_counts(&self) -> bool {
         self.errors.found.len() >= MAX_REPORTED

@@ -7,6 +7,7 @@ use toml_parser::parser::{Event, EventKind, parse_document};
 use toml_parser::{ParseError, Source};
 
 use crate::diagnostic::{PolicyErrors, Report};
+use crate::policy::MAX_FILE_BYTES;
 use crate::source;
 
 const INDENT: &str = "    ";
@@ -16,11 +17,22 @@ const INDENT: &str = "    ";
 /// `name` stands in messages.
 ///
 /// # Errors
-/// The text is not TOML.
+/// The text is not TOML, or larger than a policy may be.
 pub fn canonical_layout(text: &str, name: &str) -> Result<String, PolicyErrors> {
     let mut report = Report::default();
-    let checked = source::check_syntax(&mut report, text, name);
-    let ((), _) = report.finish(checked)?;
+    let layout = source::check_syntax(&mut report, text, name).and_then(|()| lay_out(text));
+    if layout.is_none() && report.is_good() {
+        let most = MAX_FILE_BYTES >> 20;
+        report.error_in_file(
+            name,
+            format!("it would be larger than {most} MiB in canonical layout"),
+        );
+    }
+    report.finish(layout).map(|(layout, _)| layout)
+}
+
+/// `None` when the layout of a text that is TOML is too large for a policy: deep nesting is indented.
+fn lay_out(text: &str) -> Option<String> {
     // A mark of byte order is no part of the text.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let source = Source::new(text);
@@ -35,8 +47,11 @@ pub fn canonical_layout(text: &str, name: &str) -> Result<String, PolicyErrors> 
         let span = event.span();
         let word = text.get(span.start()..span.end()).unwrap_or("");
         layout.event(event.kind(), word, broken.get(index) == Some(&true));
+        if layout.out.len() as u64 > MAX_FILE_BYTES {
+            return None;
+        }
     }
-    Ok(layout.finish())
+    Some(layout.finish())
 }
 
 /// For the index of each array or inline table that opens: whether a line breaks in it, outside what it contains.
@@ -312,6 +327,15 @@ mod tests {
         assert!(canonical_layout("a = 1\na = 2", "p").is_err(), "a key twice");
         assert!(canonical_layout(&format!("a = {}{}", "[".repeat(500), "]".repeat(500)), "p").is_err());
         assert!(canonical_layout("a = \0", "p").is_err());
+        // Every line is indented by 240 spaces.
+        let deep = format!(
+            "a = {}{}{}",
+            "[\n".repeat(60),
+            "1,\n".repeat(300_000),
+            "]\n".repeat(60)
+        );
+        let text = canonical_layout(&deep, "p").unwrap_err().to_string();
+        assert_eq!(text, "p: it would be larger than 64 MiB in canonical layout");
         // Not read as a policy, and what it includes is not read at all.
         assert!(canonical_layout("include = [\"none.toml\"]\ncolour = 1", "p").is_ok());
     }
