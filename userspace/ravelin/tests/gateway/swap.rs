@@ -253,6 +253,22 @@ fn a_hang_up_reads_the_policy_in_force_again() {
     assert_eq!(daemon.status().policy.generation, 3);
 }
 
+#[test]
+fn an_engine_without_a_clear_side_swaps_as_well() {
+    let half = Half::new();
+    let mut gateway = half.gateway(&Policy::default());
+    gateway.inner = None;
+    let daemon = gateway.start();
+    let echo = Echo::start(&half.peer, PORT);
+    daemon.expect_drops("clear_egress", 1, || echo.udp_one_way(&half.h1, H2[0], b"x"));
+    // No key is read: nothing is sealed here.
+    let said = gateway.applied(&blocking().replace("a.key", "nosuch.key"), &[]);
+    assert!(!said.contains("started"), "{said}");
+    let status = daemon.status();
+    assert_eq!((status.policy.generation, status.connections.len()), (2, 0));
+    daemon.expect_drops("clear_egress", 1, || echo.udp_one_way(&half.h1, H2[0], b"x"));
+}
+
 /// Clients may say what they like: they are refused, and others are served meanwhile.
 #[test]
 fn nonsense_at_the_control_socket_does_no_harm() {
