@@ -7,15 +7,21 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use ipnet::IpNet;
+use ravelin_policy::{MAX_FILE_BYTES, MAX_FILTERS, MAX_RULES};
 
 use crate::findings::{Findings, ImportErrors, quote};
-use crate::imported::Imported;
+use crate::imported::{Imported, read_back};
 use crate::source::Source;
 
 /// Most protocols that a protocol with a partial mask is written out to.
 const MAX_PROTOCOLS: usize = 16;
+
+/// Bytes of rules from which on a new part of the policy begins: some 4,000 rules.
+const PART_BYTES: usize = 256 << 10;
 
 /// TCP and UDP, which stand for "any protocol with ports".
 const WITH_PORTS: [u8; 2] = [6, 17];
@@ -58,10 +64,7 @@ impl Actions {
 pub fn classbench(source: &Source, actions: Actions) -> Result<Imported, ImportErrors> {
     let mut findings = Findings::new(source.name());
     let mut aside = Aside::default();
-    // Rules stand before the tables of filter lists, because an array of a document's top level has to. One line each:
-    // tables of their own would make a set of 250,000 rules three times as long.
-    let mut rules = format!("default = \"{}\"\n\nrules = [\n", actions.default());
-    let mut lists = String::from("]\n\n[filter-lists]\n");
+    let mut parts: Vec<Part> = Vec::new();
     for (line, text) in source.lines(&mut findings) {
         let text = text.trim();
         if text.is_empty() || text.starts_with('#') {
@@ -77,16 +80,85 @@ pub fn classbench(source: &Source, actions: Actions) -> Result<Imported, ImportE
         let Some(protocols) = rule.protocols(line, &mut findings, &mut aside) else {
             continue;
         };
+        if parts.last().is_none_or(|part| part.rules.len() >= PART_BYTES) {
+            parts.push(Part::default());
+        }
+        let Some(part) = parts.last_mut() else { continue };
+        let action = actions.of_line(line);
         let _ = writeln!(
-            rules,
-            "  {{ name = \"rule-{line}\", filter-list = \"{line}\", action = \"{}\", priority = {line} }},",
-            actions.of_line(line)
+            part.rules,
+            "{{name=\"rule-{line}\",filter-list=\"{line}\",action=\"{action}\",priority={line}}},"
         );
-        rule.write(line, &protocols, &mut lists);
+        rule.write(line, &protocols, &mut part.lists);
+        part.count += 1;
+        part.filters += protocols.len();
     }
     aside.tell(&mut findings);
-    rules.push_str(&lists);
-    Imported::finish(source, "ClassBench", findings, &rules)
+    let body = body(actions.default(), &parts);
+    let imported = Imported::unread(source, "ClassBench", findings, &body)?;
+    check(&imported.policy, &parts).map_err(|message| ImportErrors::one(source.name(), 0, message))?;
+    Ok(imported)
+}
+
+/// Some of the rules.
+#[derive(Debug, Default)]
+struct Part {
+    rules: String,
+    lists: String,
+    count: usize,
+    filters: usize,
+}
+
+/// Rules stand before the tables of filter lists, because an array of a document's top level has to. One line each,
+/// without spaces: tables of their own would make 250,000 rules longer than a policy may be.
+fn body(default: &str, parts: &[Part]) -> String {
+    let mut text = format!("default = \"{default}\"\n\nrules = [\n");
+    text.extend(parts.iter().map(|part| part.rules.as_str()));
+    text.push_str("]\n\n[filter-lists]\n");
+    text.extend(parts.iter().map(|part| part.lists.as_str()));
+    text
+}
+
+/// Has the policy crate read the parts back, on all processors. Names and priorities are numbers of lines, so what holds for
+/// the parts holds for the whole, but for its size.
+fn check(policy: &str, parts: &[Part]) -> Result<(), String> {
+    for (what, found, most) in [
+        ("rules", parts.iter().map(|part| part.count).sum(), MAX_RULES),
+        (
+            "filters",
+            parts.iter().map(|part| part.filters).sum(),
+            MAX_FILTERS,
+        ),
+        (
+            "bytes",
+            policy.len(),
+            usize::try_from(MAX_FILE_BYTES).unwrap_or(usize::MAX),
+        ),
+    ] {
+        if found > most {
+            return Err(format!(
+                "the set comes to {found} {what}, and a policy has at most {most}; split it"
+            ));
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            read_back(&body("permit", std::slice::from_ref(part)))?;
+        }
+        Ok(())
+    };
+    let threads = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(parts.len());
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|_| Err("reading the result back failed".to_owned()))
+        })
+    })
 }
 
 /// What may hold for every line of a file, told once.
@@ -254,12 +326,12 @@ impl Line {
     }
 
     fn write(&self, line: u32, protocols: &[Option<u8>], text: &mut String) {
-        let _ = write!(text, "{line} = {{ filters = [");
+        let _ = write!(text, "{line}={{filters=[");
         for (index, protocol) in protocols.iter().enumerate() {
-            let comma = if index > 0 { ", " } else { "" };
-            let _ = write!(text, "{comma}{{ source = \"");
+            let comma = if index > 0 { "," } else { "" };
+            let _ = write!(text, "{comma}{{source=\"");
             write_prefix(self.source, text);
-            text.push_str("\", destination = \"");
+            text.push_str("\",destination=\"");
             write_prefix(self.destination, text);
             text.push('"');
             if let Some(number) = protocol {
@@ -267,9 +339,9 @@ impl Line {
             }
             write_ports("source-port", &self.source_ports, text);
             write_ports("destination-port", &self.destination_ports, text);
-            text.push_str(", mirrored = false }");
+            text.push_str(",mirrored=false}");
         }
-        text.push_str("] }\n");
+        text.push_str("]}\n");
     }
 }
 
@@ -283,9 +355,9 @@ fn write_prefix(prefix: IpNet, text: &mut String) {
 
 fn write_protocol(number: u8, text: &mut String) {
     let _ = match number {
-        6 => write!(text, ", protocol = \"tcp\""),
-        17 => write!(text, ", protocol = \"udp\""),
-        number => write!(text, ", protocol = {number}"),
+        6 => write!(text, ",protocol=\"tcp\""),
+        17 => write!(text, ",protocol=\"udp\""),
+        number => write!(text, ",protocol={number}"),
     };
 }
 
@@ -295,9 +367,9 @@ fn write_ports(key: &str, ports: &RangeInclusive<u16>, text: &mut String) {
         return;
     }
     let _ = if low == high {
-        write!(text, ", {key} = {low}")
+        write!(text, ",{key}={low}")
     } else {
-        write!(text, ", {key} = \"{low}-{high}\"")
+        write!(text, ",{key}=\"{low}-{high}\"")
     };
 }
 

@@ -37,15 +37,30 @@ impl Imported {
         findings: Findings,
         body: &str,
     ) -> Result<Self, ImportErrors> {
+        let imported = Self::unread(source, language, findings, body)?;
+        read_back(&imported.policy).map_err(|message| ImportErrors::one(source.name(), 0, message))?;
+        Ok(imported)
+    }
+
+    /// The same for a body of which every part was read back by itself.
+    pub(crate) fn unread(
+        source: &Source,
+        language: &str,
+        findings: Findings,
+        body: &str,
+    ) -> Result<Self, ImportErrors> {
         let warnings = findings.finish()?;
         let mut policy = heading(source, language, &warnings);
         policy.push_str(body);
-        if let Err(errors) = Policy::parse(&policy, "the imported policy") {
-            let message = format!("the result is no policy that Ravelin takes:\n{errors}");
-            return Err(ImportErrors::one(source.name(), 0, message));
-        }
         Ok(Self { policy, warnings })
     }
+}
+
+/// Whether the policy crate takes it, and if not, why.
+pub(crate) fn read_back(policy: &str) -> Result<(), String> {
+    Policy::parse(policy, "the imported policy")
+        .map(|_| ())
+        .map_err(|errors| format!("the result is no policy that Ravelin takes:\n{errors}"))
 }
 
 fn heading(source: &Source, language: &str, warnings: &[Warning]) -> String {

@@ -42,17 +42,17 @@ fn a_published_set_is_read() {
 default = "permit"
 
 rules = [
-  { name = "rule-1", filter-list = "1", action = "permit", priority = 1 },
-  { name = "rule-3", filter-list = "3", action = "permit", priority = 3 },
-  { name = "rule-4", filter-list = "4", action = "block", priority = 4 },
-  { name = "rule-5", filter-list = "5", action = "permit", priority = 5 },
+{name="rule-1",filter-list="1",action="permit",priority=1},
+{name="rule-3",filter-list="3",action="permit",priority=3},
+{name="rule-4",filter-list="4",action="block",priority=4},
+{name="rule-5",filter-list="5",action="permit",priority=5},
 ]
 
 [filter-lists]
-1 = { filters = [{ source = "198.12.130.31", destination = "192.168.0.0/16", protocol = "tcp", destination-port = 1521, mirrored = false }] }
-3 = { filters = [{ source = "0.0.0.0/0", destination = "10.1.2.3", protocol = "udp", source-port = "1024-65535", destination-port = 53, mirrored = false }] }
-4 = { filters = [{ source = "2001:db8::/32", destination = "2001:db8:1::1", mirrored = false }] }
-5 = { filters = [{ source = "10.0.0.0/8", destination = "0.0.0.0/0", protocol = 47, mirrored = false }] }
+1={filters=[{source="198.12.130.31",destination="192.168.0.0/16",protocol="tcp",destination-port=1521,mirrored=false}]}
+3={filters=[{source="0.0.0.0/0",destination="10.1.2.3",protocol="udp",source-port="1024-65535",destination-port=53,mirrored=false}]}
+4={filters=[{source="2001:db8::/32",destination="2001:db8:1::1",mirrored=false}]}
+5={filters=[{source="10.0.0.0/8",destination="0.0.0.0/0",protocol=47,mirrored=false}]}
 "#
     );
 }
@@ -252,7 +252,21 @@ fn a_large_set_is_read() {
     for line in 1..=250_000 {
         random_rule(&mut rng, line, &mut text);
     }
-    // The importer itself has the policy crate read the result.
+    // The importer has the policy crate read the parts back.
     let imported = import(&text, Actions::Permit);
-    assert_eq!(imported.policy.matches("{ name = \"rule-").count(), 250_000);
+    assert_eq!(imported.policy.matches("{name=\"rule-").count(), 250_000);
+    // Parts that are good make a good whole.
+    let some: String = text
+        .lines()
+        .take(20_000)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let (policy, _) = Policy::parse(&import(&some, Actions::Block).policy, "p").unwrap();
+    assert_eq!(policy.rules().len(), 20_000);
+}
+
+#[test]
+fn a_set_too_large_for_a_policy_is_refused() {
+    let text = "@::/0 ::/0 0 : 65535 0 : 65535 0x06/0xFF\n".repeat(262_145);
+    assert!(refusal(&text).contains("the set comes to 262145 rules, and a policy has at most 262144"));
 }

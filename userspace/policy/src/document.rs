@@ -81,7 +81,7 @@ pub(crate) static POLICY: TableSpec = TableSpec {
 };
 
 /// Limits against a file that is only there to exhaust memory; far above any real policy.
-const MAX_RULES: usize = 262_144;
+pub const MAX_RULES: usize = 262_144;
 const MAX_CONNECTIONS: usize = 1_024;
 
 /// Longest name of a rule, filter list or connection, in characters.

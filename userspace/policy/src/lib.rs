@@ -50,11 +50,12 @@ pub use connection::{
     Algorithm, Connection, Encapsulation, Mode, Spi, StaticKeys, StaticSa, UDP_ENCAPSULATION_PORT,
 };
 pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
+pub use document::MAX_RULES;
 pub use filter::{Filter, FilterList, Selector};
 pub use layout::canonical_layout;
 pub use packet::{Packet, Transport};
 pub use packet_text::{PACKET_GRAMMAR, PacketTextError};
-pub use policy::{MAX_FILE_BYTES, Policy};
+pub use policy::{MAX_FILE_BYTES, MAX_FILTERS, Policy};
 pub use ports::PortSet;
 pub use protocol::Protocol;
 pub use rule::{Action, DefaultAction, Rule};

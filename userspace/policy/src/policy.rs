@@ -16,7 +16,7 @@ use crate::source::{self, Part, Texts};
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Most filters of a policy, and most that its rules use together, after every group and name is written out.
-pub(crate) const MAX_FILTERS: usize = 1_000_000;
+pub const MAX_FILTERS: usize = 1_000_000;
 
 /// A policy without contradictions: every index and name in it refers to something.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -70,7 +70,7 @@ fn standard_input_is_a_file() {
         (
             &["import", "classbench", "-", "--actions", "block"],
             "@10.0.0.0/8 0.0.0.0/0 0 : 65535 0 : 65535 0x06/0xFF\n",
-            "name = \"rule-1\", filter-list = \"1\", action = \"block\"",
+            "name=\"rule-1\",filter-list=\"1\",action=\"block\"",
         ),
     ] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ravelin"))
