@@ -13,6 +13,8 @@ pub struct Frame<'c> {
     pub bytes: &'c [u8],
     /// Bytes of the frame on the wire.
     pub wire_length: usize,
+    /// When it was captured, in nanoseconds since 1970 or whatever the capture counts from.
+    pub time: u64,
     /// Whether the machine sent it (or received it), where the capture tells.
     pub outgoing: Option<bool>,
 }

@@ -34,6 +34,8 @@ pub struct Capture {
     interfaces: Vec<Interface>,
     /// The frame handed out last.
     bytes: Vec<u8>,
+    /// When it was captured, in nanoseconds; frames without a time have that of the one before.
+    time: u64,
     frames: u64,
     skipped: u64,
     skipped_links: BTreeSet<i32>,
@@ -45,6 +47,8 @@ struct Interface {
     link_type: i32,
     /// Most bytes of a frame that were kept; 0 for all.
     snap_length: usize,
+    /// Ticks of its clock in a second.
+    ticks: u64,
 }
 
 impl Capture {
@@ -70,6 +74,7 @@ impl Capture {
             blocks,
             interfaces: Vec::new(),
             bytes: Vec::new(),
+            time: 0,
             frames: 0,
             skipped: 0,
             skipped_links: BTreeSet::new(),
@@ -87,7 +92,14 @@ impl Capture {
             match self.blocks.next() {
                 Ok((size, block)) => {
                     let raw = take(&block, &mut self.interfaces)?;
-                    if let Some((link_type, data, wire_length)) = raw {
+                    if let Some(Raw {
+                        link_type,
+                        data,
+                        wire_length,
+                        time,
+                    }) = raw
+                    {
+                        self.time = time.unwrap_or(self.time);
                         self.frames += 1;
                         match Link::of(link_type) {
                             Some(link) => found = Some(link.convert(data, wire_length, &mut self.bytes)),
@@ -114,6 +126,7 @@ impl Capture {
                     number: self.frames,
                     bytes: &self.bytes,
                     wire_length,
+                    time: self.time,
                     outgoing,
                 }));
             }
@@ -135,8 +148,14 @@ impl std::fmt::Debug for Capture {
     }
 }
 
-/// A frame as it stands in the file: link type, captured bytes and length on the wire.
-type Raw<'b> = (i32, &'b [u8], usize);
+/// A frame as it stands in the file.
+struct Raw<'b> {
+    link_type: i32,
+    data: &'b [u8],
+    wire_length: usize,
+    /// In nanoseconds.
+    time: Option<u64>,
+}
 
 /// The frame in a block, if it holds one.
 fn take<'b>(
@@ -149,11 +168,23 @@ fn take<'b>(
             interfaces.push(Interface {
                 link_type: header.network.0,
                 snap_length: 0,
+                ticks: if header.is_nanosecond_precision() {
+                    1_000_000_000
+                } else {
+                    1_000_000
+                },
             });
         }
         PcapBlockOwned::Legacy(frame) => {
-            let link_type = interfaces.first().map_or(0, |interface| interface.link_type);
-            return Ok(Some((link_type, frame.data, length(frame.origlen))));
+            let interface = interfaces.first().ok_or(CaptureError::UnknownInterface)?;
+            let seconds = u64::from(frame.ts_sec) * 1_000_000_000;
+            let fraction = nanoseconds(frame.ts_usec.into(), interface.ticks);
+            return Ok(Some(Raw {
+                link_type: interface.link_type,
+                data: frame.data,
+                wire_length: length(frame.origlen),
+                time: Some(seconds.saturating_add(fraction)),
+            }));
         }
         // A section starts its numbering of interfaces anew.
         PcapBlockOwned::NG(Block::SectionHeader(_)) => interfaces.clear(),
@@ -164,6 +195,7 @@ fn take<'b>(
             interfaces.push(Interface {
                 link_type: interface.linktype.0,
                 snap_length: length(interface.snaplen),
+                ticks: interface.ts_resolution().unwrap_or(1_000_000),
             });
         }
         PcapBlockOwned::NG(Block::EnhancedPacket(frame)) => {
@@ -171,11 +203,13 @@ fn take<'b>(
                 .get(length(frame.if_id))
                 .ok_or(CaptureError::UnknownInterface)?;
             let captured = length(frame.caplen).min(frame.data.len());
-            return Ok(Some((
-                interface.link_type,
-                &frame.data[..captured],
-                length(frame.origlen),
-            )));
+            let ticks = u64::from(frame.ts_high) << 32 | u64::from(frame.ts_low);
+            return Ok(Some(Raw {
+                link_type: interface.link_type,
+                data: &frame.data[..captured],
+                wire_length: length(frame.origlen),
+                time: Some(nanoseconds(ticks, interface.ticks)),
+            }));
         }
         PcapBlockOwned::NG(Block::SimplePacket(frame)) => {
             let interface = interfaces.first().ok_or(CaptureError::UnknownInterface)?;
@@ -183,13 +217,20 @@ fn take<'b>(
             if interface.snap_length > 0 {
                 captured = captured.min(interface.snap_length);
             }
-            return Ok(Some((
-                interface.link_type,
-                &frame.data[..captured],
-                length(frame.origlen),
-            )));
+            return Ok(Some(Raw {
+                link_type: interface.link_type,
+                data: &frame.data[..captured],
+                wire_length: length(frame.origlen),
+                time: None,
+            }));
         }
         PcapBlockOwned::NG(_) => {}
     }
     Ok(None)
+}
+
+/// Ticks of a clock as nanoseconds.
+fn nanoseconds(ticks: u64, in_a_second: u64) -> u64 {
+    let scaled = u128::from(ticks) * 1_000_000_000 / u128::from(in_a_second.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }

@@ -91,6 +91,7 @@ fn frames(file: Vec<u8>) -> (Vec<(u64, Vec<u8>, usize, Option<bool>)>, Option<Ca
                 bytes,
                 wire_length,
                 outgoing,
+                time: _,
             })) => all.push((number, bytes.to_vec(), wire_length, outgoing)),
             Ok(None) => return (all, None),
             Err(error) => return (all, Some(error)),
@@ -134,6 +135,7 @@ fn every_format_and_link_type_gives_the_same_packet() {
             bytes,
             wire_length: *wire_length,
             outgoing: None,
+            time: 0,
         };
         let reader = frame.reader();
         assert_eq!(parse(&reader, &mut packet), Ok(Kind::Ip));
@@ -143,6 +145,23 @@ fn every_format_and_link_type_gives_the_same_packet() {
         );
         assert!(!reader.missed());
     }
+}
+
+#[test]
+fn times_are_nanoseconds() {
+    let ethernet = ethernet();
+    let time = |file: Vec<u8>| {
+        let mut capture = Capture::read(Cursor::new(file)).unwrap();
+        capture.next_frame().unwrap().unwrap().time
+    };
+    let classic = pcap(1, &[(&ethernet, 42)], false);
+    assert_eq!(time(classic.clone()), 1_000_002_000);
+    let fine = [&0xa1b2_3c4d_u32.to_le_bytes(), &classic[4..]].concat();
+    assert_eq!(time(fine), 1_000_000_002);
+    // Microseconds, unless the interface says otherwise.
+    let mut enhanced = enhanced(0, &ethernet, 42);
+    enhanced[16..20].copy_from_slice(&7_u32.to_le_bytes());
+    assert_eq!(time([section(), interface(1), enhanced].concat()), 7_000);
 }
 
 #[test]
@@ -156,6 +175,7 @@ fn frames_that_were_cut_are_as_long_as_on_the_wire_and_remember_what_was_missed(
             bytes: &frames[0].1,
             wire_length: frames[0].2,
             outgoing: None,
+            time: 0,
         };
         let reader = frame.reader();
         let mut packet = IpPacket::EMPTY;

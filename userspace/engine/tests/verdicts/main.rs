@@ -11,6 +11,7 @@
 //! runs), and at most a page; shorter frames are a matter of the parser's own tests.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod capture;
 mod expected;
 mod frame;
 mod kernel;

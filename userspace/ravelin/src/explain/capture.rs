@@ -56,7 +56,7 @@ const CUT: &str = "the capture holds too little of the frame";
 const UNKNOWN_DIRECTION: &str = "direction unknown: give --in or --out, --me or --mac";
 const OTHER_LINK: &str = "link type not supported";
 
-pub(crate) fn explain(arguments: &Arguments, path: &Path, policy: &Policy, host: &Host) -> Result<()> {
+pub(crate) fn explain(arguments: &Arguments, path: &Path, policy: &Policy, host: &mut Host) -> Result<()> {
     let context = || path.display().to_string();
     let mut capture = Capture::open(path).with_context(context)?;
     let viewpoint = Viewpoint {
@@ -90,7 +90,7 @@ fn judge_all<'p>(
     arguments: &Arguments,
     capture: &mut Capture,
     policy: &'p Policy,
-    host: &Host,
+    host: &mut Host,
     viewpoint: &Viewpoint,
     out: &mut impl Write,
 ) -> (Totals<'p>, io::Result<()>) {
@@ -104,6 +104,7 @@ fn judge_all<'p>(
                 break;
             }
         };
+        host.set_time(frame.time);
         let (row, judgement) = row(&frame, policy, host, viewpoint);
         totals.count(&row, judgement.as_ref());
         let written = if totals.frames > SHOWN && !arguments.all {
@@ -173,12 +174,12 @@ fn row<'p>(
         Direction::Inbound => "in",
         Direction::Outbound => "out",
     });
-    let reader = frame.reader();
-    let judgement = host.judge_read(&reader, direction);
+    // What would be remembered of a fragment of which too little is known would be wrong.
     if reader.missed() {
         row.why = CUT;
         return (row, None);
     }
+    let judgement = host.judge_read(&frame.reader(), direction);
     let connection = |slot: u32| {
         policy
             .connections()

@@ -79,7 +79,7 @@ pub(crate) fn explain(arguments: &Arguments) -> Result<()> {
     let rules = ravelin_classifier::compile(&file.policy)?;
     let mut host = Host::new(&file.policy, rules, &arguments.own);
     if let Some(capture) = &arguments.pcap {
-        return capture::explain(arguments, capture, &file.policy, &host);
+        return capture::explain(arguments, capture, &file.policy, &mut host);
     }
     let Some(packet) = &arguments.packet else {
         bail!("which packet? Or --pcap CAPTURE");

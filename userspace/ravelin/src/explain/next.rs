@@ -151,8 +151,8 @@ fn drops(policy: &Policy, explanation: &Explanation<'_>, reason: DropReason) -> 
             )
         }
         (DropReason::FragmentUnknown, _) => {
-            "It is dropped: a later fragment shows no ports, so it cannot be told \
-                                             whether the filter takes it."
+            "It is dropped, unless its first fragment came before it and told the ports: \
+                                             then it shares that one's verdict."
                 .to_owned()
         }
         _ => "It is dropped silently.".to_owned(),
