@@ -7,8 +7,10 @@
 mod address;
 mod apply;
 mod builtin;
+mod change;
 mod command;
 mod export;
+mod line;
 mod protect;
 mod script;
 mod security;
