@@ -135,6 +135,11 @@ fn write_text(out: &mut impl Write, difference: &Difference, more: usize) -> io:
                 directions(&changed.directions)
             )?;
             writeln!(out, "    for example {}", changed.example)?;
+            let [old, new] = changed
+                .filters
+                .each_ref()
+                .map(|filter| filter.as_deref().unwrap_or("the default"));
+            writeln!(out, "    decided by {old}, now by {new}")?;
         }
         if change.more > 0 {
             writeln!(
@@ -207,6 +212,8 @@ struct RegionReport {
     later_fragments: bool,
     directions: Vec<&'static str>,
     example: String,
+    old_filter: Option<String>,
+    new_filter: Option<String>,
 }
 
 impl Report {
@@ -243,6 +250,8 @@ impl ChangeReport {
                 })
                 .collect(),
             example: changed.example.to_string(),
+            old_filter: changed.filters[0].clone(),
+            new_filter: changed.filters[1].clone(),
         });
         Self {
             old: decider(&change.old),

@@ -69,6 +69,8 @@ pub struct Changed {
     pub directions: Vec<Direction>,
     /// A packet of it, in the first of the directions.
     pub example: Packet,
+    /// The filters that decide it in the old and in the new policy; none where the default does.
+    pub filters: [Option<String>; 2],
 }
 
 /// Compares two policies; at most `limit` regions are listed of each change.
@@ -256,6 +258,10 @@ fn group(
                 fragments: place.fragment,
                 directions: found.directions,
                 example: found.example,
+                filters: [0, 1].map(|side: usize| {
+                    let placed = arrangements[side].at(place.deciders[side]?)?;
+                    Some(placed.filter.to_string())
+                }),
             });
             let regions = regions.collect();
             (
