@@ -402,7 +402,9 @@ impl Ends {
             if since * (wanted - chosen.len() + 1) < rest {
                 continue;
             }
-            if let Some(best) = self.0[window..=index].iter().min_by_key(|end| end.crossing) {
+            // Of equals the last, which shares the members best.
+            let candidates = self.0[window..=index].iter().rev();
+            if let Some(best) = candidates.min_by_key(|end| end.crossing) {
                 chosen.push(best.value);
             }
             rest -= since;

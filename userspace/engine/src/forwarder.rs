@@ -13,6 +13,7 @@ use crate::adjacency::{Hop, Question, Snapshot};
 use crate::counters::WorkerCounters;
 use crate::device::Mac;
 use crate::filter::Side;
+use crate::fragments::Fragments;
 use crate::hold::{Hold, Waiting};
 use crate::icmp::Budget;
 use crate::regime::{Regime, Shared};
@@ -34,6 +35,7 @@ pub struct Forwarder<'a, 'u, P> {
     to_outer: Batch<'u>,
     hold: Hold<'u>,
     pub(crate) icmp_budget: Budget,
+    pub(crate) fragments: Fragments,
     /// Of the regime and of the snapshot that were used last.
     generations: (u32, u64),
     /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
@@ -112,6 +114,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             to_outer: Batch::new(),
             hold: Hold::new(),
             icmp_budget: Budget::new(Instant::now()),
+            fragments: Fragments::new(Instant::now()),
             generations: (0, 0),
             last_hop: None,
             published: [0; 2],

@@ -27,6 +27,7 @@ mod error;
 mod filter;
 mod forward;
 mod forwarder;
+mod fragments;
 mod hold;
 mod icmp;
 mod installed;

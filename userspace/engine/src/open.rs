@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceReader, parse_ip};
+use ravelin_xdp_common::{Decision, Direction, DropReason, Header, IpPacket, Kind, SliceReader, parse_ip};
 use ravelin_xsk::{Frame, Port};
 
 use crate::adjacency::Snapshot;
@@ -24,7 +24,10 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             }
         }
         for mut one in admitted {
-            match one.outcome.and_then(|()| self.accept(&mut one, regime, snapshot)) {
+            match one
+                .outcome
+                .and_then(|()| self.accept(&mut one, regime, snapshot, now))
+            {
                 Ok(packet) => {
                     let destination = destination_of(packet.flow.destination, packet.flow.family);
                     self.forward(one.frame, Side::Inner, destination, snapshot, now);
@@ -49,17 +52,28 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// RFC 4301 section 5.2: the decrypted packet must match the selectors of the SA that brought it, which here
     /// means that the best rule for it protects with the SA's own connection. Then it is forwarded like any packet.
     fn accept(
-        &self,
+        &mut self,
         one: &mut Admitted<'u>,
         regime: &Regime,
         snapshot: &Snapshot,
+        now: Instant,
     ) -> Result<IpPacket, DropReason> {
         let mut packet = IpPacket::EMPTY;
         parse_ip(&SliceReader(one.frame.data()), &mut packet).map_err(|_| DropReason::InnerMalformed)?;
-        let verdict = regime.rules().classify(&packet.flow, Direction::Inbound);
+        let classify = || regime.rules().classify(&packet.flow, Direction::Inbound);
+        let verdict = if packet.fragment {
+            let header = Header {
+                generation: regime.generation(),
+                ..regime.rules().header()
+            };
+            self.fragments.judge(&packet, &header, now, classify)
+        } else {
+            classify()
+        };
         match verdict.decision {
             Decision::Protect if verdict.connection == one.metadata.slot => {}
             Decision::FragmentUnknown => return Err(DropReason::FragmentUnknown),
+            Decision::FragmentOverlap => return Err(DropReason::FragmentOverlap),
             _ => return Err(DropReason::InnerPolicy),
         }
         self.counters.matched(verdict.rule_id, one.frame.len());

@@ -1,6 +1,7 @@
 //! Two gateways and everything that goes through their tunnel.
 
 use crate::support::capture::{Capture, assert_sequence_numbers_fresh, clear};
+use crate::support::daemon::Gateway;
 use crate::support::echo::Echo;
 use crate::support::lab::{CLEAR_PORT, G1, H1, H2, Lab, PORT, Policy};
 use crate::support::wait_until;
@@ -89,6 +90,51 @@ fn a_permitted_flow_is_clear_and_the_other_is_not() {
             .any(|seen| seen.frame.windows(text.len()).any(|bytes| bytes == text))
     };
     assert!(holds(b"for all to see") && !holds(b"for nobody to see"));
+}
+
+/// Of a fragmented datagram only the first fragment shows the ports that the rules ask for.
+#[test]
+fn fragments_follow_the_rule_of_their_ports() {
+    let lab = Lab::new();
+    let by_ports = |site: usize| {
+        let (there, side) = if site == 1 {
+            (2, "destination")
+        } else {
+            (1, "source")
+        };
+        let text = Policy::default().text(site);
+        let whole = format!("destination = \"10.{there}.0.0/16\" }}");
+        assert!(text.contains(&whole));
+        let limited =
+            format!("destination = \"10.{there}.0.0/16\", protocol = \"udp\", {side}-port = {PORT} }}");
+        text.replacen(&whole, &limited, 1)
+    };
+    let gateways = [
+        Gateway::new(&lab.g1, lab.folder.path(), &by_ports(1)),
+        Gateway::new(&lab.g2, lab.folder.path(), &by_ports(2)),
+    ];
+    let _daemons = gateways.each_ref().map(Gateway::start);
+    let capture = lab.capture();
+    let (permitted, protected) = (Echo::start(&lab.h2, CLEAR_PORT), Echo::start(&lab.h2, PORT));
+    wait_until("protected fragments", || {
+        protected.udp(&lab.h1, H2[0], &[7; 4000])
+    });
+    let packets = capture.packets();
+    assert!(
+        clear(&packets).is_empty(),
+        "clear on the wire: {:?}",
+        clear(&packets)
+    );
+    wait_until("permitted fragments", || {
+        permitted.udp(&lab.h1, H2[0], &b"for all to see".repeat(300))
+    });
+    // None of the later fragments went the way of the protect rule, which they match but for their ports.
+    let seen = capture
+        .frames()
+        .iter()
+        .filter(|seen| seen.frame.windows(14).any(|bytes| bytes == b"for all to see"))
+        .count();
+    assert!(seen >= 6, "{seen} clear fragments there and back");
 }
 
 #[test]
