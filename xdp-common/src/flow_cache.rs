@@ -2,10 +2,11 @@
 
 use crate::{Direction, Flow, Verdict};
 
-/// Entries of the cache of each CPU, a power of two: 256 KiB, which stays in the second-level cache.
-pub const FLOW_CACHE_SLOTS: usize = 1 << 12;
+/// Entries of the cache of each CPU, a power of two: 512 KiB, which stays in the second-level cache.
+pub const FLOW_CACHE_SLOTS: usize = 1 << 13;
 
-/// One flow and its verdict: one cache line of a direct-mapped cache. Any number of flows may collide; the last stays.
+/// One flow and its verdict: one cache line. A flow is looked for in two neighbours; of those that meet there the last
+/// two stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct CachedVerdict {
@@ -53,7 +54,7 @@ impl CachedVerdict {
         ]
     }
 
-    /// Where a flow is looked for.
+    /// The first of the two entries in which a flow is looked for.
     #[must_use]
     #[inline(always)]
     pub const fn slot(flow: &[u64; 5]) -> u32 {
@@ -64,7 +65,7 @@ impl CachedVerdict {
         let mixed = (source.rotate_left(23) ^ destination)
             .wrapping_add(rest)
             .wrapping_mul(0x9fb2_1c65_1e98_df25);
-        (mixed >> (64 - FLOW_CACHE_SLOTS.trailing_zeros())) as u32
+        (mixed >> (64 - FLOW_CACHE_SLOTS.trailing_zeros())) as u32 & !1
     }
 
     /// The verdict, if it is about this flow by this rule set.
@@ -118,12 +119,13 @@ mod tests {
 
     #[test]
     fn neighbouring_flows_spread() {
-        let mut taken = [false; FLOW_CACHE_SLOTS];
+        let mut taken = [0; FLOW_CACHE_SLOTS];
         for port in 0..2048 {
             let words = CachedVerdict::flow(&flow(port), Direction::Outbound);
-            taken[CachedVerdict::slot(&words) as usize] = true;
+            taken[CachedVerdict::slot(&words) as usize] += 1;
         }
-        // Thrown at random, 2048 flows take 1,612 of 4,096 slots.
-        assert!(taken.iter().filter(|one| **one).count() > 1500);
+        // Thrown at random into 4,096 pairs, 2,048 flows leave about 64 without a place.
+        let left_out: i32 = taken.iter().map(|count: &i32| (count - 2).max(0)).sum();
+        assert!(left_out < 110, "{left_out}");
     }
 }

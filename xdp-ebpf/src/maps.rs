@@ -80,18 +80,23 @@ impl Tables for KernelTables {
             return walk(lines, header, flow, direction);
         }
         let words = CachedVerdict::flow(flow, direction);
-        let Some(cached) = FLOW_CACHE.get_ptr_mut(CachedVerdict::slot(&words)) else {
+        let slot = CachedVerdict::slot(&words);
+        let (Some(first), Some(second)) = (FLOW_CACHE.get_ptr_mut(slot), FLOW_CACHE.get_ptr_mut(slot | 1))
+        else {
             return Verdict::NONE;
         };
-        // SAFETY: the pointer is to this CPU's slot, which no other CPU writes, and programs of one CPU do not
+        // SAFETY: the pointers are to two entries of this CPU, which no other CPU writes, and programs of one CPU do not
         // interrupt each other.
-        let cached = unsafe { &mut *cached };
-        if let Some(verdict) = cached.verdict(header.generation, &words) {
-            return verdict;
+        let (first, second) = unsafe { (&mut *first, &mut *second) };
+        for cached in [&*first, &*second] {
+            if let Some(verdict) = cached.verdict(header.generation, &words) {
+                return verdict;
+            }
         }
         let verdict = walk(lines, header, flow, direction);
         if !matches!(verdict.decision, Decision::NoRuleSet) {
-            *cached = CachedVerdict::new(header.generation, &words, &verdict);
+            *second = *first;
+            *first = CachedVerdict::new(header.generation, &words, &verdict);
         }
         verdict
     }
