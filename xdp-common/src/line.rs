@@ -134,6 +134,11 @@ impl Line {
         }
         Self(words)
     }
+
+    /// Moves the children of a cut by so many lines.
+    pub const fn move_children(&mut self, lines: u32) {
+        self.0[0] += lines << 6;
+    }
 }
 
 /// What line 0 says about the rule set.

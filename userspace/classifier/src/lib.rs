@@ -14,6 +14,7 @@
 
 #[cfg(feature = "arbitrary")]
 pub mod arbitrary;
+mod cut;
 mod expand;
 mod forest;
 mod frame;

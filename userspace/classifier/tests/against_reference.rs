@@ -289,6 +289,56 @@ fn a_policy_that_is_too_large_names_its_largest_rules() {
     assert!(error.to_string().contains("`second` (4129024)"), "{error}");
 }
 
+/// With a priority of its own for each rule, neither their order in the file nor a second rule that says the same can
+/// change what is decided, or by which rule.
+#[test]
+fn permuted_and_doubled_rules_decide_the_same() {
+    for seed in 0..60 {
+        let mut rng = Rng::new(500 + seed);
+        let text = policy_text_of(&mut rng, 12, 30);
+        let (rest, connections) = text.split_at(text.find("\n[connections.").expect("connections"));
+        let mut blocks = rest.split("[[rules]]");
+        let head = blocks.next().expect("a head");
+        let rules: Vec<String> = blocks
+            .enumerate()
+            .map(|(index, block)| {
+                let kept = block.lines().filter(|line| !line.starts_with("priority"));
+                let lines: Vec<&str> = kept.filter(|line| !line.is_empty()).collect();
+                format!("[[rules]]\npriority = {index}\n{}\n", lines.join("\n"))
+            })
+            .collect();
+        let whole = |rules: &[String]| parsed(&format!("{head}{}{connections}", rules.concat()));
+        let mut permuted = rules.clone();
+        for index in (1..permuted.len()).rev() {
+            permuted.swap(index, rng.below(index + 1));
+        }
+        let mut doubled = rules.clone();
+        doubled.extend(
+            rules
+                .iter()
+                .map(|rule| rule.replace("name = \"r", "name = \"again")),
+        );
+        let policies = [&rules, &permuted, &doubled].map(|rules| whole(rules));
+        let sets = policies
+            .each_ref()
+            .map(|policy| compile(policy).expect("the policy fits"));
+        for _ in 0..300 {
+            let (packet, direction) = packet(&mut rng, &policies[0]);
+            let decided = [0, 1, 2].map(|index| {
+                let verdict = sets[index].classify(&packet.flow(), direction);
+                let rule = policies[index].rules().get(verdict.rule_id as usize);
+                (
+                    verdict.decision,
+                    verdict.connection,
+                    rule.map(|rule| rule.name.clone()),
+                )
+            });
+            assert_eq!(decided[0], decided[1], "seed {seed}, {packet:?}");
+            assert_eq!(decided[0], decided[2], "seed {seed}, {packet:?}");
+        }
+    }
+}
+
 /// Filters that all overlap: each a wide range of source ports by a wide range of destination ports.
 #[test]
 fn two_thousand_overlapping_rectangles_of_ports_are_compiled_or_refused_soon() {
