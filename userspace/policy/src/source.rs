@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -154,8 +155,15 @@ impl<'r, 't> Reader<'r, 't> {
         if metadata.len() > room {
             return Err(self.too_large());
         }
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true);
+        if !self.open.is_empty() {
+            // Some files of /proc call themselves regular and wait for ever, such as /proc/kmsg.
+            options.custom_flags(libc::O_NONBLOCK);
+        }
         let mut bytes = Vec::new();
-        std::fs::File::open(path)
+        options
+            .open(path)
             .map_err(cannot_open)?
             .take(room + 1)
             .read_to_end(&mut bytes)

@@ -297,3 +297,13 @@ fn what_would_fill_the_memory_is_refused_before_it_is_parsed() {
         "p: more than 25165824 words and signs; this is no policy"
     );
 }
+
+/// `/proc/kmsg` calls itself a regular file and gives nothing until the kernel has something new to say.
+#[test]
+fn a_file_that_waits_for_more_is_not_waited_for() {
+    let text = errors_of(&[("main.toml", "include = [\"/proc/kmsg\"]")]);
+    assert!(
+        text.starts_with("main.toml:1:12: cannot include `/proc/kmsg`"),
+        "{text}"
+    );
+}
