@@ -15,9 +15,16 @@ use ravelin_esp::{
     Algorithm, DropReason, InboundSa, MAX_HEADROOM, MAX_TAILROOM, Mode, Opened, OutboundSa, Packet, Provider,
     SaParameters, Sealed, Secret,
 };
-use ravelin_gcm::{Aead, KeyMaterial, Nonce, OpenJob, SealJob, Tag};
+use ravelin_gcm::{Aead, KeyMaterial, Nonce, OpenJob, SealJob};
 
 const BATCH: usize = 32;
+/// The fastest of each kind, and what old peers have.
+const ALGORITHMS: [Algorithm; 3] = [
+    Algorithm::AES_256_GCM,
+    Algorithm::AES_128_GCM,
+    Algorithm::ChaCha20Poly1305,
+];
+
 const SIZES: [usize; 3] = [64, 576, 1420];
 const SPI: u32 = 0x1000;
 
@@ -32,7 +39,7 @@ fn for_each_kind(
 ) {
     let mut group = criterion.benchmark_group(name);
     for provider in Provider::ALL.iter().copied() {
-        for algorithm in Algorithm::ALL.iter().copied() {
+        for algorithm in ALGORITHMS.into_iter().filter(|one| provider.has(*one)) {
             for size in SIZES {
                 group.throughput(Throughput::Bytes(size as u64));
                 bench(&mut group, provider, algorithm, size);
@@ -139,7 +146,7 @@ fn esp(criterion: &mut Criterion) {
 struct Messages {
     key: Box<dyn Aead>,
     sealed: u64,
-    messages: Vec<(Nonce, Vec<u8>, Tag)>,
+    messages: Vec<(Nonce, Vec<u8>, [u8; 16])>,
 }
 
 impl Messages {
@@ -149,14 +156,14 @@ impl Messages {
         Self {
             key: provider.key(&key).unwrap(),
             sealed: 0,
-            messages: vec![([0; 12], data, [0; 16]); BATCH],
+            messages: vec![([0; 16], data, [0; 16]); BATCH],
         }
     }
 
     fn seal(&mut self) -> Duration {
         for (nonce, _, _) in &mut self.messages {
             self.sealed += 1;
-            nonce[4..].copy_from_slice(&self.sealed.to_be_bytes());
+            nonce[4..12].copy_from_slice(&self.sealed.to_be_bytes());
         }
         let start = Instant::now();
         let mut jobs: ArrayVec<SealJob<'_>, BATCH> = self

@@ -79,7 +79,7 @@ impl Case {
             Mode::Transport
         };
         let key = Secret::from([[7; 16].as_slice(), &SALT].concat());
-        let mut parameters = SaParameters::new(SPI, mode, Algorithm::Aes128Gcm, key);
+        let mut parameters = SaParameters::new(SPI, mode, Algorithm::AES_128_GCM, key);
         parameters.extended_sequence_numbers = self.extended;
         if self.udp {
             parameters.encapsulation = Encapsulation::Udp {
@@ -87,22 +87,23 @@ impl Case {
                 destination_port: 4500,
             };
         }
-        InboundSa::new(parameters, Provider::AesGcm, 0).expect("valid parameters")
+        InboundSa::new(parameters, Provider::RustCrypto, 0).expect("valid parameters")
     }
 
     /// A well-formed, authentic packet around `plaintext`, which holds the trailer too.
     fn seal(&self, plaintext: &[u8]) -> Vec<u8> {
         let mut data = plaintext[..plaintext.len().min(1 << 12)].to_vec();
         data.truncate(data.len() / 4 * 4);
-        let key = KeyMaterial::new(Algorithm::Aes128Gcm, Secret::from(vec![7; 16])).expect("16 bytes");
-        let key = Provider::AesGcm.key(&key).expect("a key");
+        let key = KeyMaterial::new(Algorithm::AES_128_GCM, Secret::from(vec![7; 16])).expect("16 bytes");
+        let key = Provider::RustCrypto.key(&key).expect("a key");
         let number = 1_u64.to_be_bytes();
-        let mut nonce = [0; 12];
+        let mut nonce = [0; 16];
         nonce[..4].copy_from_slice(&SALT);
-        nonce[4..].copy_from_slice(&number);
+        nonce[4..12].copy_from_slice(&number);
         let mut aad = SPI.to_be_bytes().to_vec();
         aad.extend_from_slice(if self.extended { &number } else { &number[4..] });
-        let tag = key.seal(&nonce, &aad, &mut data).expect("short data");
+        let mut tag = [0; 16];
+        key.seal(&nonce, &aad, &mut data, &mut tag).expect("short data");
 
         let esp_len = 16 + data.len() + 16;
         let udp_len = if self.udp { 8 + esp_len } else { esp_len };

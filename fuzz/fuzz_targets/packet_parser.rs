@@ -44,7 +44,8 @@ impl Tables for Host {
             remote_port: 0,
             family: 4,
             encapsulation: 0,
-            reserved: [0; 6],
+            shortest: 36,
+                reserved: [0; 4],
         })
     }
 

@@ -221,8 +221,7 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     if packet.fragment {
         return Some(Judgement::dropped(DropReason::EspFragment));
     }
-    // SPI, sequence number, IV, the shortest padded trailer and the ICV: 8 + 8 + 4 + 16.
-    if packet.upper_length() < udp_header + 36 {
+    if packet.upper_length() < udp_header + endpoint.shortest {
         return Some(Judgement::dropped(DropReason::EspTruncated));
     }
     // No rule set was asked, so there is no generation to name.

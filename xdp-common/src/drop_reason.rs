@@ -72,7 +72,7 @@ drop_reasons! {
     SpiWrongEndpoint = "spi_wrong_endpoint", "The SPI is known but the packet's addresses or encapsulation are not the SA's.";
     EspTruncated = "esp_truncated", "Too short for an ESP header, IV, trailer and ICV.";
     EspFragment = "esp_fragment", "A fragment of an ESP packet; reassembly is not supported.";
-    EspMisaligned = "esp_misaligned", "The ciphertext is not a multiple of four bytes (RFC 4303 section 2.4).";
+    EspMisaligned = "esp_misaligned", "The ciphertext is not a multiple of four bytes, or of the cipher's block (RFC 4303 section 2.4).";
     SequenceZero = "sequence_zero", "Sequence number 0 with anti-replay enabled.";
     ReplayOld = "replay_old", "The sequence number is left of the replay window.";
     ReplayDuplicate = "replay_duplicate", "The sequence number was seen before.";

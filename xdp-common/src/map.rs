@@ -67,8 +67,10 @@ pub struct InboundEndpoint {
     pub family: u8,
     /// An [`Encapsulation`].
     pub encapsulation: u8,
+    /// Bytes of the SA's shortest ESP packet: header, IV, the shortest padded trailer, ICV.
+    pub shortest: u16,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
 }
 
 const _: () = assert!(size_of::<InboundEndpoint>() == 48);

@@ -150,6 +150,7 @@ fn inbound_endpoint(connection: &Connection, slot: u32) -> InboundEndpoint {
         remote_port,
         family: if connection.local.is_ipv4() { 4 } else { 6 },
         encapsulation: encapsulation as u8,
-        reserved: [0; 6],
+        shortest: connection.shortest_esp(),
+        reserved: [0; 4],
     }
 }

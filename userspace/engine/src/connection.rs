@@ -70,7 +70,8 @@ impl Connection {
             remote_port,
             family: if connection.local.is_ipv4() { 4 } else { 6 },
             encapsulation: encapsulation as u8,
-            reserved: [0; 6],
+            shortest: connection.shortest_esp(),
+            reserved: [0; 4],
         }
     }
 }

@@ -6,14 +6,14 @@ use crate::inbound::Located;
 use crate::ip::{
     self, Family, IpHeader, PROTOCOL_FRAGMENT, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_NO_NEXT_HEADER,
 };
-use crate::layout::{HEADER_LEN, ICV_LEN};
+use crate::layout::Layout;
 use crate::trailer::Trailer;
 use crate::{NoRoom, Packet, ecn};
 
 /// Leaves the inner packet of tunnel mode.
-pub(crate) fn tunnel(packet: &mut Packet<'_>, located: &Located) -> Result<(), DropReason> {
-    let payload_at = located.esp_at + HEADER_LEN;
-    let trailer = trailer(packet, payload_at)?;
+pub(crate) fn tunnel(packet: &mut Packet<'_>, located: &Located, layout: Layout) -> Result<(), DropReason> {
+    let payload_at = located.esp_at + layout.header_len();
+    let trailer = trailer(packet, payload_at, layout)?;
     let family = match trailer.next_header {
         PROTOCOL_IPV4 => Family::V4,
         PROTOCOL_IPV6 => Family::V6,
@@ -37,9 +37,13 @@ pub(crate) fn tunnel(packet: &mut Packet<'_>, located: &Located) -> Result<(), D
 }
 
 /// Puts the packet of transport mode together again: its IP headers, then the payload.
-pub(crate) fn transport(packet: &mut Packet<'_>, located: &Located) -> Result<(), DropReason> {
-    let payload_at = located.esp_at + HEADER_LEN;
-    let trailer = trailer(packet, payload_at)?;
+pub(crate) fn transport(
+    packet: &mut Packet<'_>,
+    located: &Located,
+    layout: Layout,
+) -> Result<(), DropReason> {
+    let payload_at = located.esp_at + layout.header_len();
+    let trailer = trailer(packet, payload_at, layout)?;
     // Transport mode carries whole datagrams. A fragment header inside ESP would make a fragment whose ports nobody
     // has checked.
     if located.header.family == Family::V6 && trailer.next_header == PROTOCOL_FRAGMENT {
@@ -65,10 +69,11 @@ pub(crate) fn transport(packet: &mut Packet<'_>, located: &Located) -> Result<()
 }
 
 /// The trailer of the packet whose plaintext begins at `payload_at`.
-fn trailer(packet: &Packet<'_>, payload_at: usize) -> Result<Trailer, DropReason> {
+fn trailer(packet: &Packet<'_>, payload_at: usize, layout: Layout) -> Result<Trailer, DropReason> {
     let plaintext_and_icv = packet.bytes().get(payload_at..).ok_or(DropReason::EspTruncated)?;
-    let (plaintext, _) = plaintext_and_icv
-        .split_last_chunk::<ICV_LEN>()
+    let plaintext_len = plaintext_and_icv.len().checked_sub(layout.icv_len());
+    let plaintext = plaintext_len
+        .and_then(|len| plaintext_and_icv.get(..len))
         .ok_or(DropReason::EspTruncated)?;
     let trailer = Trailer::parse(plaintext)?;
     // RFC 4303 section 2.6: a dummy is marked by protocol 59, its payload "need not be well-formed", and "dummy packets

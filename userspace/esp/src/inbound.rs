@@ -10,7 +10,7 @@ use ravelin_xdp_common::DropReason;
 use crate::counters::{Counters, Counts};
 use crate::decapsulation;
 use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
-use crate::layout::{HEADER_LEN, ICV_LEN, MAX_BATCH, MIN_ESP_LEN};
+use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
 use crate::nonce::{self, Salt};
 use crate::{Encapsulation, Mode, Packet, ReplayWindow, SaError, SaParameters, SequenceCounter};
 
@@ -30,6 +30,7 @@ pub struct InboundSa {
     encapsulation: Encapsulation,
     aead: Box<dyn Aead>,
     salt: Salt,
+    layout: Layout,
     /// `None` with anti-replay off. Locked twice per batch, never while a packet is decrypted.
     window: Option<Mutex<ReplayWindow>>,
     counters: Counters,
@@ -71,6 +72,7 @@ impl InboundSa {
             replay_window,
             ..
         } = parameters;
+        let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
         let (aead, salt) = parameters.into_key(provider)?;
         let window = (replay_window != 0)
             .then(|| Mutex::new(ReplayWindow::new(replay_window, extended, highest_seen)));
@@ -81,6 +83,7 @@ impl InboundSa {
             encapsulation,
             aead,
             salt,
+            layout,
             window,
             counters: Counters::default(),
         })
@@ -145,8 +148,8 @@ impl InboundSa {
         for ((packet, state), outcome) in packets.iter_mut().zip(&states).zip(outcomes) {
             *outcome = state.and_then(|located| {
                 match self.mode {
-                    Mode::Tunnel { .. } => decapsulation::tunnel(packet, &located)?,
-                    Mode::Transport => decapsulation::transport(packet, &located)?,
+                    Mode::Tunnel { .. } => decapsulation::tunnel(packet, &located, self.layout)?,
+                    Mode::Transport => decapsulation::transport(packet, &located, self.layout)?,
                 }
                 counts.packets += 1;
                 counts.bytes += packet.len() as u64;
@@ -184,7 +187,7 @@ impl InboundSa {
             _ => return Err(DropReason::SpiWrongEndpoint),
         };
         let esp = bytes.get(esp_at..).unwrap_or_default();
-        let fixed: &[u8; HEADER_LEN] = esp.first_chunk().ok_or(DropReason::EspTruncated)?;
+        let fixed: &[u8; FIXED_LEN] = esp.first_chunk().ok_or(DropReason::EspTruncated)?;
         let (words, _) = fixed.as_chunks::<4>();
         let (spi, sequence) = (u32::from_be_bytes(words[0]), u32::from_be_bytes(words[1]));
         if spi != self.spi {
@@ -194,10 +197,11 @@ impl InboundSa {
                 DropReason::SpiUnknown
             });
         }
-        if esp.len() < MIN_ESP_LEN {
+        let layout = self.layout;
+        if esp.len() < layout.min_len() {
             return Err(DropReason::EspTruncated);
         }
-        if !(esp.len() - HEADER_LEN - ICV_LEN).is_multiple_of(4) {
+        if (esp.len() - layout.header_len() - layout.icv_len()) & (layout.align() - 1) != 0 {
             return Err(DropReason::EspMisaligned);
         }
         let (next_header_at, sequence) = (chain.upper.next_header_at, u64::from(sequence));
@@ -247,9 +251,15 @@ impl InboundSa {
     fn open_job<'p>(&self, packet: &'p mut Packet<'_>, located: &Located) -> Option<OpenJob<'p>> {
         let (header, sealed) = packet
             .bytes_mut()
-            .split_at_mut_checked(located.esp_at + HEADER_LEN)?;
-        let (ciphertext, icv) = sealed.split_last_chunk_mut::<ICV_LEN>()?;
-        let nonce = self.salt.nonce(*header.last_chunk()?);
+            .split_at_mut_checked(located.esp_at + self.layout.header_len())?;
+        let icv_at = sealed.len().checked_sub(self.layout.icv_len())?;
+        let (ciphertext, icv) = sealed.split_at_mut(icv_at);
+        let iv = header.get(located.esp_at + FIXED_LEN..)?;
+        let nonce = if iv.is_empty() {
+            self.salt.nonce(&located.sequence.to_be_bytes())
+        } else {
+            self.salt.nonce(iv)
+        };
         let aad = nonce::associated_data(self.spi, located.sequence, self.extended);
         Some(OpenJob::new(nonce, aad, ciphertext, icv))
     }

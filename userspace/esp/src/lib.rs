@@ -1,4 +1,4 @@
-//! ESP (RFC 4303) with AES-GCM (RFC 4106), sans I/O: bytes in, bytes out, in place, in batches.
+//! ESP (RFC 4303), sans I/O: bytes in, bytes out, in place, in batches.
 //!
 //! In the order a packet meets them:
 //! - [`SaParameters`] say what a security association is; [`OutboundSa::new`] and [`InboundSa::new`] check them and
@@ -36,8 +36,8 @@ pub use inbound::{InboundSa, Opened};
 pub use layout::{MAX_BATCH, MAX_HEADROOM, MAX_TAILROOM};
 pub use outbound::{OutboundSa, Sealed};
 pub use packet::{NoRoom, Packet};
-pub use parameters::{Encapsulation, Mode, SALT_LEN, SaError, SaParameters};
-pub use ravelin_gcm::{Algorithm, Provider, Secret};
+pub use parameters::{Encapsulation, Mode, SaError, SaParameters};
+pub use ravelin_gcm::{AesKey, Algorithm, Hmac, IcvLen, Provider, Secret};
 pub use ravelin_xdp_common::DropReason;
 pub use replay::ReplayWindow;
 pub use sequence::{SequenceCounter, SequenceNumber, SequenceNumbers};

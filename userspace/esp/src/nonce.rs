@@ -1,27 +1,39 @@
-//! Nonce and associated data of AES-GCM in ESP (RFC 4106 sections 4 and 5).
+//! Nonce and associated data in ESP (RFC 4106 sections 4 and 5, and the like for other algorithms).
 
 use std::fmt;
 
-use ravelin_gcm::{AssociatedData, NONCE_LEN, Nonce};
+use ravelin_gcm::{AssociatedData, MAX_NONCE_LEN, Nonce};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::layout::IV_LEN;
-use crate::parameters::SALT_LEN;
+/// Bytes of the longest salt.
+const MAX_SALT_LEN: usize = 4;
 
 /// The secret first part of every nonce of an SA.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub(crate) struct Salt([u8; SALT_LEN]);
+pub(crate) struct Salt {
+    bytes: [u8; MAX_SALT_LEN],
+    len: u8,
+}
 
 impl Salt {
-    pub(crate) fn new(salt: [u8; SALT_LEN]) -> Self {
-        Self(salt)
+    /// `None` if it is longer than any algorithm's.
+    pub(crate) fn new(salt: &[u8]) -> Option<Self> {
+        let mut bytes = [0; MAX_SALT_LEN];
+        bytes.get_mut(..salt.len())?.copy_from_slice(salt);
+        Some(Self {
+            bytes,
+            len: salt.len() as u8,
+        })
     }
 
-    /// RFC 4106 section 4: the salt, then the IV that travels in the packet.
-    pub(crate) fn nonce(&self, iv: [u8; IV_LEN]) -> Nonce {
-        let mut nonce = [0; NONCE_LEN];
-        nonce[..SALT_LEN].copy_from_slice(&self.0);
-        nonce[SALT_LEN..].copy_from_slice(&iv);
+    /// RFC 4106 section 4: the salt, then the IV that travels in the packet. `iv` has at most 16 bytes with the salt.
+    pub(crate) fn nonce(&self, iv: &[u8]) -> Nonce {
+        let mut nonce = [0; MAX_NONCE_LEN];
+        let (salt, rest) = nonce.split_at_mut(self.len.into());
+        salt.copy_from_slice(&self.bytes[..salt.len()]);
+        for (byte, iv) in rest.iter_mut().zip(iv) {
+            *byte = *iv;
+        }
         nonce
     }
 }
@@ -30,15 +42,6 @@ impl fmt::Debug for Salt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Salt")
     }
-}
-
-/// The IV of an outbound packet: its 64-bit sequence number.
-///
-/// RFC 4106 section 3.1: "For a given key, the IV MUST NOT repeat. The most natural way to implement this is with a
-/// counter". The sequence number is one that is already unique under the key, monotone, and recorded durably; without
-/// extended sequence numbers its high half is zero.
-pub(crate) fn iv(sequence: u64) -> [u8; IV_LEN] {
-    sequence.to_be_bytes()
 }
 
 /// RFC 4106 section 5: SPI and sequence number, which is 64 bits long with extended sequence numbers although only its
@@ -61,15 +64,17 @@ pub(crate) fn associated_data(spi: u32, sequence: u64, extended: bool) -> Associ
 
 #[cfg(test)]
 mod tests {
-    use super::{Salt, associated_data, iv};
+    use super::{Salt, associated_data};
 
     #[test]
     fn layout_of_nonce_and_associated_data() {
         let sequence = 0x0102_0304_0506_0708;
-        assert_eq!(
-            Salt::new([9, 8, 7, 6]).nonce(iv(sequence)),
-            [9, 8, 7, 6, 1, 2, 3, 4, 5, 6, 7, 8]
-        );
+        let nonce = Salt::new(&[9, 8, 7, 6]).unwrap().nonce(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(nonce, [9, 8, 7, 6, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0]);
+        let nonce = Salt::new(&[9, 8, 7]).unwrap().nonce(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(nonce, [9, 8, 7, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0]);
+        assert_eq!(Salt::new(&[]).unwrap().nonce(&[5; 16]), [5; 16]);
+        assert!(Salt::new(&[0; 5]).is_none());
         assert_eq!(
             associated_data(0x0a0b_0c0d, sequence, true).as_slice(),
             [10, 11, 12, 13, 1, 2, 3, 4, 5, 6, 7, 8]

@@ -8,7 +8,7 @@ use ravelin_xdp_common::DropReason;
 
 use crate::counters::{Counters, Counts};
 use crate::ip::{self, Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
-use crate::layout::{HEADER_LEN, ICV_LEN, IV_LEN, MAX_BATCH, ciphertext_len};
+use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
 use crate::nonce::{self, Salt};
 use crate::outer_header::{self, OuterHeader};
 use crate::parameters::check_path_mtu;
@@ -33,6 +33,7 @@ pub struct OutboundSa {
     udp_zero_checksum: bool,
     aead: Box<dyn Aead>,
     salt: Salt,
+    layout: Layout,
     sequence: SequenceCounter,
     mode: Mode,
     /// Bytes; 0 for none.
@@ -79,6 +80,7 @@ impl OutboundSa {
             udp_zero_checksum,
             ..
         } = parameters;
+        let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
         let (aead, salt) = parameters.into_key(provider)?;
         let outer = match mode {
             Mode::Tunnel { local, remote } => Some(OuterHeader::new(local, remote, encapsulation, spi)),
@@ -92,6 +94,7 @@ impl OutboundSa {
             udp_zero_checksum,
             aead,
             salt,
+            layout,
             sequence: SequenceCounter::new(extended, last_used),
             mode,
             path_mtu: AtomicU32::new(path_mtu.unwrap_or(0)),
@@ -150,6 +153,9 @@ impl OutboundSa {
 
     /// The longest clear packet in bytes, from its IP header on, that fits the path MTU once sealed; one byte more does
     /// not. What an ICMP "packet too big" must say. `None` without a path MTU.
+    ///
+    /// In transport mode with CBC, whose blocks are longer than the units of IP headers, it holds for every packet, and a
+    /// few bytes more may fit behind some headers.
     #[must_use]
     pub fn inner_mtu(&self) -> Option<u32> {
         Some(self.inner_mtu_of(self.path_mtu()?))
@@ -166,20 +172,29 @@ impl OutboundSa {
 
     /// `path_mtu` was checked.
     fn inner_mtu_of(&self, path_mtu: u32) -> u32 {
-        let ciphertext = path_mtu as usize - self.fixed_overhead();
-        // In transport mode the headers in front are multiples of 4 bytes, so the same rounding holds.
-        (ciphertext / 4 * 4 - crate::layout::TRAILER_LEN) as u32
+        let room = path_mtu as usize - self.fixed_overhead();
+        let behind = |kept: usize| kept + self.layout.payload_len(room - kept);
+        let inner_mtu = match self.mode {
+            Mode::Tunnel { .. } => behind(0),
+            // The headers in front are multiples of 4 bytes: all rests of a division by 16.
+            Mode::Transport => [20, 24, 28, 32].map(behind).into_iter().min().unwrap_or(0),
+        };
+        inner_mtu as u32
     }
 
-    /// Bytes of the sealed packet for a clear packet of `inner_len` bytes, from their IP headers on.
+    /// Bytes of the sealed packet, from its IP header on, for a clear packet of `len` bytes, of which `kept` bytes of
+    /// headers stay in front of ESP: 0 in tunnel mode.
     #[must_use]
-    pub fn sealed_len(&self, inner_len: usize) -> usize {
-        self.fixed_overhead() + ciphertext_len(inner_len)
+    pub fn sealed_len(&self, len: usize, kept: usize) -> usize {
+        self.fixed_overhead() + kept + self.layout.ciphertext_len(len - kept)
     }
 
     /// Bytes that sealing adds, whatever the packet, without trailer.
     fn fixed_overhead(&self) -> usize {
-        self.outer.as_ref().map_or(0, OuterHeader::len) + self.udp_len() + HEADER_LEN + ICV_LEN
+        self.outer.as_ref().map_or(0, OuterHeader::len)
+            + self.udp_len()
+            + self.layout.header_len()
+            + self.layout.icv_len()
     }
 
     fn udp_len(&self) -> usize {
@@ -232,7 +247,7 @@ impl OutboundSa {
             .zip(outcomes.iter_mut().filter(|outcome| outcome.is_ok()))
         {
             if !job.is_sealed() {
-                // Only a packet beyond AES-GCM's 64 GiB can fail; it would otherwise go out in clear.
+                // Only a packet of an impossible length can fail; it would otherwise go out in clear.
                 *outcome = Err(DropReason::PacketTooBig);
             }
         }
@@ -264,13 +279,14 @@ impl OutboundSa {
         };
         let esp_at = outer_len + self.udp_len();
         let payload_len = header.total_len - kept;
-        let total_len = esp_at + HEADER_LEN + ciphertext_len(payload_len) + ICV_LEN;
+        let layout = self.layout;
+        let total_len = esp_at + layout.header_len() + layout.ciphertext_len(payload_len) + layout.icv_len();
         if total_len > path_mtu as usize {
             return Err(DropReason::PacketTooBig);
         }
         let total_len = u16::try_from(total_len).map_err(|_| DropReason::PacketTooBig)?;
-        if packet.headroom() < esp_at + HEADER_LEN - kept
-            || packet.tailroom() < ciphertext_len(payload_len) - payload_len + ICV_LEN
+        if packet.headroom() < esp_at + layout.header_len() - kept
+            || packet.tailroom() < layout.ciphertext_len(payload_len) - payload_len + layout.icv_len()
         {
             return Err(DropReason::FrameShort);
         }
@@ -293,8 +309,9 @@ impl OutboundSa {
     ) -> Result<(SealJob<'p>, Sealed), NoRoom> {
         let sequence = number.into_value();
         let payload_len = plan.header.total_len - plan.kept;
-        let front = plan.esp_at + HEADER_LEN - plan.kept;
-        packet.append(ciphertext_len(payload_len) - payload_len + ICV_LEN)?;
+        let layout = self.layout;
+        let front = plan.esp_at + layout.header_len() - plan.kept;
+        packet.append(layout.ciphertext_len(payload_len) - payload_len + layout.icv_len())?;
         packet.prepend(front)?;
         let bytes = packet.bytes_mut();
 
@@ -311,8 +328,8 @@ impl OutboundSa {
             ip::rewrite_chain(bytes, family, plan.next_header_at, next_header, len);
         }
 
-        let (headers, sealed) = bytes.split_at_mut(plan.esp_at + HEADER_LEN);
-        let (before, esp) = headers.split_last_chunk_mut::<HEADER_LEN>().ok_or(NoRoom)?;
+        let (headers, sealed) = bytes.split_at_mut(plan.esp_at + layout.header_len());
+        let (before, esp) = headers.split_at_mut(plan.esp_at);
         if let Encapsulation::Udp {
             source_port,
             destination_port,
@@ -322,18 +339,22 @@ impl OutboundSa {
             let udp_len = plan.total_len - (plan.esp_at - UDP_HEADER_LEN) as u16;
             outer_header::write_udp(udp, source_port, destination_port, udp_len);
         }
-        let iv: [u8; IV_LEN] = nonce::iv(sequence);
         esp[0..4].copy_from_slice(&self.spi.to_be_bytes());
         esp[4..8].copy_from_slice(&(sequence as u32).to_be_bytes());
-        esp[8..].copy_from_slice(&iv);
+        let iv = &mut esp[FIXED_LEN..];
+        let nonce = if iv.is_empty() {
+            // RFC 8750 section 4: the IV is the sequence number in 64 bits. An algorithm without a nonce ignores it.
+            self.salt.nonce(&sequence.to_be_bytes())
+        } else {
+            self.aead.iv(sequence, iv);
+            self.salt.nonce(iv)
+        };
 
-        let (plaintext, icv) = sealed.split_last_chunk_mut::<ICV_LEN>().ok_or(NoRoom)?;
+        let icv_at = sealed.len().checked_sub(layout.icv_len()).ok_or(NoRoom)?;
+        let (plaintext, icv) = sealed.split_at_mut(icv_at);
         trailer::write(&mut plaintext[payload_len..], plan.next_header);
         let aad = nonce::associated_data(self.spi, sequence, self.extended);
-        Ok((
-            SealJob::new(self.salt.nonce(iv), aad, plaintext, icv),
-            Sealed { sequence },
-        ))
+        Ok((SealJob::new(nonce, aad, plaintext, icv), Sealed { sequence }))
     }
 
     /// UDP over IPv6 carries a checksum over the ciphertext.

@@ -6,9 +6,6 @@ use ravelin_gcm::{Aead, Algorithm, KeyError, KeyMaterial, Provider, Secret};
 
 use crate::nonce::Salt;
 
-/// Bytes of salt behind the AES key in the keying material (RFC 4106 section 8.1).
-pub const SALT_LEN: usize = 4;
-
 /// The smallest path MTU an SA takes over IPv4, in bytes. RFC 791 permits 68, but below this only attacks have been
 /// seen; Linux has the same floor.
 const MIN_PATH_MTU_IPV4: u32 = 552;
@@ -57,10 +54,14 @@ pub struct SaParameters {
     pub mode: Mode,
     /// UDP encapsulation or none.
     pub encapsulation: Encapsulation,
-    /// AES-GCM by key length, always with a 16-byte ICV.
+    /// What encrypts and authenticates.
     pub algorithm: Algorithm,
-    /// KEYMAT of RFC 4106 section 8.1: the AES key, then 4 bytes of salt.
+    /// KEYMAT: the encryption key, the salt, the integrity key, as far as the algorithm has them (RFC 7296 section 2.17,
+    /// RFC 4106 section 8.1).
     pub key_material: Secret,
+    /// The IV is the sequence number and is not sent (RFC 8750). For AES-GCM with an ICV of 16 bytes, AES-CCM with one of
+    /// 8, and ChaCha20-Poly1305.
+    pub implicit_iv: bool,
     /// 64-bit sequence numbers (RFC 4303 section 2.2.1).
     pub extended_sequence_numbers: bool,
     /// Inbound: numbers the anti-replay window spans, a multiple of 64 from 64 to 65536; 0 turns anti-replay off.
@@ -82,6 +83,7 @@ impl SaParameters {
             encapsulation: Encapsulation::None,
             algorithm,
             key_material,
+            implicit_iv: false,
             extended_sequence_numbers: false,
             replay_window: 1024,
             path_mtu: None,
@@ -96,13 +98,18 @@ impl SaParameters {
         if self.spi <= 255 {
             return Err(SaError::Spi { spi: self.spi });
         }
-        let expected = self.algorithm.key_len() + SALT_LEN;
+        let expected = self.algorithm.keymat_len();
         if self.key_material.len() != expected {
             let (algorithm, actual) = (self.algorithm, self.key_material.len());
             return Err(SaError::KeyLength {
                 algorithm,
                 expected,
                 actual,
+            });
+        }
+        if self.implicit_iv && !self.algorithm.takes_implicit_iv() {
+            return Err(SaError::ImplicitIv {
+                algorithm: self.algorithm,
             });
         }
         let window = self.replay_window;
@@ -140,18 +147,26 @@ impl SaParameters {
         check_path_mtu(self.mode, self.path_mtu)
     }
 
-    /// Expands the key and sets the salt apart; the keying material itself is erased.
+    /// Expands the keys and sets the salt apart; the keying material itself is erased. A provider without the algorithm is
+    /// replaced by one that has it.
     pub(crate) fn into_key(self, provider: Provider) -> Result<(Box<dyn Aead>, Salt), SaError> {
-        let expected = self.algorithm.key_len() + SALT_LEN;
         let (algorithm, actual) = (self.algorithm, self.key_material.len());
-        let split = self.key_material.expose().split_last_chunk::<SALT_LEN>();
-        let (key, salt) = split.ok_or(SaError::KeyLength {
+        let wrong_length = SaError::KeyLength {
             algorithm,
-            expected,
+            expected: algorithm.keymat_len(),
             actual,
-        })?;
-        let key = KeyMaterial::new(algorithm, Secret::copy_from(key))?;
-        Ok((provider.key(&key)?, Salt::new(*salt)))
+        };
+        let keymat = self.key_material.expose();
+        let (encryption, rest) = keymat
+            .split_at_checked(algorithm.encryption_key_len())
+            .ok_or(wrong_length)?;
+        let (salt, integrity) = rest.split_at_checked(algorithm.salt_len()).ok_or(wrong_length)?;
+        let mut keys = Vec::with_capacity(algorithm.key_len());
+        keys.extend_from_slice(encryption);
+        keys.extend_from_slice(integrity);
+        let key = KeyMaterial::new(algorithm, Secret::from(keys))?;
+        let salt = Salt::new(salt).ok_or(wrong_length)?;
+        Ok((provider.or_any_with(algorithm).key(&key)?, salt))
     }
 }
 
@@ -180,8 +195,11 @@ pub enum SaError {
     },
     /// Keying material of a wrong length.
     #[error(
-        "key material of {actual} bytes; {algorithm} takes {expected}: the AES key, then {SALT_LEN} bytes of salt \
-         (RFC 4106 section 8.1)"
+        "key material of {actual} bytes; {algorithm} takes {expected}: {} of encryption key, {} of salt, {} of \
+         integrity key",
+        algorithm.encryption_key_len(),
+        algorithm.salt_len(),
+        algorithm.integrity_key_len()
     )]
     KeyLength {
         /// The algorithm asked for.
@@ -190,6 +208,15 @@ pub enum SaError {
         expected: usize,
         /// Bytes given.
         actual: usize,
+    },
+    /// An algorithm whose IV must be sent.
+    #[error(
+        "{algorithm} cannot do without the IV in each packet; implicit IVs are for aes-*-gcm, aes-*-ccm-8 and \
+         chacha20-poly1305 (RFC 8750)"
+    )]
+    ImplicitIv {
+        /// The algorithm given.
+        algorithm: Algorithm,
     },
     /// A replay window that is neither 0 nor a multiple of 64 up to 65536.
     #[error("replay window {window}; use a multiple of 64 from 64 to 65536, or 0 for no anti-replay")]
@@ -253,6 +280,8 @@ pub enum SaError {
 
 #[cfg(test)]
 mod tests {
+    use ravelin_gcm::{AesKey, IcvLen};
+
     use super::{Algorithm, Encapsulation, Mode, SaError, SaParameters, Secret};
 
     fn parameters() -> SaParameters {
@@ -260,7 +289,7 @@ mod tests {
             local: [192, 0, 2, 1].into(),
             remote: [192, 0, 2, 2].into(),
         };
-        SaParameters::new(256, mode, Algorithm::Aes128Gcm, Secret::copy_from(&[0; 20]))
+        SaParameters::new(256, mode, Algorithm::AES_128_GCM, Secret::copy_from(&[0; 20]))
     }
 
     fn refused(change: impl FnOnce(&mut SaParameters)) -> String {
@@ -286,6 +315,12 @@ mod tests {
                 "{error}"
             );
         }
+        assert!(
+            refused(
+                |p| (p.algorithm, p.implicit_iv) = (Algorithm::AesGcm(AesKey::Aes128, IcvLen::Icv8), true)
+            )
+            .contains("implicit IVs are for")
+        );
         for window in [1, 63, 65, 100, 65537, 65600, u32::MAX] {
             assert!(refused(|p| p.replay_window = window).contains("multiple of 64 from 64 to 65536"));
         }

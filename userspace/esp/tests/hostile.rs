@@ -5,7 +5,7 @@ mod support;
 
 use proptest::prelude::*;
 use ravelin_esp::{DropReason, InboundSa, Provider, Secret};
-use ravelin_gcm::KeyMaterial;
+use ravelin_gcm::{KeyMaterial, MAX_NONCE_LEN};
 use support::{Case, SPI, case, checksum, ipv4, ipv6, open, open_one, seal_one};
 
 fn clear(case: Case) -> Vec<u8> {
@@ -47,19 +47,26 @@ fn authentic(case: Case, outer_traffic_class: u8, plaintext: &[u8]) -> Vec<u8> {
     if case.udp {
         wire.extend_from_slice(&[0x11, 0x95, 0x11, 0x94, 0, 0, 0, 0]);
     }
-    let key = case.key_material();
-    let (key, salt) = key.split_last_chunk::<4>().unwrap();
-    let key = KeyMaterial::new(case.algorithm, Secret::copy_from(key)).unwrap();
-    let key = Provider::AesGcm.key(&key).unwrap();
+    let algorithm = case.algorithm;
+    let keymat = case.key_material();
+    let (encryption, rest) = keymat.split_at(algorithm.encryption_key_len());
+    let (salt, integrity) = rest.split_at(algorithm.salt_len());
+    let key = KeyMaterial::new(algorithm, Secret::from([encryption, integrity].concat())).unwrap();
+    let key = Provider::RustCrypto.key(&key).unwrap();
     let number = 1_u64.to_be_bytes();
-    let nonce: Vec<u8> = salt.iter().chain(&number).copied().collect();
+    let mut iv = vec![0; algorithm.iv_len()];
+    key.iv(1, &mut iv);
+    let mut nonce = [0; MAX_NONCE_LEN];
+    nonce[..salt.len()].copy_from_slice(salt);
+    nonce[salt.len()..salt.len() + iv.len()].copy_from_slice(&iv);
     let mut aad = SPI.to_be_bytes().to_vec();
     aad.extend_from_slice(if case.extended { &number } else { &number[4..] });
     let mut data = plaintext.to_vec();
-    let tag = key.seal(&nonce.try_into().unwrap(), &aad, &mut data).unwrap();
+    let mut tag = vec![0; algorithm.tag_len()];
+    key.seal(&nonce, &aad, &mut data, &mut tag).unwrap();
     wire.extend_from_slice(&SPI.to_be_bytes());
     wire.extend_from_slice(&number[4..]);
-    wire.extend_from_slice(&number);
+    wire.extend_from_slice(&iv);
     wire.extend_from_slice(&data);
     wire.extend_from_slice(&tag);
     fix_lengths(case, &mut wire);
@@ -72,7 +79,11 @@ fn authentic(case: Case, outer_traffic_class: u8, plaintext: &[u8]) -> Vec<u8> {
 }
 
 fn tunnels() -> impl Iterator<Item = Case> {
-    Case::all().into_iter().filter(|case| case.tunnel)
+    // The plaintexts of these tests are multiples of four bytes, not of a block.
+    let stream = |case: &Case| case.algorithm.block_len() == 1;
+    Case::all()
+        .into_iter()
+        .filter(move |case| case.tunnel && stream(case))
 }
 
 #[test]

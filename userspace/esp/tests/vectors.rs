@@ -116,9 +116,9 @@ fn every_vector_opens() {
         let [key, salt_and_iv, aad, plaintext, sealed] = vector.map(hex);
         let (spi, sequence) = (be(&aad[..4]) as u32, be(&aad[4..]));
         let algorithm = if key.len() == 16 {
-            Algorithm::Aes128Gcm
+            Algorithm::AES_128_GCM
         } else {
-            Algorithm::Aes256Gcm
+            Algorithm::AES_256_GCM
         };
         let mut esp = aad[..4].to_vec();
         esp.extend_from_slice(&aad[aad.len() - 4..]);

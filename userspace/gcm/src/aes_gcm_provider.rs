@@ -5,7 +5,7 @@ use std::fmt;
 use aes_gcm::aead::AeadInOut as _;
 use aes_gcm::{Aes128Gcm, Aes256Gcm, KeyInit as _};
 
-use crate::{Aead, AeadError, Algorithm, KeyMaterial, Nonce, Provider, Tag};
+use crate::{Aead, AeadError, Algorithm, KeyMaterial, Nonce, Provider};
 
 const MAX_DATA_LEN: u64 = aes_gcm::P_MAX;
 
@@ -16,16 +16,21 @@ pub(crate) enum AesGcmKey {
 }
 
 impl AesGcmKey {
+    pub(crate) const fn has(algorithm: Algorithm) -> bool {
+        matches!(algorithm, Algorithm::AES_128_GCM | Algorithm::AES_256_GCM)
+    }
+
     pub(crate) fn new(key: &KeyMaterial) -> Option<Self> {
         match key.algorithm() {
-            Algorithm::Aes128Gcm => Aes128Gcm::new_from_slice(key.expose())
+            Algorithm::AES_128_GCM => Aes128Gcm::new_from_slice(key.expose())
                 .ok()
                 .map(Box::new)
                 .map(Self::Aes128),
-            Algorithm::Aes256Gcm => Aes256Gcm::new_from_slice(key.expose())
+            Algorithm::AES_256_GCM => Aes256Gcm::new_from_slice(key.expose())
                 .ok()
                 .map(Box::new)
                 .map(Self::Aes256),
+            _ => None,
         }
     }
 }
@@ -40,35 +45,44 @@ impl fmt::Debug for AesGcmKey {
 
 impl Aead for AesGcmKey {
     fn provider(&self) -> Provider {
-        Provider::AesGcm
+        Provider::RustCrypto
     }
 
     fn algorithm(&self) -> Algorithm {
         match self {
-            Self::Aes128(_) => Algorithm::Aes128Gcm,
-            Self::Aes256(_) => Algorithm::Aes256Gcm,
+            Self::Aes128(_) => Algorithm::AES_128_GCM,
+            Self::Aes256(_) => Algorithm::AES_256_GCM,
         }
     }
 
-    fn seal(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8]) -> Result<Tag, AeadError> {
-        let nonce = nonce.into();
-        let tag = match self {
-            Self::Aes128(key) => key.encrypt_inout_detached(nonce, aad, data.into()),
-            Self::Aes256(key) => key.encrypt_inout_detached(nonce, aad, data.into()),
+    fn seal(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &mut [u8]) -> Result<(), AeadError> {
+        let nonce = first_twelve(nonce);
+        let sealed = match self {
+            Self::Aes128(key) => key.encrypt_inout_detached(nonce.into(), aad, data.into()),
+            Self::Aes256(key) => key.encrypt_inout_detached(nonce.into(), aad, data.into()),
         };
-        tag.map(Into::into).map_err(|_| AeadError::TooLong)
+        let sealed = sealed.map_err(|_| AeadError::Length)?;
+        if tag.len() != sealed.len() {
+            return Err(AeadError::Length);
+        }
+        tag.copy_from_slice(&sealed);
+        Ok(())
     }
 
-    fn open(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
+    fn open(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &[u8]) -> Result<(), AeadError> {
         if data.len() as u64 > MAX_DATA_LEN {
-            return Err(AeadError::TooLong);
+            return Err(AeadError::Length);
         }
-        let nonce = nonce.into();
-        let tag = tag.into();
+        let nonce = first_twelve(nonce);
+        let tag: &[u8; 16] = tag.try_into().map_err(|_| AeadError::NotAuthentic)?;
         let opened = match self {
-            Self::Aes128(key) => key.decrypt_inout_detached(nonce, aad, data.into(), tag),
-            Self::Aes256(key) => key.decrypt_inout_detached(nonce, aad, data.into(), tag),
+            Self::Aes128(key) => key.decrypt_inout_detached(nonce.into(), aad, data.into(), tag.into()),
+            Self::Aes256(key) => key.decrypt_inout_detached(nonce.into(), aad, data.into(), tag.into()),
         };
         opened.map_err(|_| AeadError::NotAuthentic)
     }
+}
+
+fn first_twelve(nonce: &Nonce) -> &[u8; 12] {
+    nonce.first_chunk().unwrap_or(&[0; 12])
 }

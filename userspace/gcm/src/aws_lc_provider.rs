@@ -1,8 +1,10 @@
 //! AES-GCM by AWS-LC.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce as AwsNonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce as AwsNonce, UnboundKey,
+};
 
-use crate::{Aead, AeadError, Algorithm, KeyMaterial, Nonce, Provider, Tag};
+use crate::{Aead, AeadError, AesKey, Algorithm, IcvLen, KeyMaterial, Nonce, Provider};
 
 /// AWS-LC checks the length itself but does not say so in its error; only a message past this is too long.
 const MAX_DATA_LEN: u64 = (1 << 36) - 32;
@@ -16,10 +18,20 @@ pub(crate) struct AwsLcKey {
 }
 
 impl AwsLcKey {
+    pub(crate) const fn has(algorithm: Algorithm) -> bool {
+        matches!(
+            algorithm,
+            Algorithm::AesGcm(_, IcvLen::Icv16) | Algorithm::ChaCha20Poly1305
+        )
+    }
+
     pub(crate) fn new(key: &KeyMaterial) -> Option<Self> {
         let algorithm = match key.algorithm() {
-            Algorithm::Aes128Gcm => &AES_128_GCM,
-            Algorithm::Aes256Gcm => &AES_256_GCM,
+            Algorithm::AesGcm(AesKey::Aes128, IcvLen::Icv16) => &AES_128_GCM,
+            Algorithm::AesGcm(AesKey::Aes192, IcvLen::Icv16) => &AES_192_GCM,
+            Algorithm::AesGcm(AesKey::Aes256, IcvLen::Icv16) => &AES_256_GCM,
+            Algorithm::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            _ => return None,
         };
         let unbound = UnboundKey::new(algorithm, key.expose()).ok()?;
         Some(Self {
@@ -38,21 +50,25 @@ impl Aead for AwsLcKey {
         self.algorithm
     }
 
-    fn seal(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8]) -> Result<Tag, AeadError> {
-        let nonce = AwsNonce::assume_unique_for_key(*nonce);
-        let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), data);
-        let tag = tag.map_err(|_| AeadError::TooLong)?;
-        Tag::try_from(tag.as_ref()).map_err(|_| AeadError::TooLong)
+    fn seal(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &mut [u8]) -> Result<(), AeadError> {
+        let sealed = self
+            .key
+            .seal_in_place_separate_tag(first_twelve(nonce), Aad::from(aad), data)
+            .map_err(|_| AeadError::Length)?;
+        if tag.len() != sealed.as_ref().len() {
+            return Err(AeadError::Length);
+        }
+        tag.copy_from_slice(sealed.as_ref());
+        Ok(())
     }
 
-    fn open(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &Tag) -> Result<(), AeadError> {
+    fn open(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &[u8]) -> Result<(), AeadError> {
         if data.len() as u64 > MAX_DATA_LEN {
-            return Err(AeadError::TooLong);
+            return Err(AeadError::Length);
         }
-        let nonce = AwsNonce::assume_unique_for_key(*nonce);
         if self
             .key
-            .open_in_place_separate_tag(nonce, Aad::from(aad), tag, data)
+            .open_in_place_separate_tag(first_twelve(nonce), Aad::from(aad), tag, data)
             .is_ok()
         {
             return Ok(());
@@ -61,4 +77,9 @@ impl Aead for AwsLcKey {
         data.fill(0);
         Err(AeadError::NotAuthentic)
     }
+}
+
+fn first_twelve(nonce: &Nonce) -> AwsNonce {
+    let [nonce @ .., _, _, _, _] = *nonce;
+    AwsNonce::assume_unique_for_key(nonce)
 }

@@ -1,6 +1,6 @@
 //! One packet's share of a batch.
 
-use crate::{Nonce, Tag};
+use crate::Nonce;
 
 /// Longest associated data of a job, in bytes. ESP needs 8, or 12 with extended sequence numbers (RFC 4106
 /// section 5); the rest is room to stay on a whole number of words.
@@ -70,13 +70,13 @@ pub struct SealJob<'a> {
     /// Plaintext before, ciphertext after.
     pub data: &'a mut [u8],
     /// Where the tag goes.
-    pub tag: &'a mut Tag,
+    pub tag: &'a mut [u8],
     sealed: bool,
 }
 
 impl<'a> SealJob<'a> {
     /// A job not done yet.
-    pub fn new(nonce: Nonce, aad: impl Into<AssociatedData>, data: &'a mut [u8], tag: &'a mut Tag) -> Self {
+    pub fn new(nonce: Nonce, aad: impl Into<AssociatedData>, data: &'a mut [u8], tag: &'a mut [u8]) -> Self {
         Self {
             nonce,
             aad: aad.into(),
@@ -108,13 +108,13 @@ pub struct OpenJob<'a> {
     /// Ciphertext before; plaintext after if, and only if, the tag verified.
     pub data: &'a mut [u8],
     /// The tag that came with it.
-    pub tag: &'a Tag,
+    pub tag: &'a [u8],
     verified: bool,
 }
 
 impl<'a> OpenJob<'a> {
     /// A job not done yet.
-    pub fn new(nonce: Nonce, aad: impl Into<AssociatedData>, data: &'a mut [u8], tag: &'a Tag) -> Self {
+    pub fn new(nonce: Nonce, aad: impl Into<AssociatedData>, data: &'a mut [u8], tag: &'a [u8]) -> Self {
         Self {
             nonce,
             aad: aad.into(),

@@ -1,4 +1,4 @@
-//! Batched AES-GCM behind one trait.
+//! Batched authenticated encryption behind one trait.
 //!
 //! A [`Secret`] becomes [`KeyMaterial`] of one [`Algorithm`]; a [`Provider`] turns that into a boxed [`Aead`],
 //! which seals and opens in place, one packet at a time or a batch of [`SealJob`]s and [`OpenJob`]s.
@@ -14,14 +14,16 @@
 
 mod aead;
 mod aes_gcm_provider;
+mod algorithm;
 mod aws_lc_provider;
 mod job;
 mod key;
 mod provider;
 mod secret;
 
-pub use aead::{Aead, AeadError, NONCE_LEN, Nonce, TAG_LEN, Tag};
+pub use aead::{Aead, AeadError, MAX_NONCE_LEN, MAX_TAG_LEN, Nonce};
+pub use algorithm::{AesKey, Algorithm, Hmac, IcvLen, UnknownAlgorithm};
 pub use job::{AadTooLong, AssociatedData, MAX_AAD_LEN, OpenJob, SealJob};
-pub use key::{Algorithm, KeyError, KeyMaterial, UnknownAlgorithm};
+pub use key::{KeyError, KeyMaterial};
 pub use provider::{Provider, UnknownProvider};
 pub use secret::Secret;

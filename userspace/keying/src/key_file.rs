@@ -1,4 +1,4 @@
-//! Key files: hexadecimal KEYMAT (RFC 4106 section 8.1, the AES key and 4 bytes of salt), readable by the owner only.
+//! Key files: hexadecimal KEYMAT (encryption key, salt, integrity key, as far as the algorithm has them), readable by the owner only.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 /// Largest key file in bytes: room for comments.
 const MAX_BYTES: usize = 4096;
 
-/// The longest KEYMAT in bytes.
-const MAX_KEYMAT: usize = 36;
+/// The longest KEYMAT in bytes: AES-256-CTR with HMAC-SHA-512.
+const MAX_KEYMAT: usize = 32 + 4 + 64;
 
 /// Why a key file cannot be used. No variant holds any of its content.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ pub enum KeyFileError {
         line: usize,
     },
     /// It holds too many or too few digits.
-    #[error("{}: expected {expected} hex digits for {algorithm} (key and 4 bytes of salt), found {found}", .path.display())]
+    #[error("{}: expected {expected} hex digits for {algorithm} (encryption key, salt, integrity key: {} + {} + {} bytes), found {found}", .path.display(), .algorithm.encryption_key_len(), .algorithm.salt_len(), .algorithm.integrity_key_len())]
     Length {
         /// The file.
         path: PathBuf,
@@ -135,11 +135,14 @@ pub fn read(path: &Path, algorithm: Algorithm) -> Result<Secret, KeyFileError> {
 /// again), [`KeyFileError::Random`].
 pub fn create(path: &Path, algorithm: Algorithm) -> Result<(), KeyFileError> {
     let mut keymat = Zeroizing::new([0_u8; MAX_KEYMAT]);
-    let keymat = &mut keymat[..algorithm.keymat_length()];
+    let keymat = &mut keymat[..algorithm.keymat_len()];
     rand::fill(keymat).map_err(|_| KeyFileError::Random)?;
 
     let header = format!(
-        "# {algorithm}: key and 4 bytes of salt (RFC 4106 section 8.1). One direction of one connection.\n"
+        "# {algorithm}: encryption key, salt, integrity key in {} + {} + {} bytes. One direction of one connection.\n",
+        algorithm.encryption_key_len(),
+        algorithm.salt_len(),
+        algorithm.integrity_key_len(),
     );
     let mut content = Zeroizing::new(Vec::with_capacity(header.len() + 2 * MAX_KEYMAT + 1));
     content.extend_from_slice(header.as_bytes());
@@ -210,7 +213,7 @@ fn check(path: &Path, file: &File) -> Result<(), KeyFileError> {
 }
 
 fn decode(path: &Path, content: &[u8], algorithm: Algorithm) -> Result<Secret, KeyFileError> {
-    let expected = algorithm.keymat_length() * 2;
+    let expected = algorithm.keymat_len() * 2;
     let mut keymat = Zeroizing::new([0_u8; MAX_KEYMAT]);
     let mut found = 0;
     for (index, line) in content.split(|byte| *byte == b'\n').enumerate() {

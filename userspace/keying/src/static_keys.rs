@@ -342,13 +342,9 @@ fn parameters(connection: &Connection, sa: &StaticSa, keymat: Secret) -> SaParam
         },
         policy::Mode::Transport => ravelin_esp::Mode::Transport,
     };
-    let algorithm = match connection.keys.algorithm {
-        policy::Algorithm::Aes128Gcm => ravelin_esp::Algorithm::Aes128Gcm,
-        policy::Algorithm::Aes256Gcm => ravelin_esp::Algorithm::Aes256Gcm,
-    };
     SaParameters {
         extended_sequence_numbers: connection.keys.esn,
         replay_window: connection.keys.replay_window,
-        ..SaParameters::new(sa.spi.value(), mode, algorithm, keymat)
+        ..SaParameters::new(sa.spi.value(), mode, connection.keys.algorithm, keymat)
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
 use ravelin_keying::{KeyFileError, key_file};
-use ravelin_policy::Algorithm::{self, Aes128Gcm, Aes256Gcm};
+use ravelin_policy::Algorithm;
 use tempfile::TempDir;
 
 /// 20 bytes, of which no two are the same.
@@ -66,7 +66,9 @@ fn every_way_to_write_the_digits_is_read() {
         for mode in [0o600, 0o400] {
             let path = folder.file(&content, mode);
             assert_eq!(
-                key_file::read(&path, Aes128Gcm).expect("a good key").expose(),
+                key_file::read(&path, Algorithm::AES_128_GCM)
+                    .expect("a good key")
+                    .expose(),
                 expected,
                 "{content}"
             );
@@ -81,23 +83,31 @@ fn wrong_content_is_told_apart() {
     for (content, algorithm, expected) in [
         (
             &KEY[..38],
-            Aes128Gcm,
-            "expected 40 hex digits for aes-128-gcm (key and 4 bytes of salt), found 38",
+            Algorithm::AES_128_GCM,
+            "expected 40 hex digits for aes-128-gcm (encryption key, salt, integrity key: 16 + 4 + 0 bytes), found 38",
         ),
-        (&KEY[..39], Aes128Gcm, "found 39"),
+        (&KEY[..39], Algorithm::AES_128_GCM, "found 39"),
         (
             KEY,
-            Aes256Gcm,
-            "expected 72 hex digits for aes-256-gcm (key and 4 bytes of salt), found 40",
+            Algorithm::AES_256_GCM,
+            "expected 72 hex digits for aes-256-gcm (encryption key, salt, integrity key: 32 + 4 + 0 bytes), found 40",
         ),
-        (long.as_str(), Aes256Gcm, "found 80"),
-        ("", Aes128Gcm, "found 0"),
-        ("# only a comment", Aes128Gcm, "found 0"),
-        ("c0c1c2\nc3c4xxc5c6", Aes128Gcm, ":2: only hexadecimal digits"),
-        ("c0c1c2\n\u{0}", Aes128Gcm, ":2: only hexadecimal digits"),
+        (long.as_str(), Algorithm::AES_256_GCM, "found 80"),
+        ("", Algorithm::AES_128_GCM, "found 0"),
+        ("# only a comment", Algorithm::AES_128_GCM, "found 0"),
+        (
+            "c0c1c2\nc3c4xxc5c6",
+            Algorithm::AES_128_GCM,
+            ":2: only hexadecimal digits",
+        ),
+        (
+            "c0c1c2\n\u{0}",
+            Algorithm::AES_128_GCM,
+            ":2: only hexadecimal digits",
+        ),
         (
             "0000000000000000000000000000000000000000",
-            Aes128Gcm,
+            Algorithm::AES_128_GCM,
             "a key of zeros protects nothing",
         ),
     ] {
@@ -105,7 +115,7 @@ fn wrong_content_is_told_apart() {
         assert!(error.contains(expected), "{expected:?} not in {error}");
     }
     let large = "# c0c1c2c3\n".repeat(1000);
-    assert!(refused(&folder.file(large, 0o600), Aes128Gcm).contains("larger than 4096 bytes"));
+    assert!(refused(&folder.file(large, 0o600), Algorithm::AES_128_GCM).contains("larger than 4096 bytes"));
 }
 
 #[test]
@@ -113,7 +123,7 @@ fn a_file_that_others_may_touch_is_refused() {
     let folder = Folder::new();
     for mode in [0o644, 0o640, 0o604, 0o660, 0o602, 0o601, 0o700, 0o4600] {
         let path = folder.file(KEY, mode);
-        let error = refused(&path, Aes128Gcm);
+        let error = refused(&path, Algorithm::AES_128_GCM);
         assert!(error.contains(&format!("its mode is {mode:04o}")), "{error}");
         assert!(
             error.contains(&format!("chmod 600 {}", path.display())),
@@ -127,7 +137,7 @@ fn a_file_of_another_user_is_refused() {
     let folder = Folder::new();
     let path = folder.file(KEY, 0o600);
     chown(&path, Some(12_345), None).expect("this test needs root");
-    assert!(refused(&path, Aes128Gcm).contains("it belongs to user 12345"));
+    assert!(refused(&path, Algorithm::AES_128_GCM).contains("it belongs to user 12345"));
 }
 
 #[test]
@@ -136,29 +146,36 @@ fn what_is_no_regular_file_is_refused_at_once() {
     let target = folder.file(KEY, 0o600);
     let link = folder.path("link");
     symlink(&target, &link).expect("linked");
-    assert!(refused(&link, Aes128Gcm).contains("must not be a symbolic link"));
+    assert!(refused(&link, Algorithm::AES_128_GCM).contains("must not be a symbolic link"));
     let pipe = folder.path("pipe");
     nix::unistd::mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
-    assert!(refused(&pipe, Aes128Gcm).contains("not a regular file"));
-    assert!(refused(folder.0.path(), Aes128Gcm).contains("not a regular file"));
-    assert!(refused(&folder.path("missing"), Aes128Gcm).contains("cannot open the key file: No such file"));
+    assert!(refused(&pipe, Algorithm::AES_128_GCM).contains("not a regular file"));
+    assert!(refused(folder.0.path(), Algorithm::AES_128_GCM).contains("not a regular file"));
+    assert!(
+        refused(&folder.path("missing"), Algorithm::AES_128_GCM)
+            .contains("cannot open the key file: No such file")
+    );
 }
 
 #[test]
 fn a_made_key_is_private_new_and_never_overwritten() {
     let folder = Folder::new();
     let mut keys = Vec::new();
-    for (name, algorithm) in [("a", Aes128Gcm), ("b", Aes256Gcm), ("c", Aes256Gcm)] {
+    for (name, algorithm) in [
+        ("a", Algorithm::AES_128_GCM),
+        ("b", Algorithm::AES_256_GCM),
+        ("c", Algorithm::AES_256_GCM),
+    ] {
         let path = folder.path(name);
         key_file::create(&path, algorithm).expect("made");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o7777, 0o600);
         keys.push(key_file::read(&path, algorithm).expect("readable"));
-        assert_eq!(keys[keys.len() - 1].len(), algorithm.keymat_length());
+        assert_eq!(keys[keys.len() - 1].len(), algorithm.keymat_len());
         let before = fs::read(&path).expect("readable");
         let again = key_file::create(&path, algorithm).expect_err("exists");
         assert!(matches!(again, KeyFileError::Open { .. }), "{again}");
         assert_eq!(fs::read(&path).expect("readable"), before);
     }
     assert_ne!(keys[1], keys[2]);
-    assert!(key_file::create(&folder.path("no/such/folder"), Aes128Gcm).is_err());
+    assert!(key_file::create(&folder.path("no/such/folder"), Algorithm::AES_128_GCM).is_err());
 }

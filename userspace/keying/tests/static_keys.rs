@@ -71,8 +71,8 @@ fn two_ends_understand_each_other_across_restarts() {
         "path-mtu = 1400",
     ] {
         let folder = tempfile::tempdir().expect("a folder");
-        key_file::create(&folder.path().join("a.key"), Algorithm::Aes256Gcm).expect("made");
-        key_file::create(&folder.path().join("b.key"), Algorithm::Aes256Gcm).expect("made");
+        key_file::create(&folder.path().join("a.key"), Algorithm::AES_256_GCM).expect("made");
+        key_file::create(&folder.path().join("b.key"), Algorithm::AES_256_GCM).expect("made");
         let policies = [0, 1].map(|side| policy(folder.path(), side, encapsulation));
         let states = ["s0", "s1"].map(|name| folder.path().join(name));
 
@@ -105,7 +105,7 @@ fn two_ends_understand_each_other_across_restarts() {
 fn one_key_in_two_files_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let (a, b) = (folder.path().join("a.key"), folder.path().join("b.key"));
-    key_file::create(&a, Algorithm::Aes256Gcm).expect("made");
+    key_file::create(&a, Algorithm::AES_256_GCM).expect("made");
     fs::copy(&a, &b).expect("copied");
     let errors = StaticKeys::read(&policy(folder.path(), 0, ""))
         .expect_err("the same key")
@@ -120,7 +120,7 @@ fn one_key_in_two_files_is_refused() {
 fn every_bad_file_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let (a, b) = (folder.path().join("a.key"), folder.path().join("b.key"));
-    key_file::create(&a, Algorithm::Aes256Gcm).expect("made");
+    key_file::create(&a, Algorithm::AES_256_GCM).expect("made");
     fs::set_permissions(&a, fs::Permissions::from_mode(0o644)).expect("mode set");
     let errors = StaticKeys::read(&policy(folder.path(), 0, "")).expect_err("two bad files");
     assert_eq!(errors.errors().len(), 2);
@@ -133,7 +133,7 @@ fn every_bad_file_is_named() {
 fn printing_shows_no_key() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["a.key", "b.key"] {
-        key_file::create(&folder.path().join(name), Algorithm::Aes256Gcm).expect("made");
+        key_file::create(&folder.path().join(name), Algorithm::AES_256_GCM).expect("made");
     }
     let keys = StaticKeys::read(&policy(folder.path(), 0, "")).expect("two keys");
     assert_eq!(format!("{keys:?}").matches("Secret(36 bytes)").count(), 2);
@@ -144,7 +144,7 @@ fn printing_shows_no_key() {
 fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["a.key", "b.key"] {
-        key_file::create(&folder.path().join(name), Algorithm::Aes256Gcm).expect("made");
+        key_file::create(&folder.path().join(name), Algorithm::AES_256_GCM).expect("made");
     }
     let state = Arc::new(StateFolder::open(&folder.path().join("state")).expect("a state folder"));
     let first = policy(folder.path(), 0, "");
@@ -178,7 +178,7 @@ fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
     // New keys, but the old SPIs.
     for name in ["a.key", "b.key"] {
         fs::remove_file(folder.path().join(name)).expect("removed");
-        key_file::create(&folder.path().join(name), Algorithm::Aes256Gcm).expect("made");
+        key_file::create(&folder.path().join(name), Algorithm::AES_256_GCM).expect("made");
     }
     let errors = kept(&first).expect_err("the old SPIs");
     assert_eq!(errors.lines().count(), 1, "{errors}");

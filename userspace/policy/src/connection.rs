@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ravelin_gcm::Algorithm;
+
 use crate::address::{Family, unusable_endpoint};
 use crate::diagnostic::{Position, Report, quote};
 use crate::reader::{Node, Table};
@@ -68,8 +70,8 @@ static STATIC: TableSpec = TableSpec {
     keys: &[
         Key::required(
             "algorithm",
-            Kind::Choice(&["aes-256-gcm", "aes-128-gcm"]),
-            "RFC 4106, with an ICV of 16 bytes",
+            Kind::Choice(Algorithm::NAMES),
+            "What encrypts and authenticates, both directions alike",
         ),
         Key::default(
             "esn",
@@ -153,35 +155,6 @@ pub enum Encapsulation {
     },
 }
 
-/// Authenticated encryption for ESP, with a 16-byte ICV (RFC 4106).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// AES-GCM with a 128-bit key.
-    Aes128Gcm,
-    /// AES-GCM with a 256-bit key.
-    Aes256Gcm,
-}
-
-impl Algorithm {
-    /// Length in bytes of the KEYMAT, key and 4-byte salt (RFC 4106 section 8.1).
-    #[must_use]
-    pub fn keymat_length(self) -> usize {
-        match self {
-            Self::Aes128Gcm => 16 + 4,
-            Self::Aes256Gcm => 32 + 4,
-        }
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Aes128Gcm => "aes-128-gcm",
-            Self::Aes256Gcm => "aes-256-gcm",
-        })
-    }
-}
-
 /// A security parameters index: 256 to 2^32 - 1, since 0 to 255 are reserved (RFC 4303 section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Spi(u32);
@@ -263,8 +236,15 @@ impl Connection {
         })
     }
 
-    /// The largest inner packet (bytes) that fits `path_mtu` bytes after encapsulation with a 16-byte ICV, an
-    /// 8-byte IV and 4-byte alignment (RFC 4303 section 2, RFC 4106); 0 when nothing fits.
+    /// Bytes of the shortest ESP packet: header, IV, the shortest padded trailer, ICV.
+    #[must_use]
+    pub fn shortest_esp(&self) -> u16 {
+        let algorithm = self.keys.algorithm;
+        (8 + algorithm.iv_len() + algorithm.block_len().max(4) + algorithm.tag_len()) as u16
+    }
+
+    /// The largest inner packet (bytes) that fits `path_mtu` bytes after encapsulation (RFC 4303 section 2); 0 when nothing
+    /// fits.
     ///
     /// In transport mode "inner packet" is the clear packet with its IP header.
     #[must_use]
@@ -275,10 +255,13 @@ impl Connection {
         } else {
             8
         };
+        let algorithm = self.keys.algorithm;
         // SPI, sequence number, IV in front; ICV behind.
-        let room = path_mtu.saturating_sub(ip + udp + 8 + 8 + 16);
-        // Pad length and next header end a multiple of four bytes.
-        let payload = (room / 4 * 4).saturating_sub(2);
+        let fixed = ip + udp + 8 + (algorithm.iv_len() + algorithm.tag_len()) as u16;
+        let room = path_mtu.saturating_sub(fixed);
+        // Pad length and next header end a multiple of four bytes, or of the cipher's block.
+        let block = algorithm.block_len().max(4) as u16;
+        let payload = (room / block * block).saturating_sub(2);
         match self.mode {
             Mode::Tunnel => payload,
             Mode::Transport if payload == 0 => 0,
@@ -290,10 +273,11 @@ impl Connection {
 impl StaticKeys {
     fn read(report: &mut Report<'_>, node: Node<'_>, folder: &Path) -> Option<Self> {
         let table = node.table(report, &STATIC)?;
-        let algorithms = [
-            ("aes-256-gcm", Algorithm::Aes256Gcm),
-            ("aes-128-gcm", Algorithm::Aes128Gcm),
-        ];
+        let algorithms: Vec<_> = Algorithm::NAMES
+            .iter()
+            .copied()
+            .zip(Algorithm::ALL.iter().copied())
+            .collect();
         let algorithm = table.choice(report, "algorithm", &algorithms);
         let esn = table.boolean(report, "esn");
         let replay_window = table.integer(report, "replay-window");

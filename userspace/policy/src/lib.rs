@@ -46,9 +46,7 @@ mod surroundings;
 mod template;
 
 pub use address::{Address, Family};
-pub use connection::{
-    Algorithm, Connection, Encapsulation, Mode, Spi, StaticKeys, StaticSa, UDP_ENCAPSULATION_PORT,
-};
+pub use connection::{Connection, Encapsulation, Mode, Spi, StaticKeys, StaticSa, UDP_ENCAPSULATION_PORT};
 pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
 pub use document::MAX_RULES;
 pub use filter::{Filter, FilterList, Selector};
@@ -58,6 +56,7 @@ pub use packet_text::{PACKET_GRAMMAR, PacketTextError};
 pub use policy::{MAX_FILE_BYTES, MAX_FILTERS, Policy};
 pub use ports::PortSet;
 pub use protocol::Protocol;
+pub use ravelin_gcm::Algorithm;
 pub use rule::{Action, DefaultAction, Rule};
 pub use schema::json_schema;
 pub use settings::{Boot, Exemptions, Interfaces};

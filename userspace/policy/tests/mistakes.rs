@@ -336,7 +336,7 @@ fn connections() {
         "algorithm = \"aes-256-gcm\"",
         "algorithm = \"des\"",
         "26:13",
-        "\"aes-256-gcm\" or \"aes-128-gcm\"",
+        "write \"aes-256-gcm\" or \"aes-192-gcm\" or",
     );
     spoiled("0x1001", "255", "29:20", "SPI 255 is reserved");
     spoiled("0x1001", "0x100000000", "29:20", "from 0 to 4294967295");

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ravelin_keying::key_file;
 use ravelin_policy::Algorithm;
 
@@ -17,24 +18,18 @@ pub(crate) struct Arguments {
     file: PathBuf,
 
     /// Algorithm the key is for
-    #[arg(long, value_name = "NAME", default_value = "aes-256-gcm")]
-    algorithm: Name,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Name {
-    #[value(name = "aes-128-gcm")]
-    Aes128Gcm,
-    #[value(name = "aes-256-gcm")]
-    Aes256Gcm,
+    #[arg(long, value_name = "NAME", default_value = "aes-256-gcm", value_parser = algorithm())]
+    algorithm: Algorithm,
 }
 
 pub(crate) fn keygen(arguments: &Arguments) -> Result<()> {
-    let algorithm = match arguments.algorithm {
-        Name::Aes128Gcm => Algorithm::Aes128Gcm,
-        Name::Aes256Gcm => Algorithm::Aes256Gcm,
-    };
+    let algorithm = arguments.algorithm;
     key_file::create(&arguments.file, algorithm)?;
     println!("{}: new key for {algorithm}", arguments.file.display());
     Ok(())
+}
+
+/// Takes the names of algorithms, and lists them in `--help`.
+fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
+    PossibleValuesParser::new(Algorithm::NAMES.iter().copied()).try_map(|name| name.parse::<Algorithm>())
 }

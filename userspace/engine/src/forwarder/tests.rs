@@ -114,7 +114,7 @@ fn parameters(here: u8, there: u8, sender: u8, index: u32) -> SaParameters {
         remote: IpAddr::V4(Ipv4Addr::new(192, 0, 2, there)),
     };
     let spi = 0x1000 + u32::from(sender) + 0x100 * index;
-    SaParameters::new(spi, mode, Algorithm::Aes256Gcm, Secret::copy_from(&key))
+    SaParameters::new(spi, mode, Algorithm::AES_256_GCM, Secret::copy_from(&key))
 }
 
 fn snapshot(generation: u64, hops: &[(Side, [u8; 4], Hop)]) -> Snapshot {

@@ -121,7 +121,8 @@ impl World {
                 remote_port,
                 family: if local.is_ipv4() { 4 } else { 6 },
                 encapsulation: encapsulation as u8,
-                reserved: [0; 6],
+                shortest: 36,
+                reserved: [0; 4],
             };
             (spi, endpoint)
         })
