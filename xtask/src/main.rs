@@ -8,6 +8,7 @@ mod bench;
 mod build_ebpf;
 mod demo;
 mod fuzz;
+mod interrupt;
 mod load;
 mod program;
 mod setup;

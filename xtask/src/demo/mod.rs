@@ -4,7 +4,6 @@ mod attack;
 mod capture;
 mod flows;
 mod gateway;
-mod interrupt;
 mod leftovers;
 mod namespace;
 mod process;
@@ -25,7 +24,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::Uid;
 
-use crate::{build_ebpf, program, setup, workspace::Workspace};
+use crate::{build_ebpf, interrupt, program, setup, workspace::Workspace};
 
 use self::{
     gateway::{Gateway, Sa},
