@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | bench | fuzz`.
+//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | vm | bench | fuzz`.
 //!
 //! One file per task. Each task does first whatever it needs of the earlier ones, so in a fresh clone
 //! `cargo xtask demo` is enough. Nothing here is part of Ravelin itself.
@@ -14,6 +14,7 @@ mod program;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ enum Task {
     Load(load::Args),
     Demo(demo::Args),
     Test(test::Args),
+    Vm(vm::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
 }
@@ -65,6 +67,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Load(args) => match load::run(&workspace, &args)? {},
         Task::Demo(args) => demo::run(&workspace, &args)?,
         Task::Test(args) => test::run(&workspace, &args)?,
+        Task::Vm(args) => vm::run(&workspace, &args)?,
         Task::Bench(args) => bench::run(&workspace, &args).map(|()| true)?,
         Task::Fuzz(args) => fuzz::run(&workspace, &args).map(|()| true)?,
     };

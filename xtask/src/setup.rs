@@ -83,6 +83,16 @@ const PACKAGES: &[Package] = &[
         purpose: "scapy's ESP",
     },
     Package {
+        name: "qemu-system-x86",
+        shows_as: "qemu-system-x86_64",
+        purpose: "the virtual machine of vm",
+    },
+    Package {
+        name: "kmod",
+        shows_as: "modprobe",
+        purpose: "the virtual machine's kernel modules",
+    },
+    Package {
         name: "gcc",
         shows_as: "cc",
         purpose: "linking, and the C part of aws-lc",
@@ -119,7 +129,8 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Toolchain> {
     }
 }
 
-fn install_packages() -> Result<()> {
+/// Installs the packages that are missing, without the BPF compiler.
+pub(crate) fn install_packages() -> Result<()> {
     let missing = missing_packages();
     if missing.is_empty() {
         return Ok(());

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use nix::unistd::Uid;
 
-use crate::{build_ebpf, demo, program, setup, workspace::Workspace};
+use crate::{build_ebpf, demo, program, setup, vm, workspace::Workspace};
 
-/// Run every test: unit, property, kernel-side, namespaces (as root), and the demo end to end.
+/// Run every test: unit, property, kernel-side, namespaces (as root), the demo end to end, and the virtual machine.
 ///
 /// Ends with a line `N passed, N failed`. Nothing is skipped: what cannot run, fails.
 #[derive(Debug, clap::Args)]
@@ -22,13 +22,15 @@ pub(crate) struct Args {
     only: Option<Part>,
 }
 
-/// The two parts of all tests.
+/// The parts of all tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// The tests of all crates
     Cargo,
     /// The demo's scenarios
     Demo,
+    /// Our ESP against a kernel's, in a virtual machine
+    Vm,
 }
 
 /// How many tests passed and failed.
@@ -53,8 +55,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
     // Tests that drive the daemon take the program that users get.
     let ravelin = workspace.build_ravelin()?;
 
+    let wanted = |part| args.only.is_none_or(|only| only == part);
     let mut tally = Tally::default();
-    if args.only != Some(Part::Demo) {
+    if wanted(Part::Cargo) {
         tally = cargo_test(workspace)?;
     }
     if tally.ignored > 0 {
@@ -64,8 +67,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
         );
         tally.failed += tally.ignored;
     }
-    if args.only != Some(Part::Cargo) {
+    if wanted(Part::Demo) {
         let (passed, failed) = demo::scenarios::run(&ravelin)?;
+        tally.passed += passed;
+        tally.failed += failed;
+    }
+    if wanted(Part::Vm) {
+        let (passed, failed) = vm::tally(workspace)?;
         tally.passed += passed;
         tally.failed += failed;
     }

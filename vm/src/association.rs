@@ -1,0 +1,120 @@
+//! Our SAs of one case, and what became of its packets.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    mpsc::{Receiver, Sender, channel},
+};
+
+use ravelin_esp::{DropReason, InboundSa, MAX_HEADROOM, MAX_TAILROOM, OutboundSa, Packet};
+
+use crate::case::Direction;
+
+/// One pair of peers. The inbound SAs are found by SPI, in the gateway.
+#[derive(Debug)]
+pub(crate) struct Association {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    outbound: Arc<OutboundSa>,
+    /// By direction.
+    holds: [Option<Hold>; 2],
+    /// Packets that were not sealed or opened, though they should have been.
+    dropped: Vec<(Direction, DropReason)>,
+}
+
+/// Where ESP packets go instead of the wire, or instead of being opened.
+#[derive(Debug)]
+struct Hold {
+    /// Shorter ones go their way: a connection's last acknowledgement may still be about.
+    len: usize,
+    packets: Sender<Vec<u8>>,
+}
+
+impl Association {
+    pub(crate) fn new(outbound: Arc<OutboundSa>) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                outbound,
+                holds: [None, None],
+                dropped: Vec::new(),
+            }),
+        }
+    }
+
+    /// The SA that is sent with now.
+    pub(crate) fn outbound(&self) -> Arc<OutboundSa> {
+        Arc::clone(&self.lock().outbound)
+    }
+
+    /// Sends with `outbound` from now on.
+    pub(crate) fn switch(&self, outbound: Arc<OutboundSa>) {
+        self.lock().outbound = outbound;
+    }
+
+    /// Holds ESP packets of `len` bytes and more back until [`Association::release`]; they come here.
+    pub(crate) fn hold(&self, direction: Direction, len: usize) -> Receiver<Vec<u8>> {
+        let (packets, held) = channel();
+        self.lock().holds[direction as usize] = Some(Hold { len, packets });
+        held
+    }
+
+    pub(crate) fn release(&self, direction: Direction) {
+        self.lock().holds[direction as usize] = None;
+    }
+
+    /// `packet`, unless it is to be held back.
+    pub(crate) fn unless_held(&self, direction: Direction, packet: Vec<u8>) -> Option<Vec<u8>> {
+        match &self.lock().holds[direction as usize] {
+            Some(hold) if packet.len() >= hold.len => {
+                // Nobody waits any longer if the receiver is gone; then the packet is lost as on a bad link.
+                let _ = hold.packets.send(packet);
+                None
+            }
+            _ => Some(packet),
+        }
+    }
+
+    pub(crate) fn drop_packet(&self, direction: Direction, reason: DropReason) {
+        self.lock().dropped.push((direction, reason));
+    }
+
+    /// What was dropped so far.
+    pub(crate) fn dropped(&self) -> Vec<(Direction, DropReason)> {
+        self.lock().dropped.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing is done under the lock that could leave it half changed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The ESP packet for a clear one.
+pub(crate) fn seal(sa: &OutboundSa, clear: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let mut buffer = padded(clear);
+    let mut packet = [whole(&mut buffer, clear.len())];
+    let mut outcome = [Err(DropReason::SaMissing)];
+    sa.seal_batch(&mut packet, &mut outcome);
+    let [outcome] = outcome;
+    outcome.map(|_| packet[0].bytes().to_vec())
+}
+
+/// The clear packet in an ESP one.
+pub(crate) fn open(sa: &InboundSa, sealed: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let mut buffer = padded(sealed);
+    let mut packet = [whole(&mut buffer, sealed.len())];
+    let mut outcome = [Err(DropReason::SaMissing)];
+    sa.open_batch(&mut packet, &mut outcome);
+    let [outcome] = outcome;
+    outcome.map(|_| packet[0].bytes().to_vec())
+}
+
+fn padded(packet: &[u8]) -> Vec<u8> {
+    [&[0; MAX_HEADROOM], packet, &[0; MAX_TAILROOM]].concat()
+}
+
+fn whole(buffer: &mut [u8], len: usize) -> Packet<'_> {
+    Packet::new(buffer, MAX_HEADROOM..MAX_HEADROOM + len).expect("the range is inside by construction")
+}

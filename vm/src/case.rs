@@ -1,0 +1,265 @@
+//! The matrix: what is tried with every algorithm.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ravelin_esp::{Algorithm, Encapsulation, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
+
+use crate::{
+    algorithm,
+    topology::{OUTER_V4, OUTER_V6, PREFIXES, UDP_PORTS},
+};
+
+/// An IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// The mode, with what is inside and what is outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Tunnel { inner: Family, outer: Family },
+    Transport(Family),
+}
+
+const SHAPES: [Shape; 6] = [
+    Shape::Tunnel {
+        inner: Family::V4,
+        outer: Family::V4,
+    },
+    Shape::Tunnel {
+        inner: Family::V6,
+        outer: Family::V4,
+    },
+    Shape::Tunnel {
+        inner: Family::V4,
+        outer: Family::V6,
+    },
+    Shape::Tunnel {
+        inner: Family::V6,
+        outer: Family::V6,
+    },
+    Shape::Transport(Family::V4),
+    Shape::Transport(Family::V6),
+];
+
+/// Who sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    ToTheirs,
+    ToOurs,
+}
+
+/// The SAs before the rekey, and those after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
+    First,
+    Second,
+}
+
+/// One cell of the matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    /// Its own in the whole matrix; in SPIs, addresses and keys.
+    pub(crate) number: u16,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) shape: Shape,
+    /// Extended sequence numbers.
+    pub(crate) extended: bool,
+    /// UDP encapsulation.
+    pub(crate) udp: bool,
+    pub(crate) provider: Provider,
+}
+
+impl Case {
+    /// Every cell, those of one algorithm together.
+    pub(crate) fn all() -> Vec<Vec<Self>> {
+        let mut number = 0;
+        let of = |algorithm| {
+            let providers: Vec<_> = Provider::ALL
+                .iter()
+                .copied()
+                .filter(|provider| provider.has(algorithm))
+                .collect();
+            let mut cases = Vec::new();
+            for shape in SHAPES {
+                for (extended, udp) in [(false, false), (true, false), (false, true), (true, true)] {
+                    number += 1;
+                    // Every provider meets every shape, in one algorithm or another.
+                    let provider = providers[usize::from(number / 3) % providers.len()];
+                    cases.push(Self {
+                        number,
+                        algorithm,
+                        shape,
+                        extended,
+                        udp,
+                        provider,
+                    });
+                }
+            }
+            cases
+        };
+        let known = Algorithm::ALL
+            .iter()
+            .copied()
+            .filter(|algorithm| Provider::ALL.iter().any(|provider| provider.has(*algorithm)));
+        known.map(of).collect()
+    }
+
+    /// What the inner packets are.
+    pub(crate) fn inner(&self) -> Family {
+        match self.shape {
+            Shape::Tunnel { inner, .. } | Shape::Transport(inner) => inner,
+        }
+    }
+
+    /// The addresses that talk: ours, theirs.
+    pub(crate) fn addresses(&self) -> [IpAddr; 2] {
+        let v4 = |prefixes: [[u8; 2]; 2]| {
+            let [high, low] = self.number.to_be_bytes();
+            prefixes.map(|[a, b]| Ipv4Addr::new(a, b, high, low).into())
+        };
+        let v6 = |prefixes: [u16; 2]| {
+            prefixes.map(|prefix| Ipv6Addr::new(0xfd00, 0, 0, 0, prefix, 0, 0, self.number).into())
+        };
+        match self.shape {
+            Shape::Tunnel {
+                inner: Family::V4, ..
+            } => v4(PREFIXES.tunnel_v4),
+            Shape::Tunnel {
+                inner: Family::V6, ..
+            } => v6(PREFIXES.tunnel_v6),
+            Shape::Transport(Family::V4) => v4(PREFIXES.transport_v4),
+            Shape::Transport(Family::V6) => v6(PREFIXES.transport_v6),
+        }
+    }
+
+    /// The addresses of ESP packets: ours, theirs.
+    pub(crate) fn outer_addresses(&self) -> [IpAddr; 2] {
+        match self.shape {
+            Shape::Tunnel {
+                outer: Family::V4, ..
+            } => OUTER_V4,
+            Shape::Tunnel {
+                outer: Family::V6, ..
+            } => OUTER_V6,
+            Shape::Transport(_) => self.addresses(),
+        }
+    }
+
+    pub(crate) fn spi(&self, direction: Direction, generation: Generation) -> u32 {
+        let low = match (direction, generation) {
+            (Direction::ToTheirs, Generation::First) => 0,
+            (Direction::ToOurs, Generation::First) => 1,
+            (Direction::ToTheirs, Generation::Second) => 2,
+            (Direction::ToOurs, Generation::Second) => 3,
+        };
+        0x5a00_0000 | u32::from(self.number) << 4 | low
+    }
+
+    /// The number that is taken as already used when the SAs start: extended ones cross 2^32 while traffic runs.
+    pub(crate) fn start(&self, generation: Generation) -> u64 {
+        match generation {
+            Generation::First if self.extended => (1 << 32) - 12,
+            _ => 0,
+        }
+    }
+
+    /// Keying material; another for each SA.
+    pub(crate) fn key_material(&self, direction: Direction, generation: Generation) -> Vec<u8> {
+        let mut state = u64::from(self.spi(direction, generation));
+        (0..algorithm::keymat_len(self.algorithm))
+            .map(|_| splitmix(&mut state) as u8)
+            .collect()
+    }
+
+    /// What our side sends with.
+    pub(crate) fn outbound(&self, generation: Generation) -> anyhow::Result<OutboundSa> {
+        let parameters = self.parameters(Direction::ToTheirs, generation);
+        let sa = OutboundSa::new(parameters, self.provider, self.start(generation))?;
+        // Keys live as long as the machine: nothing need be kept for a restart.
+        sa.sequence().raise_ceiling(u64::MAX);
+        Ok(sa)
+    }
+
+    /// What our side receives with.
+    pub(crate) fn inbound(&self, generation: Generation) -> anyhow::Result<InboundSa> {
+        let parameters = self.parameters(Direction::ToOurs, generation);
+        Ok(InboundSa::new(parameters, self.provider, self.start(generation))?)
+    }
+
+    fn parameters(&self, direction: Direction, generation: Generation) -> SaParameters {
+        let [local, remote] = self.outer_addresses();
+        let mode = match self.shape {
+            Shape::Tunnel { .. } => Mode::Tunnel { local, remote },
+            Shape::Transport(_) => Mode::Transport,
+        };
+        let key_material = Secret::from(self.key_material(direction, generation));
+        let spi = self.spi(direction, generation);
+        let mut parameters = SaParameters::new(spi, mode, self.algorithm, key_material);
+        parameters.extended_sequence_numbers = self.extended;
+        if self.udp {
+            let (source_port, destination_port) = direction.udp_ports();
+            parameters.encapsulation = Encapsulation::Udp {
+                source_port,
+                destination_port,
+            };
+        }
+        parameters
+    }
+}
+
+impl Direction {
+    /// Source and destination port of UDP-encapsulated packets.
+    pub(crate) fn udp_ports(self) -> (u16, u16) {
+        let [ours, theirs] = UDP_PORTS;
+        match self {
+            Self::ToTheirs => (ours, theirs),
+            Self::ToOurs => (theirs, ours),
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ToTheirs => "to theirs",
+            Self::ToOurs => "to ours",
+        })
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/", self.algorithm)?;
+        match self.shape {
+            Shape::Tunnel { inner, outer } => write!(f, "tunnel-{inner}-in-{outer}")?,
+            Shape::Transport(family) => write!(f, "transport-{family}")?,
+        }
+        f.write_str(if self.extended { "/esn" } else { "/seq32" })?;
+        f.write_str(if self.udp { "/udp" } else { "/plain" })?;
+        write!(f, "/{}", self.provider)
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "4",
+            Self::V6 => "6",
+        })
+    }
+}
+
+/// SplitMix64: bytes that look random and are the same in every run.
+pub(crate) fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,177 @@
+//! Our side's ESP endpoint: what is clear goes out sealed, what is ESP goes in opened.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    thread,
+};
+
+use anyhow::Result;
+use ravelin_esp::InboundSa;
+
+use crate::{
+    association::{Association, open, seal},
+    boot,
+    case::Direction,
+    fragments::fragments,
+    port::Port,
+    reassembly::Reassembly,
+    topology::{CLEAR_MTU, OUTER_MTU},
+};
+
+const ESP: u8 = 50;
+const UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
+
+/// Between the clear port and the outer one.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    clear: Port,
+    outer: Port,
+    /// By addresses of clear packets: ours, theirs.
+    flows: RwLock<HashMap<[IpAddr; 2], Arc<Association>>>,
+    /// By SPI.
+    inbound: RwLock<HashMap<u32, Inbound>>,
+}
+
+/// An SA to receive with, and whose it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Inbound {
+    pub(crate) sa: Arc<InboundSa>,
+    pub(crate) association: Arc<Association>,
+}
+
+impl Gateway {
+    /// Starts both directions, which run until the machine goes off.
+    pub(crate) fn start(clear: Port, outer: Port) -> Arc<Self> {
+        let gateway = Arc::new(Self {
+            clear,
+            outer,
+            flows: RwLock::default(),
+            inbound: RwLock::default(),
+        });
+        for run in [Self::run_outbound, Self::run_inbound] {
+            let gateway = Arc::clone(&gateway);
+            thread::spawn(move || {
+                // Without the gateway every case would wait in vain.
+                if let Err(error) = run(&gateway) {
+                    eprintln!("vm: gateway: {error:#}");
+                    boot::power_off();
+                }
+            });
+        }
+        gateway
+    }
+
+    /// Protects packets between `addresses`.
+    pub(crate) fn add_flow(&self, addresses: [IpAddr; 2], association: Arc<Association>) {
+        write(&self.flows).insert(addresses, association);
+    }
+
+    /// Takes what arrives with the SPI of `inbound`.
+    pub(crate) fn arm(&self, inbound: Inbound) {
+        write(&self.inbound).insert(inbound.sa.spi(), inbound);
+    }
+
+    /// Takes it no longer.
+    pub(crate) fn disarm(&self, spi: u32) {
+        write(&self.inbound).remove(&spi);
+    }
+
+    /// Puts an ESP packet on the wire.
+    pub(crate) fn send_sealed(&self, packet: &[u8]) -> Result<()> {
+        fragments(packet, OUTER_MTU)?
+            .iter()
+            .try_for_each(|fragment| self.outer.send(fragment))
+    }
+
+    /// Hands an opened packet to our host.
+    pub(crate) fn send_clear(&self, packet: &[u8]) -> Result<()> {
+        fragments(packet, CLEAR_MTU)?
+            .iter()
+            .try_for_each(|fragment| self.clear.send(fragment))
+    }
+
+    fn run_outbound(&self) -> Result<()> {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let clear = self.clear.receive(&mut buffer)?;
+            let association =
+                addresses(clear).and_then(|addresses| read(&self.flows).get(&addresses).cloned());
+            // Other packets are the hosts' own affair, such as multicast listener reports.
+            let Some(association) = association else { continue };
+            match seal(&association.outbound(), clear) {
+                Ok(sealed) => {
+                    if let Some(sealed) = association.unless_held(Direction::ToTheirs, sealed) {
+                        self.send_sealed(&sealed)?;
+                    }
+                }
+                Err(reason) => association.drop_packet(Direction::ToTheirs, reason),
+            }
+        }
+    }
+
+    fn run_inbound(&self) -> Result<()> {
+        let mut buffer = vec![0; 1 << 16];
+        let mut reassembly = Reassembly::default();
+        loop {
+            let packet = self.outer.receive(&mut buffer)?;
+            let Some(sealed) = reassembly.add(packet) else {
+                continue;
+            };
+            let inbound = spi(&sealed).and_then(|spi| read(&self.inbound).get(&spi).cloned());
+            let Some(Inbound { sa, association }) = inbound else {
+                continue;
+            };
+            if let Some(sealed) = association.unless_held(Direction::ToOurs, sealed) {
+                match open(&sa, &sealed) {
+                    Ok(clear) => self.send_clear(&clear)?,
+                    Err(reason) => association.drop_packet(Direction::ToOurs, reason),
+                }
+            }
+        }
+    }
+}
+
+/// Source and destination of an IP packet.
+fn addresses(packet: &[u8]) -> Option<[IpAddr; 2]> {
+    match packet.first()? >> 4 {
+        4 => {
+            let (addresses, _) = packet.get(12..20)?.as_chunks::<4>();
+            Some([addresses[0].into(), addresses[1].into()])
+        }
+        6 => {
+            let (addresses, _) = packet.get(8..40)?.as_chunks::<16>();
+            Some([addresses[0].into(), addresses[1].into()])
+        }
+        _ => None,
+    }
+}
+
+/// Where the ESP header of a packet starts, bare or in UDP. Headers have no options here.
+pub(crate) fn esp_at(packet: &[u8]) -> Option<usize> {
+    let (protocol, len) = match packet.first()? >> 4 {
+        4 => (*packet.get(9)?, 20),
+        _ => (*packet.get(6)?, 40),
+    };
+    match protocol {
+        ESP => Some(len),
+        UDP => Some(len + UDP_HEADER),
+        _ => None,
+    }
+}
+
+fn spi(packet: &[u8]) -> Option<u32> {
+    let bytes = packet.get(esp_at(packet)?..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*bytes))
+}
+
+// The maps are only ever changed by single calls, so a panic elsewhere leaves them whole.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

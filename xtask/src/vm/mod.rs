@@ -1,0 +1,69 @@
+//! `cargo xtask vm`: userspace/esp against the kernel's ESP, in a virtual machine with a kernel that has it.
+
+mod cpio;
+mod initramfs;
+mod kernel;
+mod machine;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use self::{initramfs::Initramfs, kernel::Kernel, machine::Machine};
+use crate::{interrupt, program, setup, workspace::Workspace};
+
+/// Boot a Linux kernel in QEMU and have its ESP talk to ours: every algorithm, mode, family and encapsulation.
+///
+/// The machine is emulated, so no root and no KVM are needed. Kernel and packages are fetched once. Ends with a line
+/// `N passed, N failed`; the exit status is 0 only if nothing failed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask vm                                     the whole matrix
+  cargo xtask vm --only aes-256-gcm --only tunnel    the cases whose names contain both")]
+pub(crate) struct Args {
+    /// Only cases whose names contain WORD; may be repeated, then all must be contained
+    #[arg(long, value_name = "WORD")]
+    only: Vec<String>,
+
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    seconds: u64,
+}
+
+/// Runs the task; whether everything passed.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
+    setup::install_packages()?;
+    let (passed, failed) = cases(workspace, &args.only, args.seconds)?;
+    println!("{passed} passed, {failed} failed");
+    Ok(failed == 0)
+}
+
+/// Runs the whole matrix; how many cases passed and failed. The packages must be there.
+pub(crate) fn tally(workspace: &Workspace) -> Result<(u64, u64)> {
+    cases(workspace, &[], 900)
+}
+
+fn cases(workspace: &Workspace, only: &[String], seconds: u64) -> Result<(u64, u64)> {
+    interrupt::install()?;
+    if let Some(word) = only
+        .iter()
+        .find(|word| word.contains(|c: char| !c.is_ascii_graphic()))
+    {
+        bail!("'{word}' is in no case's name; names are like aes-128-gcm/tunnel-6-in-4/esn/udp/aws-lc");
+    }
+    let start = Instant::now();
+    let folder = workspace.target.join("vm");
+    let kernel = Kernel::ensure(&folder)?;
+    program::run(
+        workspace
+            .cargo()
+            .args(["build", "--release", "--package", "ravelin-vm"]),
+    )?;
+    let init = workspace.target.join("release/ravelin-vm");
+    let initramfs = Initramfs::build(&folder, &kernel, &init)?;
+    eprintln!("vm: booting {}", kernel.release());
+    let mut machine = Machine::boot(&folder, &kernel, &initramfs, only, seconds)?;
+    let tally = machine.follow(Duration::from_secs(seconds))?;
+    println!("vm: took {:.0} s", start.elapsed().as_secs_f32());
+    Ok(tally)
+}
