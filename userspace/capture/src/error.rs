@@ -5,9 +5,6 @@ use thiserror::Error;
 /// Why a capture, or the rest of one, cannot be read.
 #[derive(Debug, Error)]
 pub enum CaptureError {
-    /// The file cannot be opened.
-    #[error("cannot open the capture: {0}")]
-    Open(std::io::Error),
     /// The file cannot be read.
     #[error("cannot read the capture")]
     Read,

@@ -1,6 +1,6 @@
 //! Frames of pcap and pcapng files, one after the other, in the form that the packet parser reads.
 //!
-//! [`Capture::open`] takes a file, [`Capture::next_frame`] gives its [`Frame`]s. Whatever the link type was, a frame starts
+//! [`Capture::read`] takes a file, [`Capture::next_frame`] gives its [`Frame`]s. Whatever the link type was, a frame starts
 //! at an Ethernet header. Captures often hold only the start of each frame: [`Frame::reader`] knows how long the frame was
 //! on the wire, and whether somebody asked for bytes that were not captured.
 //!
@@ -12,8 +12,6 @@ mod frame;
 mod link;
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::Path;
 
 use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{Block, PcapBlockOwned, PcapError, create_reader};
@@ -52,15 +50,6 @@ struct Interface {
 }
 
 impl Capture {
-    /// Opens a pcap or pcapng file.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is neither.
-    pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        let file = File::open(path).map_err(CaptureError::Open)?;
-        Self::read(file)
-    }
-
     /// Reads a pcap or pcapng file.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
-//! Changes of the policy: what a client, SIGHUP or the surroundings want, prepared one after the other.
+//! Changes of the policy: what clients and SIGHUP want, prepared one after the other.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ravelin_policy::Surroundings;
@@ -9,14 +8,20 @@ use tokio::sync::oneshot;
 
 use crate::enforcement::Difference;
 use crate::engine::Engine;
-use crate::installed::Installed;
 use crate::order::{Applied, ApplyRequest, Reply};
 use crate::policy_file::PolicyFile;
 use crate::prepare::{ApplyError, Prepared};
+use crate::reading::Reading;
 use crate::thread::in_thread;
 
 /// Policies that may wait to be prepared.
 pub(crate) const MOST_WAITING: usize = 16;
+
+/// Threads that may be left behind with files that do not answer: each may hold a policy's text.
+const MOST_STALLED: usize = 16;
+
+/// Why a policy is not applied whose client has left.
+const NOBODY_WAITS: &str = "nobody waited for it any more";
 
 /// A change of the policy that somebody wants.
 #[derive(Debug)]
@@ -25,15 +30,15 @@ pub(crate) enum Work {
     Apply(ApplyRequest, Reply<Applied>),
     /// The file in force, read again.
     Reload,
-    /// The policy in force, in surroundings that have changed.
-    Renew,
 }
 
 /// A policy that is being prepared.
 #[derive(Debug)]
 pub(crate) struct Job {
     work: Work,
-    result: oneshot::Receiver<Result<Option<Prepared>, ApplyError>>,
+    path: PathBuf,
+    reading: Reading,
+    result: oneshot::Receiver<Result<Prepared, ApplyError>>,
 }
 
 impl Engine {
@@ -62,8 +67,13 @@ impl Engine {
             let Some(work) = self.queue.pop_front() else {
                 return;
             };
-            // What is in force on trial may change with its surroundings, but not for another policy.
-            if let Some(error) = self.unconfirmed().filter(|_| !matches!(work, Work::Renew)) {
+            if let Work::Apply(_, reply) = &work
+                && reply.is_closed()
+            {
+                self.refuse(work, NOBODY_WAITS.to_owned());
+                continue;
+            }
+            if let Some(error) = self.unconfirmed() {
                 self.refuse(work, error.to_string());
                 continue;
             }
@@ -73,27 +83,53 @@ impl Engine {
                     self.refuse(work, format!("{file}: the engine needs an absolute path"));
                     continue;
                 }
-                Work::Apply(request, _) => Some(request.file.clone()),
-                Work::Reload => Some(self.enforcement.current().file.path().to_owned()),
-                Work::Renew => None,
+                Work::Apply(request, _) => request.file.clone(),
+                Work::Reload => self.enforcement.current().file.path().to_owned(),
             };
+            if let Some(error) = self.still_stalled(&path) {
+                self.refuse(work, error.to_string());
+                continue;
+            }
             let surroundings = self.watch.surroundings.clone();
             let with_keys = self.enforcement.is_gateway();
-            let started = if let Some(path) = path {
-                in_thread("ravelin-prepare", move || {
-                    load(&path, surroundings, with_keys).map(Some)
-                })
-            } else {
-                let Installed { file, policy, .. } = self.enforcement.current().clone();
-                in_thread("ravelin-prepare", move || {
-                    Prepared::again(file, surroundings, &policy)
-                })
-            };
+            let reading = Reading::default();
+            let (file, watched) = (path.clone(), reading.clone());
+            let started = in_thread("ravelin-prepare", move || {
+                load(&file, &watched, surroundings, with_keys)
+            });
             match started {
-                Ok(result) => self.job = Some(Job { work, result }),
+                Ok(result) => {
+                    self.job = Some(Job {
+                        work,
+                        path,
+                        reading,
+                        result,
+                    });
+                }
                 Err(error) => self.refuse(work, error.to_string()),
             }
         }
+    }
+
+    /// Has a policy whose files do not answer fail. Its thread cannot be ended, and is left to itself.
+    pub(crate) fn lose_patience(&mut self) {
+        let Some(stalled) = self.job.as_ref().and_then(|job| job.reading.stalled()) else {
+            return;
+        };
+        if let Some(job) = self.job.take() {
+            self.stalled.push((job.path, job.reading));
+            self.refuse(job.work, ApplyError::Stalled(stalled).to_string());
+        }
+    }
+
+    /// Why it makes no sense to begin with a policy: it is waited for already, or so many are.
+    fn still_stalled(&mut self, path: &Path) -> Option<ApplyError> {
+        self.stalled.retain(|(_, reading)| !reading.is_over());
+        let mut same = self.stalled.iter().filter(|(other, _)| other == path);
+        if let Some(stalled) = same.find_map(|(_, reading)| reading.stalled()) {
+            return Some(ApplyError::Stalled(stalled));
+        }
+        (self.stalled.len() >= MOST_STALLED).then(|| ApplyError::ManyStalled(self.stalled.len()))
     }
 
     fn unconfirmed(&self) -> Option<ApplyError> {
@@ -105,25 +141,22 @@ impl Engine {
     }
 
     /// Puts in force what was prepared.
-    pub(crate) fn finish(&mut self, result: Result<Option<Prepared>, ApplyError>) {
+    pub(crate) fn finish(&mut self, result: Result<Prepared, ApplyError>) {
         let Some(Job { work, .. }) = self.job.take() else {
             return;
         };
         let prepared = match result {
-            Ok(Some(prepared)) => prepared,
-            Ok(None) => return,
+            Ok(prepared) => prepared,
             Err(error) => return self.refuse(work, error.to_string()),
         };
         match work {
-            Work::Apply(request, reply) if reply.is_closed() => self.refuse(
-                Work::Apply(request, reply),
-                "nobody waited for it any more".to_owned(),
-            ),
+            Work::Apply(request, reply) if reply.is_closed() => {
+                self.refuse(Work::Apply(request, reply), NOBODY_WAITS.to_owned());
+            }
             Work::Apply(request, reply) => match self.apply(prepared, &request) {
                 Ok(applied) => drop(reply.send(Ok(applied))),
                 Err(error) => self.refuse(Work::Apply(request, reply), error.to_string()),
             },
-            Work::Renew => self.renew(prepared),
             Work::Reload => {
                 let request = ApplyRequest {
                     file: prepared.file.path().to_owned(),
@@ -139,32 +172,6 @@ impl Engine {
                     Err(error) => self.refuse(Work::Reload, error.to_string()),
                 }
             }
-        }
-    }
-
-    /// Puts the policy in force as it is in other surroundings.
-    fn renew(&mut self, prepared: Prepared) {
-        if !Arc::ptr_eq(prepared.file.policy(), self.enforcement.current().file.policy()) {
-            // It was rolled back meanwhile.
-            self.moved = true;
-            return;
-        }
-        let warnings = prepared.warnings.clone();
-        let result = self.enforcement.apply(prepared, None);
-        self.nudge();
-        match result {
-            Ok(_) => {
-                let policy = self.policy_status();
-                eprintln!(
-                    "ravelin: {} follows changed addresses: generation {}",
-                    policy.file.display(),
-                    policy.generation
-                );
-                for warning in warnings {
-                    eprintln!("{warning}");
-                }
-            }
-            Err(error) => self.refuse(Work::Renew, error.to_string()),
         }
     }
 
@@ -231,12 +238,6 @@ impl Engine {
                 let file = self.enforcement.current().file.path().display().to_string();
                 self.fail(format!("{file} was not read again: {error}"));
             }
-            Work::Renew => {
-                let file = self.enforcement.current().file.path().display().to_string();
-                self.fail(format!(
-                    "{file} does not follow changed addresses, and stays as it is: {error}"
-                ));
-            }
         }
     }
 
@@ -247,16 +248,21 @@ impl Engine {
 }
 
 /// What takes time, for a thread of its own.
-fn load(path: &Path, surroundings: Surroundings, with_keys: bool) -> Result<Prepared, ApplyError> {
-    let (file, warnings) = PolicyFile::load(path)?;
-    let mut prepared = Prepared::new(file, surroundings, with_keys)?;
+fn load(
+    path: &Path,
+    reading: &Reading,
+    surroundings: Surroundings,
+    with_keys: bool,
+) -> Result<Prepared, ApplyError> {
+    let (file, warnings) = PolicyFile::load_watched(path, reading)?;
+    let mut prepared = Prepared::new(file, surroundings, with_keys, reading)?;
     let first = warnings.iter().map(ToString::to_string);
     prepared.warnings.splice(0..0, first);
     Ok(prepared)
 }
 
 /// What the job comes to; never, without one.
-pub(crate) async fn prepared(job: &mut Option<Job>) -> Result<Option<Prepared>, ApplyError> {
+pub(crate) async fn prepared(job: &mut Option<Job>) -> Result<Prepared, ApplyError> {
     match job {
         Some(job) => (&mut job.result).await.unwrap_or(Err(ApplyError::Panicked)),
         None => std::future::pending().await,

@@ -18,10 +18,12 @@ use crate::device::Device;
 use crate::enforcement::{Enforcement, Means};
 use crate::error::EngineError;
 use crate::filter::{Filter, Side};
+use crate::follow::Renewal;
 use crate::order::Order;
 use crate::policy_file::PolicyFile;
 use crate::preflight::{allowed_cpus, check_connections, devices, packet_memory, queues};
 use crate::prepare::Prepared;
+use crate::reading::Reading;
 use crate::resolver::{News, Resolver};
 use crate::status::InterfaceStatus;
 use crate::watch::Watch;
@@ -73,9 +75,12 @@ pub struct Engine {
     pub(crate) instance: String,
     pub(crate) warnings: Vec<String>,
     pub(crate) orders: mpsc::Receiver<Order>,
-    /// What clients, signals and the surroundings want, in turn.
+    /// What clients and signals want, in turn.
     pub(crate) queue: VecDeque<Work>,
     pub(crate) job: Option<Job>,
+    /// Policies that nobody waits for any more, while threads still do: their files do not answer.
+    pub(crate) stalled: Vec<(PathBuf, Reading)>,
+    pub(crate) renewal: Option<Renewal>,
     /// The surroundings have changed since the policy in force was resolved.
     pub(crate) moved: bool,
     pub(crate) last_error: Option<String>,
@@ -107,7 +112,7 @@ impl Engine {
             own,
             ..Surroundings::default()
         };
-        let mut prepared = Prepared::new(file, surroundings, inner.is_some())?;
+        let mut prepared = Prepared::new(file, surroundings, inner.is_some(), &Reading::default())?;
         let mut warnings = std::mem::take(&mut prepared.warnings);
         if inner.is_none() && protects(&prepared.policy) {
             warnings.push(
@@ -151,6 +156,8 @@ impl Engine {
             orders,
             queue: VecDeque::new(),
             job: None,
+            stalled: Vec::new(),
+            renewal: None,
             moved: false,
             last_error: None,
             runtime: Some(runtime),

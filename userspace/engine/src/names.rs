@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use ravelin_policy::RegularFile;
 
 use crate::netlink::Questions;
 
@@ -47,18 +48,18 @@ pub(crate) fn is_well_known(name: &str) -> bool {
     [GATEWAY, DNS_SERVERS, DHCP_SERVERS].contains(&name)
 }
 
-/// Looks names up; takes ten seconds at most, whatever the DNS servers do.
+/// Looks names up; takes ten seconds at most, whatever DNS servers and file systems do.
 pub(crate) fn look_up<'n>(names: impl IntoIterator<Item = &'n str>) -> Lookup {
     let names: BTreeSet<&str> = names.into_iter().collect();
     let mut lookup = Lookup::default();
     let (answers, receiver) = unbounded();
-    let (own, foreign): (BTreeSet<&str>, BTreeSet<&str>) =
-        names.iter().copied().partition(|name| is_well_known(name));
+    // What the machine itself knows comes first: it is not to wait for DNS servers.
+    let (own, foreign): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(|name| is_well_known(name));
     let queue = Arc::new(Queue {
-        names: Mutex::new(foreign.iter().map(|name| (*name).to_owned()).collect()),
+        names: Mutex::new(own.into_iter().chain(foreign).map(str::to_owned).collect()),
         over: AtomicBool::new(false),
     });
-    for _ in 0..THREADS.min(foreign.len()) {
+    for _ in 0..THREADS.min(names.len()) {
         let (queue, answers) = (Arc::clone(&queue), answers.clone());
         // Not waited for: a look-up cannot be called off, and ends by itself some time.
         let started = std::thread::Builder::new()
@@ -70,14 +71,11 @@ pub(crate) fn look_up<'n>(names: impl IntoIterator<Item = &'n str>) -> Lookup {
     }
     drop(answers);
     let deadline = Instant::now() + LONGEST;
-    for name in own {
-        lookup.note(name.to_owned(), well_known(name));
-    }
     while let Ok((name, answer)) = receiver.recv_deadline(deadline) {
         lookup.note(name, answer);
     }
     queue.over.store(true, Ordering::Relaxed);
-    for name in foreign {
+    for name in names {
         if !lookup.found.contains_key(name) && !lookup.failed.contains_key(name) {
             let why = format!("no answer within {} s", LONGEST.as_secs());
             lookup.failed.insert(name.to_owned(), why);
@@ -120,9 +118,7 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop_front();
             let Some(name) = next else { return };
-            let answer = (name.as_str(), 0)
-                .to_socket_addrs()
-                .map(|addresses| addresses.map(|address| address.ip()).collect());
+            let answer = addresses(&name);
             if answers.send((name, answer)).is_err() {
                 return;
             }
@@ -130,11 +126,12 @@ impl Queue {
     }
 }
 
-fn well_known(name: &str) -> io::Result<Vec<IpAddr>> {
+fn addresses(name: &str) -> io::Result<Vec<IpAddr>> {
     match name {
         GATEWAY => gateways(),
         DNS_SERVERS => dns_servers(),
-        _ => Ok(dhcp_servers()),
+        DHCP_SERVERS => Ok(dhcp_servers()),
+        _ => Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect()),
     }
 }
 
@@ -263,7 +260,7 @@ fn files(folder: &str, suffix: &str) -> Vec<PathBuf> {
 fn read(path: &Path) -> io::Result<String> {
     let failed = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let mut text = String::new();
-    std::fs::File::open(path)
+    RegularFile::open(path)
         .map_err(failed)?
         .take(LARGEST_FILE)
         .read_to_string(&mut text)

@@ -1,13 +1,13 @@
 //! A policy and the file it came from.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use ravelin_policy::{MAX_FILE_BYTES, Policy, Warning};
+use ravelin_policy::{Policy, Warning, Witness};
 
 use crate::prepare::ApplyError;
+use crate::reading::Reading;
 
 /// A policy as it is written, read from a file.
 #[derive(Clone, Debug)]
@@ -24,14 +24,29 @@ impl PolicyFile {
     ///
     /// [`ApplyError::Policy`] with everything that is wrong with it, each with its place; [`ApplyError::Empty`].
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ApplyError> {
+        Self::load_watched(path, &Reading::default())
+    }
+
+    /// The same; `reading` tells others how it is going.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PolicyFile::load`].
+    pub(crate) fn load_watched(path: &Path, reading: &Reading) -> Result<(Self, Vec<Warning>), ApplyError> {
         // Absolute, so that a later reload does not depend on where the process was started.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let (policy, warnings) = Policy::load(&path)?;
-        if policy.rules().is_empty() && is_blank(&path) {
+        let mut texts = Texts {
+            reading,
+            hash: digest::Context::new(&digest::SHA256),
+            blank: true,
+        };
+        let (policy, warnings) = Policy::load_before(&path, &mut texts)?;
+        if policy.rules().is_empty() && texts.blank {
             return Err(ApplyError::Empty(path));
         }
+        let hash = texts.hash.finish();
         let file = Self {
-            sha256: sha256(policy.files()).unwrap_or_default(),
+            sha256: hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
             policy: Arc::new(policy),
             path,
         };
@@ -57,24 +72,23 @@ impl PolicyFile {
     }
 }
 
-fn is_blank(path: &Path) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty())
+/// What is to be known of the texts, besides what they say: their hash, one after the other, which for a policy without
+/// includes is what `sha256sum` prints.
+struct Texts<'r> {
+    reading: &'r Reading,
+    hash: digest::Context,
+    /// There was no word so far.
+    blank: bool,
 }
 
-/// The hash of the files one after the other: of a policy without includes it is what `sha256sum` prints.
-fn sha256(files: &[Arc<str>]) -> std::io::Result<String> {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    for file in files {
-        let mut bytes = Vec::new();
-        std::fs::File::open(&**file)?
-            .take(MAX_FILE_BYTES)
-            .read_to_end(&mut bytes)?;
-        hash.update(&bytes);
+impl Witness for Texts<'_> {
+    fn begins(&mut self, path: &Path) {
+        self.reading.begin(path.display().to_string());
     }
-    Ok(hash
-        .finish()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+
+    fn ends(&mut self, text: &[u8]) {
+        self.reading.end();
+        self.hash.update(text);
+        self.blank = self.blank && text.trim_ascii().is_empty();
+    }
 }

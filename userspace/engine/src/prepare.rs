@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::filter::FilterError;
 use crate::names::{Lookup, is_well_known, look_up};
 use crate::policy_file::PolicyFile;
+use crate::reading::{Reading, Stalled};
 use crate::slots::Full;
 use crate::verify::{Disagreement, verify};
 
@@ -105,6 +106,14 @@ pub enum ApplyError {
     /// Too much to do.
     #[error("other policies wait to be applied; try again when they are done")]
     Busy,
+    /// A file that the policy needs does not answer.
+    #[error("{0}")]
+    Stalled(Stalled),
+    /// Too many files do not answer.
+    #[error(
+        "{0} policies before it still wait for files that do not answer; mend their file systems, or restart Ravelin"
+    )]
+    ManyStalled(usize),
     /// The worker thread panicked.
     #[error("preparing the policy panicked; the one before stays. Please report this with the policy")]
     Panicked,
@@ -139,12 +148,17 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Looks up the names of a policy, compiles it, tries the result, and reads its keys. `known` is what names stood for
-    /// until now.
+    /// until now; `reading` tells others how reading goes.
     ///
     /// # Errors
     ///
     /// [`ApplyError`].
-    pub(crate) fn new(file: PolicyFile, known: Surroundings, with_keys: bool) -> Result<Self, ApplyError> {
+    pub(crate) fn new(
+        file: PolicyFile,
+        known: Surroundings,
+        with_keys: bool,
+        reading: &Reading,
+    ) -> Result<Self, ApplyError> {
         let (surroundings, mut warnings) = look_around(file.policy(), known)?;
         let policy = if file.policy().depends_on_surroundings() {
             let (policy, more) = file.policy().resolve(&surroundings)?;
@@ -154,7 +168,10 @@ impl Prepared {
             Arc::clone(file.policy())
         };
         let keys = if with_keys {
-            Some(StaticKeys::read(&policy)?)
+            reading.begin(format!("a key file of {}", file.path().display()));
+            let keys = StaticKeys::read(&policy);
+            reading.end();
+            Some(keys?)
         } else {
             None
         };

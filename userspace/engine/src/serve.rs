@@ -1,7 +1,7 @@
 //! The engine at work: it looks after workers and sequence numbers, and changes policies when somebody wants that.
 //!
-//! Preparing a policy takes up to seconds and happens in a thread of its own, one policy after the other; meanwhile
-//! everything else goes on. Only the swap itself happens here.
+//! Preparing a policy takes up to seconds, longer where its files do not answer, and happens in a thread of its own, one
+//! policy after the other; meanwhile everything else goes on. Only the swap itself happens here.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::change::{MOST_WAITING, Work, prepared};
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::follow::renewed;
 use crate::names::Lookup;
 use crate::order::Order;
 use crate::prepare::ApplyError;
@@ -67,7 +68,9 @@ impl Engine {
                 () = &mut stop => return Ok(()),
                 Some(order) = self.orders.recv() => self.obey(order),
                 Some(()) = reloads.recv() => self.reload(),
-                result = prepared(&mut self.job) => self.finish(result),
+                // One swap after the other: what the one before has left behind is gone first.
+                result = prepared(&mut self.job), if !unswept => self.finish(result),
+                result = renewed(&mut self.renewal), if !unswept => self.renew(result),
                 lookup = self.watch.finished() => self.look_up(lookup),
                 () = at(deadline) => self.roll_back("it was not confirmed in time"),
                 () = tokio::time::sleep(SWEEP), if unswept => self.sweep(),
@@ -104,6 +107,7 @@ impl Engine {
         if let Err(error) = self.take_news() {
             eprintln!("ravelin: own addresses: {error}");
         }
+        self.lose_patience();
         self.watch();
         Ok(())
     }
@@ -135,13 +139,7 @@ impl Engine {
             self.watch
                 .begin(&written.names(), self.enforcement.previous().is_some());
         }
-        let waits = |work: &Work| matches!(work, Work::Renew);
-        if std::mem::take(&mut self.moved)
-            && written.depends_on_surroundings()
-            && !self.queue.iter().any(waits)
-        {
-            self.queue.push_back(Work::Renew);
-        }
+        self.follow();
     }
 
     fn look_up(&mut self, lookup: Lookup) {

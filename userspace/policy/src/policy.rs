@@ -10,7 +10,7 @@ use crate::document;
 use crate::filter::{Filter, FilterList};
 use crate::rule::{DefaultAction, Rule};
 use crate::settings::{Boot, Exemptions, Interfaces, Settings};
-use crate::source::{self, Part, Texts};
+use crate::source::{self, Part, Texts, Witness};
 
 /// Largest policy in bytes, with all files it includes; 250,000 rules with a filter each take 50 MB.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -34,9 +34,17 @@ impl Policy {
     /// # Errors
     /// Everything that is wrong with it, each with its place.
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), PolicyErrors> {
+        Self::load_before(path, &mut ())
+    }
+
+    /// The same before a witness, who is told of each file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with its place.
+    pub fn load_before(path: &Path, witness: &mut dyn Witness) -> Result<(Self, Vec<Warning>), PolicyErrors> {
         let texts = Texts::new();
         let mut report = Report::default();
-        let parts = source::load(&mut report, &texts, path);
+        let parts = source::load(&mut report, &texts, path, witness);
         Self::build(report, parts)
     }
 

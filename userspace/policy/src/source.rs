@@ -3,7 +3,6 @@
 use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -12,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::diagnostic::{Report, Span, quote};
 use crate::policy::MAX_FILE_BYTES;
 use crate::reader::Node;
+use crate::regular_file::RegularFile;
 
 /// Key of the files to include.
 pub(crate) const INCLUDE: &str = "include";
@@ -44,6 +44,21 @@ pub(crate) struct Part<'t> {
     pub(crate) root: Spanned<DeTable<'t>>,
 }
 
+/// Looks on while the files of a policy are read, in the order in which they are.
+pub trait Witness {
+    /// From here on a file is looked for, opened and read.
+    fn begins(&mut self, path: &Path);
+
+    /// This is done with. `text` is what stands in it; nothing, if there was nothing to read.
+    fn ends(&mut self, text: &[u8]);
+}
+
+/// Nobody looks on.
+impl Witness for () {
+    fn begins(&mut self, _: &Path) {}
+    fn ends(&mut self, _: &[u8]) {}
+}
+
 /// Keeps the texts of all files while the trees made of them are in use.
 #[derive(Debug)]
 pub(crate) struct Texts {
@@ -60,19 +75,22 @@ impl Texts {
 
 /// Reads a policy file and what it includes: each file after those it includes, as if their texts stood there.
 /// `None` when something was wrong, which has been reported.
-pub(crate) fn load<'t>(report: &mut Report<'t>, texts: &'t Texts, path: &Path) -> Option<Vec<Part<'t>>> {
+pub(crate) fn load<'t>(
+    report: &mut Report<'t>,
+    texts: &'t Texts,
+    path: &Path,
+    witness: &mut dyn Witness,
+) -> Option<Vec<Part<'t>>> {
     let name = path.display().to_string();
-    let mut reader = Reader::new(report, Some(texts));
-    let text = match reader.read(path) {
-        Ok(text) => text,
+    let mut reader = Reader::new(report, Some(texts), witness);
+    let (canonical, text) = match reader.fetch(path) {
+        // Nothing was read before it.
+        Ok(fetched) => fetched?,
         Err(problem) => {
             reader.report.error_in_file(&name, problem);
             return None;
         }
     };
-    // What has no canonical path, such as a pipe, cannot be included either.
-    let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    reader.seen.insert(canonical.clone());
     reader.open.push((canonical, name.clone()));
     reader.parse(text, &name, path.parent().unwrap_or(Path::new("")));
     (!reader.faulty).then_some(reader.parts)
@@ -80,7 +98,8 @@ pub(crate) fn load<'t>(report: &mut Report<'t>, texts: &'t Texts, path: &Path) -
 
 /// Takes a text as the policy; it cannot include files.
 pub(crate) fn parse<'t>(report: &mut Report<'t>, text: &'t str, name: &str) -> Option<Vec<Part<'t>>> {
-    let mut reader = Reader::new(report, None);
+    let mut nobody = ();
+    let mut reader = Reader::new(report, None, &mut nobody);
     let text = match reader.claim_room(text.as_bytes()) {
         Ok(()) => decode(text),
         Err(problem) => {
@@ -94,7 +113,8 @@ pub(crate) fn parse<'t>(report: &mut Report<'t>, text: &'t str, name: &str) -> O
 
 /// Whether a text is TOML; what is wrong with it is reported.
 pub(crate) fn check_syntax<'t>(report: &mut Report<'t>, text: &'t str, name: &str) -> Option<()> {
-    let mut reader = Reader::new(report, None);
+    let mut nobody = ();
+    let mut reader = Reader::new(report, None, &mut nobody);
     if let Err(problem) = reader.claim_room(text.as_bytes()) {
         reader.report.error_in_file(name, problem);
         return None;
@@ -110,6 +130,7 @@ struct Reader<'r, 't> {
     report: &'r mut Report<'t>,
     /// Where texts are kept; without it there are no includes.
     texts: Option<&'t Texts>,
+    witness: &'r mut dyn Witness,
     parts: Vec<Part<'t>>,
     /// Files being read, from the first to the one that is included deepest: canonical path and name.
     open: Vec<(PathBuf, String)>,
@@ -124,10 +145,11 @@ struct Reader<'r, 't> {
 }
 
 impl<'r, 't> Reader<'r, 't> {
-    fn new(report: &'r mut Report<'t>, texts: Option<&'t Texts>) -> Self {
+    fn new(report: &'r mut Report<'t>, texts: Option<&'t Texts>, witness: &'r mut dyn Witness) -> Self {
         Self {
             report,
             texts,
+            witness,
             parts: Vec::new(),
             open: Vec::new(),
             seen: HashSet::new(),
@@ -140,34 +162,47 @@ impl<'r, 't> Reader<'r, 't> {
         }
     }
 
-    /// The text of a file, or why it has none.
-    fn read(&mut self, path: &Path) -> Result<Text<'t>, String> {
-        let cannot_open = |error: std::io::Error| format!("cannot open the policy: {error}");
-        let metadata = std::fs::metadata(path).map_err(cannot_open)?;
-        if metadata.is_dir() {
-            return Err("this is a directory; name the policy file in it".to_owned());
+    /// The canonical path and the text of a file that was not read yet, or why there is no text.
+    fn fetch(&mut self, path: &Path) -> Result<Option<(PathBuf, Text<'t>)>, String> {
+        self.witness.begins(path);
+        let fetched = self.read(path);
+        let text = match &fetched {
+            Ok(Some((_, (text, _)))) => text.as_bytes(),
+            _ => &[],
+        };
+        self.witness.ends(text);
+        fetched
+    }
+
+    fn read(&mut self, path: &Path) -> Result<Option<(PathBuf, Text<'t>)>, String> {
+        let first = self.open.is_empty();
+        let failed = |what: &str, error: std::io::Error| match first {
+            true => format!("cannot {what} the policy: {error}"),
+            // Whoever includes it says which one.
+            false => error.to_string(),
+        };
+        let canonical = path.canonicalize().map_err(|error| failed("open", error))?;
+        if let Some(start) = self.open.iter().position(|(open, _)| *open == canonical) {
+            let mut names: Vec<&str> = self.open[start..].iter().map(|(_, name)| name.as_str()).collect();
+            names.push(names[0]);
+            return Err(format!(
+                "these files include each other: {}; take one include out",
+                names.join(" -> ")
+            ));
         }
-        // The first file may be a pipe; an included one has no reason to be one and might block.
-        if !self.open.is_empty() && !metadata.is_file() {
-            return Err("this is no regular file".to_owned());
+        // Two files may both include a third: it counts once.
+        if !self.seen.insert(canonical.clone()) {
+            return Ok(None);
         }
+        let file = RegularFile::open(path).map_err(|error| failed("open", error))?;
         let room = MAX_FILE_BYTES - self.bytes.min(MAX_FILE_BYTES);
-        if metadata.len() > room {
+        if file.metadata().is_ok_and(|metadata| metadata.len() > room) {
             return Err(self.too_large());
         }
-        let mut options = std::fs::OpenOptions::new();
-        options.read(true);
-        if !self.open.is_empty() {
-            // Some files of /proc call themselves regular and wait for ever, such as /proc/kmsg.
-            options.custom_flags(libc::O_NONBLOCK);
-        }
         let mut bytes = Vec::new();
-        options
-            .open(path)
-            .map_err(cannot_open)?
-            .take(room + 1)
+        file.take(room + 1)
             .read_to_end(&mut bytes)
-            .map_err(|error| format!("cannot read the policy: {error}"))?;
+            .map_err(|error| failed("read", error))?;
         self.claim_room(&bytes)?;
         let Some(place) = self.texts.and_then(|texts| texts.places.get(self.files)) else {
             return Err(format!("more than {MAX_FILES} files"));
@@ -184,7 +219,7 @@ impl<'r, 't> Reader<'r, 't> {
             }
         };
         let (text, nul) = decode(place.get_or_init(|| text));
-        Ok((text, nul.or(problem)))
+        Ok(Some((canonical, (text, nul.or(problem)))))
     }
 
     /// Refuses what would take far more memory than a policy.
@@ -316,21 +351,12 @@ impl<'r, 't> Reader<'r, 't> {
             return Err(Some(format!("{} is not the path of a file", quote(text))));
         }
         let path = folder.join(text);
-        let failed = |problem: String| Some(format!("cannot include {}: {problem}", quote(text)));
-        let canonical = path.canonicalize().map_err(|error| failed(error.to_string()))?;
-        if let Some(start) = self.open.iter().position(|(open, _)| *open == canonical) {
-            let mut names: Vec<&str> = self.open[start..].iter().map(|(_, name)| name.as_str()).collect();
-            names.push(names[0]);
-            return Err(Some(format!(
-                "these files include each other: {}; take one include out",
-                names.join(" -> ")
-            )));
-        }
-        // Two files may both include a third: it counts once.
-        if !self.seen.insert(canonical.clone()) {
+        let fetched = self
+            .fetch(&path)
+            .map_err(|problem| Some(format!("cannot include {}: {problem}", quote(text))))?;
+        let Some((canonical, text)) = fetched else {
             return Ok(());
-        }
-        let text = self.read(&path).map_err(failed)?;
+        };
         let name = path.display().to_string();
         self.open.push((canonical, name.clone()));
         self.parse(text, &name, path.parent().unwrap_or(folder));

@@ -152,7 +152,7 @@ fn mistakes_are_told_in_their_file() {
         "main.toml:1:25: cannot include `none.toml`: No such file or directory",
         "main.toml:1:38: `` is not the path of a file",
         "main.toml:1:42: cannot include `sub`: this is a directory",
-        "main.toml:1:49: cannot include `/dev/zero`: this is no regular file",
+        "main.toml:1:49: cannot include `/dev/zero`: this is a device, not a regular file",
         "a.toml:3:1: a NUL byte; a policy is text",
     ];
     assert_eq!(text.lines().count(), expected.len(), "{text}");
@@ -180,7 +180,7 @@ fn cycles_are_named_in_order() {
     let text = errors_of(&[("main.toml", "include = [\"main.toml\"]")]);
     assert_eq!(
         text,
-        "main.toml:1:12: these files include each other: main.toml -> main.toml; take one include out"
+        "main.toml:1:12: cannot include `main.toml`: these files include each other: main.toml -> main.toml; take one include out"
     );
     let text = errors_of(&[
         ("main.toml", "include = [\"sub/a.toml\"]"),
@@ -189,7 +189,7 @@ fn cycles_are_named_in_order() {
     ]);
     assert_eq!(
         text,
-        "sub/b.toml:1:12: these files include each other: sub/a.toml -> sub/b.toml -> sub/a.toml; take one include out"
+        "sub/b.toml:1:12: cannot include `./a.toml`: these files include each other: sub/a.toml -> sub/b.toml -> sub/a.toml; take one include out"
     );
     let linked = folder(&[("main.toml", "include = [\"link.toml\"]")]);
     std::os::unix::fs::symlink("main.toml", linked.path().join("link.toml")).unwrap();

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use ravelin_policy::{MAX_FILE_BYTES, canonical_layout};
 
+use crate::input;
+
 /// Write policies in canonical layout
 ///
 /// Changes white space only, and commas at the end of arrays: comments, the order of everything and the places where
@@ -50,7 +52,7 @@ pub(crate) fn fmt(arguments: &Arguments) -> Result<()> {
 
 /// Whether the layout differed.
 fn format(path: &Path, check: bool) -> Result<bool> {
-    let standard = path.as_os_str() == "-";
+    let standard = input::is_standard(path);
     let name = if standard {
         "standard input".to_owned()
     } else {
@@ -59,7 +61,7 @@ fn format(path: &Path, check: bool) -> Result<bool> {
     let text = if standard {
         read(std::io::stdin().lock(), &name)?
     } else {
-        let file = File::open(path).with_context(|| format!("{name}: cannot open it"))?;
+        let file = input::open(path).with_context(|| format!("{name}: cannot open it"))?;
         read(file, &name)?
     };
     let layout = canonical_layout(&text, &name)?;

@@ -1,6 +1,5 @@
 //! `ravelin import`: policies from other filters' languages.
 
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,6 +9,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use ravelin_import::{
     FirewallOptions, Imported, NetshOptions, Source, classbench, iptables_save, netsh, nft,
 };
+
+use crate::input;
 
 /// Make a policy from what another filter is written in
 ///
@@ -127,11 +128,11 @@ pub(crate) fn import(arguments: &Arguments) -> Result<()> {
 
 impl Files {
     fn read(&self) -> Result<Source> {
-        if self.file.as_os_str() == "-" {
+        if input::is_standard(&self.file) {
             return Ok(Source::read("standard input", io::stdin().lock())?);
         }
         let name = self.file.display().to_string();
-        let file = File::open(&self.file).with_context(|| format!("cannot open {name}"))?;
+        let file = input::open(&self.file).with_context(|| format!("cannot open {name}"))?;
         Ok(Source::read(&name, file)?)
     }
 

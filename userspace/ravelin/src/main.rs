@@ -9,6 +9,7 @@ mod explain;
 mod export;
 mod fmt;
 mod import;
+mod input;
 mod instance;
 mod keygen;
 mod policy_file;

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::direction::Viewpoint;
 use super::{Arguments, unless_closed};
+use crate::input;
 
 /// How many frames are shown without `--all`.
 const SHOWN: u64 = 50;
@@ -57,8 +58,7 @@ const UNKNOWN_DIRECTION: &str = "direction unknown: give --in or --out, --me or 
 const OTHER_LINK: &str = "link type not supported";
 
 pub(crate) fn explain(arguments: &Arguments, path: &Path, policy: &Policy, host: &mut Host) -> Result<()> {
-    let context = || path.display().to_string();
-    let mut capture = Capture::open(path).with_context(context)?;
+    let mut capture = open(path).with_context(|| path.display().to_string())?;
     let viewpoint = Viewpoint {
         all: match (arguments.inbound, arguments.outbound) {
             (true, _) => Some(Direction::Inbound),
@@ -83,6 +83,14 @@ pub(crate) fn explain(arguments: &Arguments, path: &Path, policy: &Policy, host:
         None => Ok(()),
         Some(error) => bail!("{}: {error}", path.display()),
     }
+}
+
+fn open(path: &Path) -> Result<Capture> {
+    if input::is_standard(path) {
+        return Ok(Capture::read(io::stdin())?);
+    }
+    let file = input::open(path).context("cannot open the capture")?;
+    Ok(Capture::read(file)?)
 }
 
 /// Judges frame after frame; memory does not grow with their number.

@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     #[arg(value_name = "PACKET", required_unless_present = "pcap")]
     packet: Option<Packet>,
 
-    /// Instead of one packet, every frame of a pcap or pcapng file: a table of verdicts, and totals
+    /// Instead of one packet, every frame of a pcap or pcapng file: a table of verdicts, and totals; `-` is standard input
     #[arg(long, value_name = "CAPTURE", conflicts_with = "packet")]
     pcap: Option<PathBuf>,
 

@@ -13,4 +13,5 @@ mod support;
 mod surroundings;
 mod swap;
 mod tunnel;
+mod waiting;
 mod wire;

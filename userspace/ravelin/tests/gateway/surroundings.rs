@@ -7,7 +7,7 @@ use crate::support::lab::Half;
 use crate::support::wait_until;
 
 /// Blocks what is for `destination`, a word or a name, at port 9999, and counts what is for port 9998.
-fn blocking(destination: &str) -> String {
+pub(crate) fn blocking(destination: &str) -> String {
     let rule = |name: &str, destination: &str, port: u16, action: &str| {
         format!(
             "[filter-lists.{name}]\nfilters = [{{ source = \"any\", destination = \"{destination}\", protocol = \"udp\", \
@@ -18,7 +18,7 @@ fn blocking(destination: &str) -> String {
 }
 
 /// A network in which h1 sends everything to the gateway without asking for anybody's link-layer address.
-fn half() -> Half {
+pub(crate) fn half() -> Half {
     let half = Half::new();
     let mac = half.g1.mac("in0").map(|byte| format!("{byte:02x}")).join(":");
     half.h1.ip(&format!(
@@ -29,7 +29,7 @@ fn half() -> Half {
 }
 
 /// Whether the rule counts a datagram for an address.
-fn is_blocked(half: &Half, daemon: &Daemon, address: &str) -> bool {
+pub(crate) fn is_blocked(half: &Half, daemon: &Daemon, address: &str) -> bool {
     let (rule, marker) = (daemon.rule("r"), daemon.rule("marker"));
     let socket = half.h1.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     for port in [9999, 9998] {

@@ -21,7 +21,7 @@ const PACKETS: &[&str] = &[
 ];
 
 /// A classic file of Ethernet frames, each cut to `keep` bytes; with an ARP frame and one that is too short at the end.
-fn capture(keep: usize) -> (TempDir, PathBuf) {
+pub(crate) fn capture(keep: usize) -> (TempDir, PathBuf) {
     let mut frames: Vec<Vec<u8>> = PACKETS
         .iter()
         .map(|text| frame_of(&text.parse::<Packet>().expect("a packet")).expect("a frame"))

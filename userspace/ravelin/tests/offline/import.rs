@@ -120,5 +120,5 @@ fn what_is_no_rule_set_is_refused_with_its_line() {
         assert!(errors.contains("larger than 64 MiB"), "{language}: {errors}");
     }
     let errors = errors(&["import", "nft", &folder.path().display().to_string()], 1);
-    assert!(errors.contains("cannot read"), "{errors}");
+    assert!(errors.contains("this is a directory"), "{errors}");
 }

@@ -10,3 +10,4 @@ mod explain;
 mod fmt;
 mod golden;
 mod import;
+mod waiting;
