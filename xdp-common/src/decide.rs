@@ -70,6 +70,11 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
                 return judgement;
             }
         }
+        Upper::Ah => {
+            if let Some(judgement) = decide_esp(&packet, Kind::OpenAh, tables) {
+                return judgement;
+            }
+        }
         Upper::NeighbourDiscovery | Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
     }
     let (verdict, _) = ask(&packet, Direction::Inbound, Place::Outer, tables);
@@ -126,7 +131,7 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
     match packet.upper {
         Upper::NeighbourDiscovery => return Judgement::passed(Pass::Lifeline),
         // IKE of this machine, and ESP that the kernel's own SAs made.
-        Upper::Ike | Upper::NatKeepalive | Upper::Esp | Upper::UdpEsp
+        Upper::Ike | Upper::NatKeepalive | Upper::Esp | Upper::UdpEsp | Upper::Ah
             if is_own(&packet.flow.source, &packet, tables) =>
         {
             return lifeline(&packet, Place::Egress, tables);
@@ -195,7 +200,7 @@ fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Jud
     }
 }
 
-/// ESP from the wire: for a known SPI the shield's checks, else `None`, and the filters judge it like any packet.
+/// ESP or AH from the wire: for a known SPI the shield's checks, else `None`, and the filters judge it like any packet.
 #[inline(always)]
 fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Judgement> {
     // RFC 4303 section 2.1: "the set of SPI values in the range 1 through 255 are reserved", and "the SPI value
@@ -207,6 +212,7 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     let flow = &packet.flow;
     let (encapsulation, udp_header) = match kind {
         Kind::OpenUdpEsp => (Encapsulation::Udp, 8),
+        Kind::OpenAh => (Encapsulation::Ah, 0),
         Kind::OpenEsp | Kind::Seal => (Encapsulation::None, 0),
     };
     let expected = endpoint.family == flow.family as u8

@@ -47,6 +47,8 @@ pub enum Encapsulation {
     None = 0,
     /// In UDP (RFC 3948).
     Udp = 1,
+    /// No ESP at all, but AH: protocol 51.
+    Ah = 2,
 }
 
 /// What the driver checks about ESP packets of one inbound SA.

@@ -10,6 +10,8 @@ pub enum Kind {
     OpenEsp = 2,
     /// UDP-encapsulated ESP (RFC 3948): open it with inbound SA `slot`.
     OpenUdpEsp = 3,
+    /// AH (RFC 4302): open it with inbound SA `slot`.
+    OpenAh = 4,
 }
 
 /// Metadata in front of a redirected packet, written with `bpf_xdp_adjust_meta`.
@@ -69,6 +71,7 @@ impl FrameMetadata {
             1 => Kind::Seal,
             2 => Kind::OpenEsp,
             3 => Kind::OpenUdpEsp,
+            4 => Kind::OpenAh,
             _ => return None,
         };
         if word(0) != Self::MAGIC {

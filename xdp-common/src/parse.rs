@@ -38,7 +38,7 @@ pub struct IpPacket {
     pub fragment_length: u16,
     /// What the packet carries, as far as Ravelin treats it apart.
     pub upper: Upper,
-    /// Security parameters index in host order, with [`Upper::Esp`] and [`Upper::UdpEsp`]; else 0.
+    /// Security parameters index in host order, with [`Upper::Esp`], [`Upper::UdpEsp`] and [`Upper::Ah`]; else 0.
     pub spi: u32,
 }
 
@@ -88,6 +88,8 @@ pub enum Upper {
     Esp,
     /// ESP over UDP port 4500.
     UdpEsp,
+    /// IP protocol 51. What it authenticates is not looked at: an authentication header ends the walk through the headers.
+    Ah,
 }
 
 const ETHERNET_HEADER: usize = 14;
@@ -111,6 +113,7 @@ mod protocol {
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
     pub(super) const ESP: u8 = 50;
+    pub(super) const AH: u8 = 51;
     pub(super) const ICMP6: u8 = 58;
     pub(super) const DESTINATION_OPTIONS: u8 = 60;
     pub(super) const SCTP: u8 = 132;
@@ -334,7 +337,7 @@ const fn is_extension(next_header: u8) -> bool {
 const fn shortest_header(family: Family, protocol: u8) -> usize {
     match (protocol, family) {
         (protocol::TCP, _) => 20,
-        (protocol::SCTP | protocol::DCCP, _) => 12,
+        (protocol::SCTP | protocol::DCCP | protocol::AH, _) => 12,
         (protocol::UDP | protocol::UDP_LITE | protocol::ESP, _)
         | (protocol::ICMP, Family::V4)
         | (protocol::ICMP6, Family::V6) => 8,
@@ -359,7 +362,7 @@ fn parse_upper<R: Reader>(
         if upper_protocol == protocol::TCP && usize::from(fragment.offset) * 8 < shortest {
             return Err(DropReason::FragmentTiny);
         }
-        if upper_protocol != protocol::ESP {
+        if !matches!(upper_protocol, protocol::ESP | protocol::AH) {
             packet.flow.ports = Ports::Unknown;
         }
         return Ok(Frame::Ip);
@@ -386,6 +389,13 @@ fn parse_upper<R: Reader>(
             packet.flow.destination_port = 0;
             packet.upper = Upper::Esp;
             packet.spi = word;
+        }
+        protocol::AH => {
+            packet.flow.ports = Ports::Absent;
+            packet.flow.source_port = 0;
+            packet.flow.destination_port = 0;
+            packet.upper = Upper::Ah;
+            packet.spi = u32::from_be_bytes([start[4], start[5], start[6], start[7]]);
         }
         protocol::ICMP | protocol::ICMP6 => {
             packet.flow.source_port = u16::from(start[0]);

@@ -12,7 +12,7 @@ from scapy.layers.inet6 import (
     ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RA, ICMPv6ND_Redirect, ICMPv6ND_RS,
     IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, PadN, RouterAlert, fragment6,
 )
-from scapy.layers.ipsec import ESP
+from scapy.layers.ipsec import AH, ESP
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.packet import Raw, raw
@@ -82,7 +82,7 @@ def uppers(v6):
     yield 33, (1, 2), "Other", 0, Raw(bytes([0, 1, 0, 2]) + bytes(20))
     yield 136, (3, 4), "Other", 0, Raw(bytes([0, 3, 0, 4]) + bytes(6))
     yield 47, None, "Other", 0, Raw(b"\0\0\x08\0" + bytes(20))
-    yield 51, None, "Other", 0, Raw(bytes(24))
+    yield 51, None, "Ah", 0x2004, AH(nh=59, payloadlen=4, spi=0x2004, seq=3, icv=bytes(12)) / Raw(bytes(8))
     if v6:
         yield 58, (128, 0), "Other", 0, ICMPv6EchoRequest(data=b"x" * 20)
         yield 59, None, "Other", 0, Raw(b"")

@@ -42,12 +42,9 @@ fn fragment(hook: Hook, truth: &Truth, piece: Piece, world: &World) -> Option<Ju
     }
     let judgement = whole(hook, truth, world);
     // Only what the filters judge, and the lifeline, is remembered: not what the shield says about ESP.
-    if let Content::Esp { spi, udp, length } = truth.content {
-        let truncated = !udp && length < 8;
-        let shielded = hook == Hook::Outer && shield(truth, world, spi, udp, length).is_some();
-        if truncated || shielded {
-            return Some(judgement);
-        }
+    let shielded = hook == Hook::Outer && shield(truth, world).is_some();
+    if truth.content.truncated() || shielded {
+        return Some(judgement);
     }
     if !is_lifeline(hook, truth, world)
         && let Some((length, _)) = known
@@ -87,12 +84,7 @@ fn whole(hook: Hook, truth: &Truth, world: &World) -> Judgement {
         return Judgement::dropped_or_audited(reason, audit);
     }
     // Whoever the SA belongs to: without SPI and sequence number it is no ESP (RFC 4303 section 2).
-    if let Content::Esp {
-        udp: false,
-        length: ..8,
-        ..
-    } = truth.content
-    {
+    if truth.content.truncated() {
         let reason = if truth.fragment.is_some() {
             DropReason::FragmentTiny
         } else {
@@ -103,8 +95,8 @@ fn whole(hook: Hook, truth: &Truth, world: &World) -> Judgement {
     if is_lifeline(hook, truth, world) {
         return outcome(Outcome::Pass(Pass::Lifeline));
     }
-    if let (Hook::Outer, Content::Esp { spi, udp, length }) = (hook, truth.content)
-        && let Some(shielded) = shield(truth, world, spi, udp, length)
+    if hook == Hook::Outer
+        && let Some(shielded) = shield(truth, world)
     {
         let length = if matches!(shielded, Outcome::Redirect(_)) {
             truth.l3_length
@@ -208,7 +200,9 @@ fn is_lifeline(hook: Hook, truth: &Truth, world: &World) -> bool {
         (Content::Arp, _) | (Content::NonIp | Content::NeighbourDiscovery, Hook::Egress) => true,
         (Content::NeighbourDiscovery, _) => world.is_own(to) || stays_on_link(to),
         (Content::Ike | Content::Keepalive, Hook::Outer | Hook::Inner) => world.is_own(to),
-        (Content::Ike | Content::Keepalive | Content::Esp { .. }, Hook::Egress) => world.is_own(from),
+        (Content::Ike | Content::Keepalive | Content::Esp { .. } | Content::Ah { .. }, Hook::Egress) => {
+            world.is_own(from)
+        }
         _ => false,
     }
 }
@@ -219,8 +213,9 @@ fn stays_on_link(address: IpAddr) -> bool {
     v6.is_unicast_link_local() || v6.segments()[0] & 0xff0f == 0xff02
 }
 
-/// The checks on ESP with a known or reserved SPI.
-fn shield(truth: &Truth, world: &World, spi: u32, udp: bool, length: usize) -> Option<Outcome> {
+/// The checks on ESP and AH with a known or reserved SPI.
+fn shield(truth: &Truth, world: &World) -> Option<Outcome> {
+    let (spi, kind, length) = truth.content.sealed()?;
     if spi < 256 {
         return Some(Outcome::Drop(DropReason::SpiReserved));
     }
@@ -235,7 +230,7 @@ fn shield(truth: &Truth, world: &World, spi: u32, udp: bool, length: usize) -> O
             to_address(truth.packet.destination),
         )
         || (endpoint.remote_port, endpoint.local_port) != ports
-        || (endpoint.encapsulation == 1) != udp
+        || endpoint.encapsulation != carrier(kind)
     {
         return Some(Outcome::Drop(DropReason::SpiWrongEndpoint));
     }
@@ -243,7 +238,13 @@ fn shield(truth: &Truth, world: &World, spi: u32, udp: bool, length: usize) -> O
         return Some(Outcome::Drop(DropReason::EspFragment));
     }
     // RFC 4303 section 2 with RFC 4106: SPI, sequence number, IV, four bytes of padding and trailer, ICV.
-    if length < 4 + 4 + 8 + 4 + 16 {
+    // AH: RFC 4302 section 2, with a tag of 16 bytes.
+    let shortest = if kind == Kind::OpenAh {
+        12 + 16
+    } else {
+        4 + 4 + 8 + 4 + 16
+    };
+    if length < shortest {
         return Some(Outcome::Drop(DropReason::EspTruncated));
     }
     Some(Outcome::Redirect(FrameMetadata {
@@ -252,7 +253,16 @@ fn shield(truth: &Truth, world: &World, spi: u32, udp: bool, length: usize) -> O
         l3_offset: truth.l3_offset,
         l3_length: truth.l3_length,
         generation: 0,
-        kind: if udp { Kind::OpenUdpEsp } else { Kind::OpenEsp },
+        kind,
         family: truth.family(),
     }))
+}
+
+/// What [`InboundEndpoint::encapsulation`](ravelin_xdp_common::InboundEndpoint) says of it.
+fn carrier(kind: Kind) -> u8 {
+    match kind {
+        Kind::OpenUdpEsp => 1,
+        Kind::OpenAh => 2,
+        _ => 0,
+    }
 }

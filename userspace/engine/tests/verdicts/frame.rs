@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ravelin_classifier::arbitrary::Rng;
 use ravelin_classifier::reference::Packet;
-use ravelin_xdp_common::DropReason;
+use ravelin_xdp_common::{DropReason, Kind};
 
 /// A frame, and what it was made to be; nothing is known of one that was mangled afterwards.
 #[derive(Clone, Debug)]
@@ -48,6 +48,40 @@ pub(crate) enum Content {
         udp: bool,
         length: usize,
     },
+    /// `length` counts from the authentication header to the end.
+    Ah {
+        spi: u32,
+        length: usize,
+    },
+}
+
+impl Content {
+    /// SPI, what there is to open, and its length, for what an SA may have made.
+    pub(crate) fn sealed(self) -> Option<(u32, Kind, usize)> {
+        match self {
+            Self::Esp {
+                spi,
+                udp: true,
+                length,
+            } => Some((spi, Kind::OpenUdpEsp, length)),
+            Self::Esp {
+                spi,
+                udp: false,
+                length,
+            } => Some((spi, Kind::OpenEsp, length)),
+            Self::Ah { spi, length } => Some((spi, Kind::OpenAh, length)),
+            _ => None,
+        }
+    }
+
+    /// Whether it ends inside the header that its IP protocol promises.
+    pub(crate) fn truncated(self) -> bool {
+        match self {
+            Self::Esp { udp, length, .. } => !udp && length < 8,
+            Self::Ah { length, .. } => length < 12,
+            _ => false,
+        }
+    }
 }
 
 /// What a fragment is of its datagram.

@@ -161,7 +161,7 @@ fn lifeline(rng: &mut Rng) -> Made {
     packet_frame(rng, packet)
 }
 
-/// ESP over IP and over UDP: of a known SA, and of one that differs in a single respect.
+/// ESP over IP and over UDP, and AH: of a known SA, and of one that differs in a single respect.
 fn esp(rng: &mut Rng) -> Made {
     let endpoints = World::endpoints();
     let (spi, endpoint) = *rng.pick(&endpoints);
@@ -177,7 +177,11 @@ fn esp(rng: &mut Rng) -> Made {
     let mut packet = Packet {
         source: ip(endpoint.remote),
         destination: ip(endpoint.local),
-        protocol: if udp { 17 } else { 50 },
+        protocol: match endpoint.encapsulation {
+            0 => 50,
+            1 => 17,
+            _ => 51,
+        },
         transport: if udp {
             Transport::Ports(endpoint.remote_port, endpoint.local_port)
         } else {
@@ -189,11 +193,15 @@ fn esp(rng: &mut Rng) -> Made {
         1 => packet.source = packet.destination,
         2 => {
             // The other encapsulation.
-            packet.protocol = if udp { 50 } else { 17 };
-            packet.transport = if udp {
-                Transport::Absent
-            } else {
+            packet.protocol = match packet.protocol {
+                17 => 50,
+                50 => *rng.pick(&[17, 51]),
+                _ => 50,
+            };
+            packet.transport = if packet.protocol == 17 {
                 Transport::Ports(4500, 4500)
+            } else {
+                Transport::Absent
             };
         }
         3 if udp => packet.transport = Transport::Ports(4500, 4501),
@@ -212,7 +220,12 @@ fn esp(rng: &mut Rng) -> Made {
         2 => endpoints[rng.below(endpoints.len())].0,
         _ => spi,
     };
-    let mut body = spi.to_be_bytes().to_vec();
+    let mut body = Vec::new();
+    if packet.protocol == 51 {
+        // Next header, length and two bytes that are reserved.
+        body.extend([6, 5, 0, 0]);
+    }
+    body.extend(spi.to_be_bytes());
     let rest = if rng.chance(20) {
         rng.below(40)
     } else {
@@ -242,7 +255,7 @@ fn packet_frame(rng: &mut Rng, packet: Packet) -> Made {
             }
         };
         body.splice(0..0, front.iter().copied());
-    } else if packet.protocol == 50 {
+    } else if matches!(packet.protocol, 50 | 51) {
         body.extend([0; 8]);
     }
     carry(rng, packet, &body)
@@ -377,6 +390,10 @@ fn content(packet: &Packet, body: &[u8], envelope: &Envelope, fragment: bool) ->
         (50, _) => Content::Esp {
             spi: spi(body),
             udp: false,
+            length: body.len(),
+        },
+        (51, _) => Content::Ah {
+            spi: spi(&body[4..]),
             length: body.len(),
         },
         (58, Transport::Ports(133..=137, _)) if v6 && envelope.hop_limit == 255 && !fragment => {

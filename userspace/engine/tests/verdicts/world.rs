@@ -96,36 +96,45 @@ impl World {
 
     /// Inbound SAs of every kind, the lowest SPI that is not reserved among them.
     pub(crate) fn endpoints() -> Vec<(u32, InboundEndpoint)> {
+        const ESP: (Encapsulation, u16, u16) = (Encapsulation::None, 0, 0);
+        const AH: (Encapsulation, u16, u16) = (Encapsulation::Ah, 0, 0);
         [
-            (0x2001, "192.0.2.1", "192.0.2.2", None),
-            (256, "192.0.2.1", "198.51.100.7", None),
-            (0x2002, "2001:db8::1", "2001:db8::2", None),
-            (0x2003, "192.0.2.1", "192.0.2.3", Some((4500, 4500))),
-            (0xffff_ffff, "2001:db8::1", "2001:db8::3", Some((4500, 61_000))),
+            (0x2001, "192.0.2.1", "192.0.2.2", ESP),
+            (256, "192.0.2.1", "198.51.100.7", ESP),
+            (0x2002, "2001:db8::1", "2001:db8::2", ESP),
+            (0x2003, "192.0.2.1", "192.0.2.3", (Encapsulation::Udp, 4500, 4500)),
+            (
+                0xffff_ffff,
+                "2001:db8::1",
+                "2001:db8::3",
+                (Encapsulation::Udp, 4500, 61_000),
+            ),
+            (0x2004, "192.0.2.1", "192.0.2.4", AH),
+            (0x2005, "2001:db8::1", "2001:db8::4", AH),
         ]
         .into_iter()
         .zip(0..)
-        .map(|((spi, local, remote, ports), slot)| {
-            let local: IpAddr = local.parse().unwrap();
-            let encapsulation = if ports.is_some() {
-                Encapsulation::Udp
-            } else {
-                Encapsulation::None
-            };
-            let (local_port, remote_port) = ports.unwrap_or((0, 0));
-            let endpoint = InboundEndpoint {
-                local: to_address(local),
-                remote: to_address(remote.parse().unwrap()),
-                slot,
-                local_port,
-                remote_port,
-                family: if local.is_ipv4() { 4 } else { 6 },
-                encapsulation: encapsulation as u8,
-                shortest: 36,
-                reserved: [0; 4],
-            };
-            (spi, endpoint)
-        })
+        .map(
+            |((spi, local, remote, (encapsulation, local_port, remote_port)), slot)| {
+                let local: IpAddr = local.parse().unwrap();
+                let endpoint = InboundEndpoint {
+                    local: to_address(local),
+                    remote: to_address(remote.parse().unwrap()),
+                    slot,
+                    local_port,
+                    remote_port,
+                    family: if local.is_ipv4() { 4 } else { 6 },
+                    encapsulation: encapsulation as u8,
+                    shortest: if encapsulation == Encapsulation::Ah {
+                        28
+                    } else {
+                        36
+                    },
+                    reserved: [0; 4],
+                };
+                (spi, endpoint)
+            },
+        )
         .collect()
     }
 
