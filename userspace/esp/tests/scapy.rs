@@ -5,85 +5,26 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-
 use ravelin_esp::{DropReason, Provider};
 use serde_json::{Value, json};
+use support::python::{Python, bytes, hex};
 use support::{Case, SPI, ipv4, ipv6, open_one, seal_one};
 
-/// A scapy process that answers one request after the other, and ends with this value.
-struct Scapy {
-    child: Child,
-    requests: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Scapy {
-    fn start() -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scapy_peer.py");
-        let mut command = Command::new("/usr/bin/python3");
-        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .expect("/usr/bin/python3 is needed: apt install python3-scapy");
-        let requests = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().unwrap());
-        let mut scapy = Self {
-            child,
-            requests,
-            answers,
-        };
-        assert!(scapy.answer()["scapy"].is_string());
-        scapy
-    }
-
-    fn answer(&mut self) -> Value {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
-        assert!(
-            !line.is_empty(),
-            "scapy ended; see its message above (apt install python3-scapy python3-cryptography)"
-        );
-        serde_json::from_str(&line).unwrap()
-    }
-
-    fn ask(&mut self, operation: &str, case: Case, sequence: u64, packet: &[u8]) -> Value {
-        let (source, destination) = case.endpoints();
-        let request = json!({
-            "operation": operation,
-            "tunnel": case.tunnel,
-            "udp": case.udp,
-            "extended": case.extended,
-            "source": source,
-            "destination": destination,
-            "spi": SPI,
-            "key": hex(&case.key_material()),
-            "sequence": sequence,
-            "packet": hex(packet),
-        });
-        writeln!(self.requests.as_mut().unwrap(), "{request}").unwrap();
-        self.answer()
-    }
-}
-
-impl Drop for Scapy {
-    fn drop(&mut self) {
-        // End of input ends the script.
-        self.requests = None;
-        let _ = self.child.wait();
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(value: &Value) -> Vec<u8> {
-    let digits = value.as_str().expect("a hexadecimal string").as_bytes().chunks(2);
-    digits
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+/// Asks for one operation on a packet of an SA.
+fn ask(scapy: &mut Python, operation: &str, case: Case, sequence: u64, packet: &[u8]) -> Value {
+    let (source, destination) = case.endpoints();
+    scapy.ask(&json!({
+        "operation": operation,
+        "tunnel": case.tunnel,
+        "udp": case.udp,
+        "extended": case.extended,
+        "source": source,
+        "destination": destination,
+        "spi": SPI,
+        "key": hex(&case.key_material()),
+        "sequence": sequence,
+        "packet": hex(packet),
+    }))
 }
 
 /// A fixed sequence of numbers that look random (xorshift64*), so that a failure repeats.
@@ -162,14 +103,14 @@ fn damaged(random: &mut Random, packet: &[u8]) -> Vec<u8> {
 
 #[test]
 fn scapy_opens_what_we_seal() {
-    let mut scapy = Scapy::start();
+    let mut scapy = Python::start("scapy_peer.py");
     each_case(&mut Random(1), |random, case, clear, sequence| {
         let outbound = case.outbound_after(Provider::preferred(), sequence - 1);
         let (sealed, number) = seal_one(&outbound, &clear).unwrap();
         assert_eq!(number, sequence);
         let context = format!("{case:?}, sequence {sequence}, clear {}", hex(&clear));
 
-        let opened = scapy.ask("open", case, sequence, &sealed);
+        let opened = ask(&mut scapy, "open", case, sequence, &sealed);
         assert_eq!(opened["spi"], SPI, "{context}");
         assert_eq!(opened["sequence"], sequence as u32, "{context}");
         assert_eq!(bytes(&opened["iv"]), sequence.to_be_bytes(), "{context}");
@@ -200,7 +141,7 @@ fn scapy_opens_what_we_seal() {
 
         let damaged = damaged(random, &sealed);
         assert_eq!(
-            scapy.ask("rejects", case, sequence, &damaged)["rejected"],
+            ask(&mut scapy, "rejects", case, sequence, &damaged)["rejected"],
             true,
             "{context}"
         );
@@ -209,10 +150,10 @@ fn scapy_opens_what_we_seal() {
 
 #[test]
 fn we_open_what_scapy_seals() {
-    let mut scapy = Scapy::start();
+    let mut scapy = Python::start("scapy_peer.py");
     each_case(&mut Random(2), |random, case, clear, sequence| {
         let context = format!("{case:?}, sequence {sequence}, clear {}", hex(&clear));
-        let sealed = bytes(&scapy.ask("seal", case, sequence, &clear)["packet"]);
+        let sealed = bytes(&ask(&mut scapy, "seal", case, sequence, &clear)["packet"]);
         let inbound = case.inbound_after(Provider::preferred(), sequence - 1);
         let damaged = damaged(random, &sealed);
         assert!(open_one(&inbound, &damaged).is_err(), "{context}");
