@@ -152,5 +152,6 @@ fn connection_status(connection: &Connection) -> ConnectionStatus {
             bytes: received.bytes,
             sequence: connection.inbound.highest_sequence().unwrap_or(0),
         },
+        unexpected_ecn: connection.inbound.unexpected_ecn(),
     }
 }

@@ -109,6 +109,9 @@ pub struct ConnectionStatus {
     pub outbound: SaStatus,
     /// What it receives.
     pub inbound: SaStatus,
+    /// Packets received whose outer and inner ECN fields no honest path makes (RFC 6040 section 4.2).
+    #[serde(default)]
+    pub unexpected_ecn: u64,
 }
 
 /// One SA.

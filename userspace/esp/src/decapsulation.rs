@@ -10,8 +10,15 @@ use crate::layout::Layout;
 use crate::trailer::Trailer;
 use crate::{NoRoom, Packet, ecn};
 
-/// Leaves the inner packet of tunnel mode.
-pub(crate) fn tunnel(packet: &mut Packet<'_>, located: &Located, layout: Layout) -> Result<(), DropReason> {
+/// Leaves the inner packet of tunnel mode, its DSCP being the outer header's in the bits of `dscp_copied`. Counts in
+/// `unexpected_ecn` if the two ECN fields do not fit each other.
+pub(crate) fn tunnel(
+    packet: &mut Packet<'_>,
+    located: &Located,
+    layout: Layout,
+    dscp_copied: u8,
+    unexpected_ecn: &mut u64,
+) -> Result<(), DropReason> {
     let payload_at = located.esp_at + layout.header_len();
     let trailer = trailer(packet, payload_at, layout)?;
     let family = match trailer.next_header {
@@ -29,7 +36,9 @@ pub(crate) fn tunnel(packet: &mut Packet<'_>, located: &Located, layout: Layout)
     }
     // Bytes behind the inner packet are traffic flow confidentiality padding (RFC 4303 section 2.7).
     packet.truncate(inner.total_len);
-    let traffic_class = ecn::decapsulate(located.header.traffic_class, inner.traffic_class)?;
+    let outer_class = located.header.traffic_class;
+    *unexpected_ecn += u64::from(ecn::is_unexpected(outer_class, inner.traffic_class));
+    let traffic_class = ecn::decapsulate(outer_class, inner.traffic_class, dscp_copied)?;
     if traffic_class != inner.traffic_class {
         ip::set_traffic_class(packet.bytes_mut(), family, traffic_class);
     }

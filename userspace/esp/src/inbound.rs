@@ -1,6 +1,7 @@
 //! The receiving side of an SA (RFC 4303 section 3.4).
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
@@ -12,6 +13,7 @@ use crate::decapsulation;
 use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
 use crate::nonce::{self, Salt};
+use crate::outer_options::{DSCP_MASK, InnerDscp};
 use crate::{Encapsulation, Mode, Packet, ReplayWindow, SaError, SaParameters, SequenceCounter};
 
 /// A packet that was authentic, fresh and well-formed. Policy has still to accept what it holds (RFC 4301 section 5.2).
@@ -33,7 +35,10 @@ pub struct InboundSa {
     layout: Layout,
     /// `None` with anti-replay off. Locked twice per batch, never while a packet is decrypted.
     window: Option<Mutex<ReplayWindow>>,
+    /// Bits of the outer traffic class that decapsulated packets get.
+    dscp_copied: u8,
     counters: Counters,
+    unexpected_ecn: AtomicU64,
 }
 
 /// Where the parts of a received packet are.
@@ -70,6 +75,7 @@ impl InboundSa {
             mode,
             encapsulation,
             replay_window,
+            outer,
             ..
         } = parameters;
         let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
@@ -85,7 +91,12 @@ impl InboundSa {
             salt,
             layout,
             window,
+            dscp_copied: match outer.inner_dscp {
+                InnerDscp::Keep => 0,
+                InnerDscp::Copy => DSCP_MASK,
+            },
             counters: Counters::default(),
+            unexpected_ecn: AtomicU64::new(0),
         })
     }
 
@@ -111,6 +122,13 @@ impl InboundSa {
     #[must_use]
     pub fn counters(&self) -> Counts {
         self.counters.counts()
+    }
+
+    /// Authentic packets whose outer ECN field no peer and no router that obeys RFC 6040 makes of the inner one (section 4.2).
+    /// Many of them mean that somebody on the way, or the peer, tampers with congestion marks.
+    #[must_use]
+    pub fn unexpected_ecn(&self) -> u64 {
+        self.unexpected_ecn.load(Ordering::Relaxed)
     }
 
     /// The highest sequence number accepted; `None` with anti-replay off.
@@ -145,11 +163,16 @@ impl InboundSa {
         // … "The receive window is updated only if the integrity verification succeeds."
         self.update_window(&mut states);
         let mut counts = Counts::default();
+        let mut unexpected_ecn = 0;
         for ((packet, state), outcome) in packets.iter_mut().zip(&states).zip(outcomes) {
             *outcome = state.and_then(|located| {
+                let layout = self.layout;
                 match self.mode {
-                    Mode::Tunnel { .. } => decapsulation::tunnel(packet, &located, self.layout)?,
-                    Mode::Transport => decapsulation::transport(packet, &located, self.layout)?,
+                    Mode::Tunnel { .. } => {
+                        let dscp_copied = self.dscp_copied;
+                        decapsulation::tunnel(packet, &located, layout, dscp_copied, &mut unexpected_ecn)?;
+                    }
+                    Mode::Transport => decapsulation::transport(packet, &located, layout)?,
                 }
                 counts.packets += 1;
                 counts.bytes += packet.len() as u64;
@@ -159,6 +182,9 @@ impl InboundSa {
             });
         }
         self.counters.add(counts);
+        if unexpected_ecn != 0 {
+            self.unexpected_ecn.fetch_add(unexpected_ecn, Ordering::Relaxed);
+        }
     }
 
     /// Finds the ESP header and checks all that needs no key.

@@ -50,7 +50,9 @@ pub(crate) struct IpHeader {
     pub(crate) total_len: usize,
     /// DSCP and ECN.
     pub(crate) traffic_class: u8,
-    /// IPv4 only: don't fragment.
+    /// IPv6 only: the flow label.
+    pub(crate) flow_label: u32,
+    /// No router may fragment it: DF of IPv4, and every IPv6 packet.
     pub(crate) dont_fragment: bool,
     /// IPv4 only: more fragments or an offset.
     pub(crate) fragment: bool,
@@ -86,6 +88,7 @@ impl IpHeader {
             header_len,
             total_len,
             traffic_class: fixed[1],
+            flow_label: 0,
             dont_fragment: flags_and_offset & 0x4000 != 0,
             fragment: flags_and_offset & 0x3fff != 0,
         })
@@ -102,7 +105,8 @@ impl IpHeader {
             header_len: IPV6_HEADER_LEN,
             total_len,
             traffic_class: fixed[0] << 4 | fixed[1] >> 4,
-            dont_fragment: false,
+            flow_label: u32::from_be_bytes([0, fixed[1] & 0x0f, fixed[2], fixed[3]]),
+            dont_fragment: true,
             fragment: false,
         })
     }

@@ -81,11 +81,14 @@ impl OutboundSa {
             ..
         } = parameters;
         let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
-        let (aead, salt) = parameters.into_key(provider)?;
         let outer = match mode {
-            Mode::Tunnel { local, remote } => Some(OuterHeader::new(local, remote, encapsulation, spi)),
+            Mode::Tunnel { local, remote } => {
+                let options = &parameters.outer;
+                Some(OuterHeader::new(local, remote, encapsulation, spi, options))
+            }
             Mode::Transport => None,
         };
+        let (aead, salt) = parameters.into_key(provider)?;
         Ok(Self {
             spi,
             extended,

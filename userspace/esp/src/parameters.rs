@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ravelin_gcm::{Aead, Algorithm, KeyError, KeyMaterial, Provider, Secret};
 
 use crate::nonce::Salt;
+use crate::outer_options::{Dscp, OuterOptions};
 
 /// The smallest path MTU an SA takes over IPv4, in bytes. RFC 791 permits 68, but below this only attacks have been
 /// seen; Linux has the same floor.
@@ -71,6 +72,8 @@ pub struct SaParameters {
     /// Outbound, UDP over IPv6: send checksum 0 as RFC 6935 lets tunnels do, if the peer is known to take it. Linux
     /// does not without a socket option, hence the default `false`.
     pub udp_zero_checksum: bool,
+    /// Tunnel mode: what outer headers take from inner ones, and the other way round. Not used in transport mode.
+    pub outer: OuterOptions,
 }
 
 impl SaParameters {
@@ -88,6 +91,7 @@ impl SaParameters {
             replay_window: 1024,
             path_mtu: None,
             udp_zero_checksum: false,
+            outer: OuterOptions::default(),
         }
     }
 
@@ -143,6 +147,14 @@ impl SaParameters {
                     return Err(SaError::UdpPort { field });
                 }
             }
+        }
+        if let Dscp::Set(dscp) = self.outer.dscp
+            && dscp > 63
+        {
+            return Err(SaError::Dscp { dscp });
+        }
+        if self.outer.hop_limit == 0 {
+            return Err(SaError::HopLimit);
         }
         check_path_mtu(self.mode, self.path_mtu)
     }
@@ -257,6 +269,15 @@ pub enum SaError {
         /// `source` or `destination`.
         field: &'static str,
     },
+    /// A DSCP of more than six bits.
+    #[error("DSCP {dscp}; use 0 to 63, without the two bits of ECN (RFC 2474 section 3)")]
+    Dscp {
+        /// The code point given.
+        dscp: u8,
+    },
+    /// A hop limit with which no packet leaves.
+    #[error("outer hop limit 0; use 1 to 255, as a rule 64")]
+    HopLimit,
     /// A path MTU that no path has.
     #[error("path MTU {mtu}; use {min} to 65535 bytes")]
     PathMtu {
@@ -282,7 +303,7 @@ pub enum SaError {
 mod tests {
     use ravelin_gcm::{AesKey, IcvLen};
 
-    use super::{Algorithm, Encapsulation, Mode, SaError, SaParameters, Secret};
+    use super::{Algorithm, Dscp, Encapsulation, Mode, SaError, SaParameters, Secret};
 
     fn parameters() -> SaParameters {
         let mode = Mode::Tunnel {
@@ -351,6 +372,8 @@ mod tests {
             (p.mode, p.path_mtu) = (tunnel("2001:db8::1", "2001:db8::2"), Some(1279));
         };
         assert!(refused(over_ipv6).contains("1280 to 65535"));
+        assert!(refused(|p| p.outer.dscp = Dscp::Set(64)).contains("DSCP 64; use 0 to 63"));
+        assert!(refused(|p| p.outer.hop_limit = 0).contains("outer hop limit 0; use 1 to 255"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod fingerprint;
 pub mod key_file;
 mod keying_error;
 mod mark_file;
+mod outer_options;
 mod received_mark;
 mod sequence_mark;
 mod state_folder;

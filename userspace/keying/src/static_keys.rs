@@ -12,6 +12,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key_file;
 use crate::keying_error::{KeyingError, KeyingErrors};
 use crate::mark_file::MarkFileError;
+use crate::outer_options::outer_options;
 use crate::received_mark::ReceivedMark;
 use crate::sequence_mark::{MarkError, SequenceMark};
 use crate::state_folder::StateFolder;
@@ -189,6 +190,7 @@ fn needs_same_sas(a: &Connection, b: &Connection) -> bool {
                 connection.local,
                 connection.remote,
                 connection.encapsulation,
+                connection.outer_header,
             ),
             (keys.algorithm, keys.esn, keys.replay_window),
             (keys.outbound.spi, keys.inbound.spi),
@@ -345,6 +347,7 @@ fn parameters(connection: &Connection, sa: &StaticSa, keymat: Secret) -> SaParam
     SaParameters {
         extended_sequence_numbers: connection.keys.esn,
         replay_window: connection.keys.replay_window,
+        outer: outer_options(connection.outer_header),
         ..SaParameters::new(sa.spi.value(), mode, connection.keys.algorithm, keymat)
     }
 }

@@ -102,6 +102,22 @@ fn two_ends_understand_each_other_across_restarts() {
 }
 
 #[test]
+fn outer_headers_are_as_the_policy_wants_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    key_file::create(&folder.path().join("a.key"), Algorithm::AES_256_GCM).expect("made");
+    key_file::create(&folder.path().join("b.key"), Algorithm::AES_256_GCM).expect("made");
+    let options = "df = \"set\"\ndscp = 46\ninner-dscp = \"copy\"\necn = \"compatibility\"\nhop-limit = 9";
+    let [near, far] = [0, 1].map(|side| {
+        let state = folder.path().join(format!("s{side}"));
+        start(&policy(folder.path(), side, options), &state)
+    });
+    let (_, wire) = seal(near.outbound());
+    // The clear packet has DSCP 0 and no DF.
+    assert_eq!((wire[1], wire[6], wire[8]), (46 << 2, 0x40, 9));
+    assert_eq!(open(far.inbound(), &wire).expect("opened")[1], 46 << 2);
+}
+
+#[test]
 fn one_key_in_two_files_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let (a, b) = (folder.path().join("a.key"), folder.path().join("b.key"));
@@ -169,6 +185,10 @@ fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
         );
     }
 
+    assert!(
+        kept(&policy(folder.path(), 0, "hop-limit = 63")).is_err(),
+        "headers are made once for an SA"
+    );
     let other = policy(folder.path(), 0, "encapsulation = \"udp\"");
     let errors = kept(&other).expect_err("the old keys");
     assert!(errors.contains("a.key") && errors.contains("b.key"), "{errors}");

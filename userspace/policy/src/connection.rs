@@ -8,6 +8,7 @@ use ravelin_gcm::Algorithm;
 
 use crate::address::{Family, unusable_endpoint};
 use crate::diagnostic::{Position, Report, quote};
+use crate::outer_header::{self, OuterHeader};
 use crate::reader::{Node, Table};
 use crate::schema::{Key, Kind, Literal, TableSpec};
 
@@ -56,6 +57,12 @@ pub(crate) static CONNECTION: TableSpec = TableSpec {
             Kind::Integer(0, 65_535),
             "Largest packet on the wire in bytes, 576 or more, 1280 or more over IPv6; the outer device's MTU",
         ),
+        outer_header::DF,
+        outer_header::DSCP,
+        outer_header::INNER_DSCP,
+        outer_header::ECN,
+        outer_header::FLOW_LABEL,
+        outer_header::HOP_LIMIT,
         Key::required(
             "static",
             Kind::Table(&STATIC),
@@ -126,6 +133,8 @@ pub struct Connection {
     pub encapsulation: Encapsulation,
     /// Largest outer IP packet in bytes; `None` takes the outer device's MTU.
     pub path_mtu: Option<u16>,
+    /// How outer headers relate to inner ones.
+    pub outer_header: OuterHeader,
     /// Its keys.
     pub keys: StaticKeys,
     /// Where it is defined.
@@ -215,11 +224,15 @@ impl Connection {
         let remote = read_endpoint(report, &table, "remote");
         let encapsulation = read_encapsulation(report, &table);
         let path_mtu = table.integer(report, "path-mtu");
+        let outer_header = OuterHeader::read(report, &table);
         let keys = table
             .required(report, "static")
             .and_then(|node| StaticKeys::read(report, node, folder));
         if let (Some(local), Some(remote)) = (local, remote) {
             check_endpoints(report, &table, local, remote);
+            if mode == Some(Mode::Tunnel) {
+                OuterHeader::check_family(report, &table, local.is_ipv4());
+            }
             if let Some(Some(path_mtu)) = path_mtu {
                 check_path_mtu(report, &table, Family::of(local), path_mtu);
             }
@@ -231,6 +244,7 @@ impl Connection {
             remote: remote?,
             encapsulation: encapsulation?,
             path_mtu: path_mtu?,
+            outer_header: outer_header?,
             keys: keys?,
             position: report.position(table.span()),
         })

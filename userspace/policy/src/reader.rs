@@ -276,6 +276,38 @@ impl<'a> Table<'a> {
         value.map(Some)
     }
 
+    /// A whole number within its bounds, or `None` for the word that may stand in its place; `None` when it is wrong, which
+    /// has been reported.
+    pub(crate) fn word_or_integer<T: TryFrom<i64>>(
+        &self,
+        report: &mut Report<'_>,
+        key: &str,
+    ) -> Option<Option<T>> {
+        let known = self.known(key);
+        let (min, max, _) = known.kind.bounds();
+        let word = match known.kind {
+            Kind::WordOr(word, ..) => word,
+            _ => "",
+        };
+        debug_assert!(
+            !word.is_empty() && known.need == Need::Default(Literal::Word(word)),
+            "{key}"
+        );
+        let Some(node) = self.optional(key).filter(|node| node.as_string() != Some(word)) else {
+            return Some(None);
+        };
+        match node.as_integer().filter(|value| (min..=max).contains(value)) {
+            Some(value) => T::try_from(value).ok().map(Some),
+            None => {
+                node.wrong_type(
+                    report,
+                    &format!("\"{word}\" or a whole number from {min} to {max}"),
+                );
+                None
+            }
+        }
+    }
+
     /// One of `choices`; `None` when it is wrong or absent without a default, which has been reported.
     pub(crate) fn choice<T: Copy>(
         &self,

@@ -66,6 +66,8 @@ pub(crate) enum Kind {
     Integer(i64, i64),
     /// The same, in steps of the third.
     Multiple(i64, i64, i64),
+    /// This word, or a whole number from the first to the second.
+    WordOr(&'static str, i64, i64),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A name of the user's choice.
@@ -96,7 +98,7 @@ impl Kind {
     /// Smallest and largest value and step of a number.
     pub(crate) fn bounds(&self) -> (i64, i64, i64) {
         match *self {
-            Self::Integer(min, max) => (min, max, 1),
+            Self::Integer(min, max) | Self::WordOr(_, min, max) => (min, max, 1),
             Self::Multiple(min, max, step) => (min, max, step),
             _ => (i64::MIN, i64::MAX, 1),
         }
@@ -221,6 +223,9 @@ fn kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
         Kind::Integer(min, max) => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Kind::Multiple(min, max, step) => {
             json!({ "type": "integer", "minimum": min, "maximum": max, "multipleOf": step })
+        }
+        Kind::WordOr(word, min, max) => {
+            json!({ "anyOf": [{ "enum": [word] }, { "type": "integer", "minimum": min, "maximum": max }] })
         }
         Kind::Choice(words) => json!({ "enum": words }),
         Kind::Name => json!({ "type": "string", "pattern": NAME, "maxLength": document::MAX_NAME }),

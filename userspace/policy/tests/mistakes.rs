@@ -320,6 +320,34 @@ fn connections() {
         "19:1",
         "leaves 1278 bytes inside the tunnel",
     );
+    for (key, place, message) in [
+        ("df = \"keep\"", "24:6", "write \"copy\" or \"set\" or \"clear\""),
+        ("dscp = \"ef\"", "24:8", "\"copy\" or a whole number from 0 to 63"),
+        ("dscp = 64", "24:8", "\"copy\" or a whole number from 0 to 63"),
+        ("inner-dscp = true", "24:14", "\"keep\" or \"copy\""),
+        ("ecn = \"off\"", "24:7", "\"normal\" or \"compatibility\""),
+        ("hop-limit = 0", "24:13", "from 1 to 255"),
+        ("flow-label = \"zero\"", "24:14", "only for ends of IPv6"),
+    ] {
+        spoiled("path-mtu = 1500", key, place, message);
+    }
+    // Over IPv6, and in transport mode.
+    let ipv6 = GOOD
+        .replace("192.0.2.1", "2001:db8::1")
+        .replace("192.0.2.2", "2001:db8::2");
+    let ipv6 = errors(&ipv6.replace("path-mtu = 1500", "df = \"set\"")).to_string();
+    assert!(
+        ipv6.contains("site.toml:24:6: df is only for ends of IPv4"),
+        "{ipv6}"
+    );
+    let transport = GOOD.replace("mode = \"tunnel\"", "mode = \"transport\"");
+    for key in ["df = \"set\"", "dscp = 0", "ecn = \"normal\"", "hop-limit = 9"] {
+        let errors = errors(&transport.replace("path-mtu = 1500", key)).to_string();
+        assert!(
+            errors.contains("is only for mode = \"tunnel\"; remove it"),
+            "{errors}"
+        );
+    }
     spoiled(
         "replay-window = 1024",
         "replay-window = 100",
