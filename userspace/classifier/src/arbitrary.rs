@@ -265,7 +265,8 @@ pub fn packet(rng: &mut Rng, policy: &Policy) -> (Packet, Direction) {
         .flat_map(|list| &list.filters)
         .collect();
     let filter = *rng.pick(&filters);
-    let v4 = match filter.family() {
+    // Where only the protocol says which version of IP is meant, the other one is as interesting.
+    let v4 = match filter.source.family().or(filter.destination.family()) {
         Some(ravelin_policy::Family::V4) => true,
         Some(ravelin_policy::Family::V6) => false,
         None => rng.chance(50),

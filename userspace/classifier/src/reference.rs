@@ -125,11 +125,15 @@ fn match_filter(filter: &Filter, packet: &Packet) -> Match {
     {
         return Match::No;
     }
+    // Protocol numbers 1 and 58 are the ICMP of one version of IP each; a filter that names one means that version.
+    if let Some(protocol) = filter.protocol
+        && ((protocol.0 == 1 && packet.source.is_ipv6()) || (protocol.0 == 58 && packet.source.is_ipv4()))
+    {
+        return Match::No;
+    }
     let matches = |found: bool| if found { Match::Yes } else { Match::No };
     match (&filter.selector, packet.transport) {
         (Selector::Any, _) => Match::Yes,
-        // ICMP of the other family's version has no type that could match (RFC 4443 section 1).
-        (Selector::Icmp { .. }, _) if packet.source.is_ipv4() != (packet.protocol == 1) => Match::No,
         (_, Transport::LaterFragment) => Match::ButPorts,
         (_, Transport::Absent) => Match::No,
         (Selector::Ports { source, destination }, Transport::Ports(from, to)) => {

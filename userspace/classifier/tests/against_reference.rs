@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ravelin_classifier::arbitrary::{Rng, packet, policy_text_of, rule_set};
 use ravelin_classifier::reference::{Packet, Transport, classify};
 use ravelin_classifier::{CompileError, RuleSet, compile};
-use ravelin_policy::Policy;
+use ravelin_policy::{Policy, explain};
 use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, NO_CONNECTION, NO_RULE};
 use ravelin_xdp_common::{Decision, Direction, Verdict};
 
@@ -231,6 +231,60 @@ fn a_protect_filter_is_outbound_as_written_and_inbound_reversed() {
         set.classify(&out.reversed().flow(), Direction::Outbound).decision,
         Decision::Permit
     );
+}
+
+/// docs/policy.md: `"icmp"` (or 1) is about IPv4, `"icmp6"` (or 58) about IPv6, also between any and any.
+#[test]
+fn each_icmp_is_of_its_own_version_of_ip() {
+    let packet = |v4: bool, protocol: u8| {
+        let (source, destination) = if v4 {
+            ("10.1.1.1", "10.2.2.2")
+        } else {
+            ("fd00::1", "fd00::2")
+        };
+        let icmp = protocol == if v4 { 1 } else { 58 };
+        let transport = if icmp {
+            Transport::Ports(8, 0)
+        } else {
+            Transport::Absent
+        };
+        Packet {
+            protocol,
+            transport,
+            ..tcp(source, destination, 0, 0)
+        }
+    };
+    for (written, number, v4) in [
+        ("\"icmp\"", 1, true),
+        ("1", 1, true),
+        ("\"icmp6\"", 58, false),
+        ("58", 58, false),
+    ] {
+        let filter = format!("source = \"any\", destination = \"any\", protocol = {written}");
+        let nobody = "source = \"192.0.2.1\", destination = \"192.0.2.2\"";
+        let text = two_rules(&filter, "block", nobody, "permit");
+        let (policy, rules) = (parsed(&text), compiled(&text));
+        for (packet, expected) in [
+            (packet(v4, number), Decision::Block),
+            (packet(!v4, number), Decision::Permit),
+            (packet(v4, 59 - number), Decision::Permit),
+            (packet(!v4, 59 - number), Decision::Permit),
+        ] {
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                let found = [
+                    rules.classify(&packet.flow(), direction).decision,
+                    classify(&policy, &packet, direction).decision,
+                ];
+                assert_eq!(found, [expected; 2], "{written}: {packet} {direction:?}");
+                let blocks = explain::decide(&policy, &packet, direction).0 == explain::Verdict::Block;
+                assert_eq!(
+                    blocks,
+                    expected == Decision::Block,
+                    "{written}: {packet} {direction:?}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -110,7 +110,9 @@ impl Trial {
 
 /// Packets at the lowest and highest values of a filter's fields, and just beyond them.
 fn corners(filter: &Filter, turn: usize) -> Vec<Packet> {
-    let v4 = filter.family().map_or(turn.is_multiple_of(2), |family| {
+    // Where only the protocol says which version of IP is meant, the other one is just beyond.
+    let named = filter.source.family().or(filter.destination.family());
+    let v4 = named.map_or(turn.is_multiple_of(2), |family| {
         family == ravelin_policy::Family::V4
     });
     let (sources, destinations) = (ends(&filter.source, v4), ends(&filter.destination, v4));

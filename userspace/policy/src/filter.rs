@@ -137,11 +137,9 @@ impl Filter {
     #[must_use]
     pub fn family(&self) -> Option<Family> {
         let named = self.source.family().or(self.destination.family());
-        named.or_else(|| match self.selector {
-            // A type is only meaningful in the family that the version of ICMP belongs to.
-            Selector::Icmp { .. } => self.protocol.and_then(Protocol::family),
-            _ => None,
-        })
+        // Each version of ICMP belongs to one version of IP (RFC 792, RFC 4443 section 1). In the other it is a number that
+        // nobody listens to, and whoever writes `icmp` does not mean it.
+        named.or_else(|| self.protocol.and_then(Protocol::family))
     }
 
     /// Whether the addresses match; `source` and `destination` are of one family.
