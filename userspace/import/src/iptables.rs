@@ -3,7 +3,7 @@
 use ravelin_policy::Family;
 
 use crate::findings::{Findings, ImportErrors, quote};
-use crate::firewall::value::{protocol, value};
+use crate::firewall::value::{no_value, protocol, value};
 use crate::firewall::{
     Base, Field, Firewall, FirewallOptions, Hook, Matches, Ranges, Rule, Trouble, Verdict, allow_new_only,
 };
@@ -312,9 +312,7 @@ impl Draft {
     ) -> Result<(), Trouble> {
         let mut values = Vec::new();
         for word in words {
-            let range = value(field, word)
-                .ok_or_else(|| Trouble::Wrong(format!("{} is no value of this field", quote(word))))?;
-            values.push(range);
+            values.push(value(field, word).ok_or_else(|| no_value(field, word))?);
         }
         let values = Ranges::new(values);
         let values = if negated {

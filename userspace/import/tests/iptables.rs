@@ -151,6 +151,71 @@ fn realistic_rules_become_this_policy() {
     golden::compare_text("firewall", "server.save.warnings", &warnings);
 }
 
+/// What a policy cannot say is left out with its line, and what becomes of its packets; the rules around it stay.
+#[test]
+fn what_cannot_be_expressed_is_listed_and_the_rest_goes_on() {
+    for (rule, told) in [
+        (
+            "-A INPUT -s 10.0.0.1/255.0.255.0 -j DROP",
+            "r:5: the mask of `10.0.0.1/255.0.255.0` has gaps, so it is no prefix; the rule was left out; what it drops meets \
+             the rules after it",
+        ),
+        (
+            "-A INPUT ! -d 10.0.0.1/0.0.0.255 -j ACCEPT",
+            "r:5: the mask of `10.0.0.1/0.0.0.255` has gaps, so it is no prefix; the rule was left out; what it accepts \
+             meets the rules after it",
+        ),
+        (
+            "-A INPUT -s 10.0.0.1/255.0.255.0 -j deeper",
+            "has gaps, so it is no prefix; the rule was left out; what it matches meets the rules after it",
+        ),
+        (
+            "-A INPUT -s 10.0.0.1/255.0.255.0 -g deeper",
+            "has gaps, so it is no prefix; the rule was left out; what it matches meets the rules after it",
+        ),
+        (
+            "-A INPUT -s 10.0.0.1/255.0.255.0 -j RETURN",
+            "has gaps, so it is no prefix; the rule was left out; what it matches meets the rules after it",
+        ),
+        (
+            "-A INPUT -p eigrp -j DROP",
+            "r:5: the name `eigrp` is not known here; a number would be; the rule was left out; what it drops meets",
+        ),
+        (
+            "-A INPUT -p tcp -m tcp --dport gopher -j DROP",
+            "r:5: the name `gopher` is not known here; a number would be; the rule was left out; what it drops meets",
+        ),
+        (
+            "-A INPUT -p 58 -j DROP",
+            "r:5: protocol 1 (icmp) in IPv6 and protocol 58 (icmp6) in IPv4 are not known to a policy; what the rule drops",
+        ),
+        (
+            "-A INPUT ! -p tcp -j ACCEPT",
+            "r:5: protocol 1 (icmp) in IPv6 and protocol 58 (icmp6) in IPv4 are not known to a policy; what the rule accepts",
+        ),
+    ] {
+        let text = format!(
+            "*filter\n:INPUT ACCEPT [0:0]\n:deeper - [0:0]\n-A INPUT -s 10.0.0.1/32 -j DROP\n{rule}\n\
+             -A INPUT -s 10.0.0.2/32 -j DROP\n-A deeper -j DROP\nCOMMIT\n"
+        );
+        let source = Source::decode("r", text.as_bytes()).unwrap();
+        let imported = iptables_save(&source, &options()).unwrap_or_else(|error| panic!("{error}\n{rule}"));
+        let lost: Vec<String> = imported
+            .warnings
+            .iter()
+            .filter(|warning| warning.loss)
+            .map(ToString::to_string)
+            .collect();
+        assert!(
+            matches!(&lost[..], [one] if one.contains(told)),
+            "{lost:#?}\nis not {told}"
+        );
+        for kept in ["\"10.0.0.1\"", "\"10.0.0.2\""] {
+            assert!(imported.policy.contains(kept), "{rule}\n{}", imported.policy);
+        }
+    }
+}
+
 #[test]
 fn mistakes_are_told_with_their_lines() {
     for (text, told) in [

@@ -178,6 +178,73 @@ fn a_realistic_rule_set_becomes_this_policy() {
     compare("server.nft", &nft(&source, &FirewallOptions::default()).unwrap());
 }
 
+/// What a policy cannot say is left out with its line, and what becomes of its packets; the rules around it stay.
+#[test]
+fn what_cannot_be_expressed_is_listed_and_the_rest_goes_on() {
+    let foreign = "protocol 1 (icmp) in IPv6 and protocol 58 (icmp6) in IPv4 are not known to a policy; ";
+    for (rule, loss, told) in [
+        (
+            "ip saddr & 255.0.255.0 == 10.0.0.1 drop",
+            true,
+            "calculating with a field (`&`) is not known to a policy; the rule was left out; what it drops meets",
+        ),
+        (
+            "tcp dport & 0x1 != 0 jump deeper",
+            true,
+            "calculating with a field (`&`) is not known to a policy; the rule was left out; what it matches meets",
+        ),
+        (
+            "meta l4proto eigrp accept",
+            true,
+            "the name `eigrp` is not known here; a number would be; the rule was left out; what it accepts meets",
+        ),
+        (
+            "log ct state established",
+            true,
+            "the state of connections is not known to a policy; the rule was left out; what it matches meets",
+        ),
+        ("ip6 nexthdr icmp drop", true, "what the rule drops of them meets"),
+        (
+            "ip protocol 58 accept",
+            true,
+            "what the rule accepts of them meets",
+        ),
+        (
+            "meta nfproto ipv6 meta l4proto 1 jump deeper",
+            true,
+            "what the rule matches of them meets",
+        ),
+        (
+            "meta l4proto icmp drop",
+            false,
+            "the rule does nothing about them",
+        ),
+        (
+            "meta l4proto { icmp, ipv6-icmp } accept",
+            false,
+            "the rule does nothing about them",
+        ),
+    ] {
+        let text = format!(
+            "table inet t {{\n\tchain deeper {{\n\t\tdrop\n\t}}\n\tchain input {{\n\t\ttype filter hook input priority 0; \
+             policy accept;\n\t\tip saddr 10.0.0.1 drop\n\t\t{rule}\n\t\tip saddr 10.0.0.2 drop\n\t}}\n}}\n"
+        );
+        let source = Source::decode("r", text.as_bytes()).unwrap();
+        let imported =
+            nft(&source, &FirewallOptions::default()).unwrap_or_else(|error| panic!("{error}\n{rule}"));
+        let found = imported.warnings.iter().find(|warning| warning.line == 8);
+        let found = found.unwrap_or_else(|| panic!("{rule}: {:#?}", imported.warnings));
+        assert_eq!(found.loss, loss, "{rule}: {found}");
+        assert!(found.message.contains(told), "{found}\nis not {told}");
+        if found.message.contains(" in IPv6") {
+            assert!(found.message.starts_with(foreign), "{found}");
+        }
+        for kept in ["\"10.0.0.1\"", "\"10.0.0.2\""] {
+            assert!(imported.policy.contains(kept), "{rule}\n{}", imported.policy);
+        }
+    }
+}
+
 #[test]
 fn mistakes_are_told_with_their_lines() {
     let in_chain = |rule: &str| {

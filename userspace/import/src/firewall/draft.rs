@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::draft::{self, Draft, Filter, Names};
 use crate::findings::Findings;
 use crate::firewall::flatten::{Entry, flatten};
-use crate::firewall::{Firewall, FirewallOptions, Hook, Matches};
+use crate::firewall::{Firewall, FirewallOptions, Hook, Matches, Verdict};
 
 /// Between the priorities of two rules: room for rules in between.
 const STEP: usize = 10;
@@ -31,6 +31,7 @@ impl Firewall {
                 writer.permit_all(hook);
             }
         }
+        self.tell_foreign_icmp(findings);
         if self.bases.is_empty() {
             findings.loss(
                 0,
@@ -42,6 +43,32 @@ impl Firewall {
             .settings
             .push(("default", draft::quoted(writer.default)));
         writer.draft
+    }
+}
+
+impl Firewall {
+    /// What rules say about packets that nobody sends, and no filter can say: the ICMP of one version of IP in the other.
+    fn tell_foreign_icmp(&self, findings: &mut Findings) {
+        const WHAT: &str =
+            "protocol 1 (icmp) in IPv6 and protocol 58 (icmp6) in IPv4 are not known to a policy";
+        for rule in self.chains.iter().flat_map(|chain| &chain.rules) {
+            let mut foreign = rule.matches.iter().filter(|one| one.names_foreign_icmp());
+            let Some(first) = foreign.next() else { continue };
+            if first.family.is_none() && foreign.all(|one| one.family.is_none()) {
+                // Each in its own version is meant: `nft list` itself does not print the version then.
+                findings.note(rule.line, format!("{WHAT}; the rule does nothing about them"));
+                continue;
+            }
+            let effect = match rule.verdict {
+                Verdict::Accept => "accepts",
+                Verdict::Drop => "drops",
+                Verdict::Jump(_) | Verdict::Goto(_) | Verdict::Return => "matches",
+            };
+            findings.loss(
+                rule.line,
+                format!("{WHAT}; what the rule {effect} of them meets the rules after it"),
+            );
+        }
     }
 }
 

@@ -146,6 +146,23 @@ impl Matches {
         both
     }
 
+    /// Whether it names the ICMP of one version of IP for packets of the other, which no filter of a policy is about.
+    pub(crate) fn names_foreign_icmp(&self) -> bool {
+        let Some(protocols) = self.protocol.as_ref().filter(|set| set.count() < 256) else {
+            return false;
+        };
+        let foreign = |family| {
+            let other = match family {
+                Family::V4 => Family::V6,
+                Family::V6 => Family::V4,
+            };
+            self.family.is_none_or(|only| only == family)
+                && !protocols.intersection(&icmp_protocol(other)).is_empty()
+        };
+        // A type says which version is meant.
+        !self.never && self.icmp_type.is_none() && (foreign(Family::V4) || foreign(Family::V6))
+    }
+
     /// How many ranges it holds.
     pub(crate) fn ranges(&self) -> usize {
         let sets = [

@@ -32,7 +32,8 @@ impl Trouble {
                 let effect = match accepts {
                     Some(true) => "; what it accepts meets the rules after it",
                     Some(false) => "; what it drops meets the rules after it",
-                    None => "",
+                    // It jumps, returns, or does something that has no name here.
+                    None => "; what it matches meets the rules after it",
                 };
                 findings.loss(line, format!("{what}; the rule was left out{effect}"));
             }

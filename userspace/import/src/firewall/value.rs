@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ravelin_policy::Family;
 
+use crate::findings::quote;
+use crate::firewall::Trouble;
 use crate::firewall::matches::Field;
 
 /// First and last value that a word stands for; none when it is no value of the field.
@@ -20,6 +22,38 @@ pub(crate) fn value(field: Field, text: &str) -> Option<(u128, u128)> {
             "ipv6" | "ip6" | "6" | "10" => Some((6, 6)),
             _ => None,
         },
+    }
+}
+
+/// Why a word is no value of the field. What others may know, and a policy does not, is no mistake.
+pub(crate) fn no_value(field: Field, text: &str) -> Trouble {
+    let addresses = matches!(field, Field::Source(_) | Field::Destination(_));
+    if addresses && has_gaps(text) {
+        return Trouble::Lost(format!(
+            "the mask of {} has gaps, so it is no prefix",
+            quote(text)
+        ));
+    }
+    if !addresses && text.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        return Trouble::Lost(format!(
+            "the name {} is not known here; a number would be",
+            quote(text)
+        ));
+    }
+    Trouble::Wrong(format!("{} is no value of this field", quote(text)))
+}
+
+/// Whether it is an address with a mask that is no prefix's.
+fn has_gaps(text: &str) -> bool {
+    let Some((address, mask)) = text.split_once('/') else {
+        return false;
+    };
+    match (address.parse(), mask.parse()) {
+        (Ok(address), Ok(mask)) => {
+            let (v4, mask_v4): (bool, bool) = (IpAddr::is_ipv4(&address), IpAddr::is_ipv4(&mask));
+            v4 == mask_v4 && IpNet::with_netmask(address, mask).is_err()
+        }
+        _ => false,
     }
 }
 

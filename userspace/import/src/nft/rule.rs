@@ -3,7 +3,7 @@
 use ravelin_policy::Family;
 
 use crate::findings::{Findings, quote};
-use crate::firewall::value::{protocol, value};
+use crate::firewall::value::{self, protocol, value};
 use crate::firewall::{Field, Matches, Ranges, Rule, Trouble, Verdict, allow_new_only};
 use crate::nft::set::{Element, Sets};
 use crate::nft::token::{Token, Tokens};
@@ -64,7 +64,11 @@ impl<'t> Rules<'_, 't> {
         let result = self.statements(tokens, table, &mut draft);
         let verdict = skip_rest(tokens).or(draft.said.last().copied());
         if let Err(trouble) = result {
-            let accepts = verdict.map(|verdict| verdict == "accept");
+            let accepts = match verdict {
+                Some("accept") => Some(true),
+                Some("drop" | "reject") => Some(false),
+                _ => None,
+            };
             return trouble.tell(line, accepts, findings);
         }
         if draft.new_only && !allow_new_only(line, draft.verdict.as_ref(), findings) {
@@ -187,6 +191,9 @@ impl<'t> Rules<'_, 't> {
                 draft.map.push((matches, verdict));
             }
             return Ok(());
+        }
+        if let Some(Token::Word(sign @ ("&" | "|" | "^"))) = tokens.peek() {
+            return Err(Trouble::unknown(&format!("calculating with a field (`{sign}`)")));
         }
         let operator = operator(tokens);
         let elements = self.set(tokens, table)?;
@@ -358,7 +365,7 @@ fn compared(field: Field, operator: Operator, elements: &[Element<'_>]) -> Resul
                 "the set's elements have more parts than the rule has fields".to_owned(),
             ));
         };
-        values.push(value(field, word).ok_or_else(|| no_value(word))?);
+        values.push(value(field, word).ok_or_else(|| no_value(field, word))?);
     }
     let max = field.max();
     let first = values.first().copied().unwrap_or((0, 0));
@@ -390,7 +397,7 @@ fn alternatives(fields: &[Field], elements: &[Element<'_>]) -> Result<Vec<Matche
         }
         let mut matches = Matches::default();
         for (field, word) in fields.iter().zip(&element.key) {
-            let range = value(*field, word).ok_or_else(|| no_value(word))?;
+            let range = value(*field, word).ok_or_else(|| no_value(*field, word))?;
             matches.limit(*field, Ranges::new(vec![range]));
         }
         alternatives.push(matches);
@@ -398,11 +405,11 @@ fn alternatives(fields: &[Field], elements: &[Element<'_>]) -> Result<Vec<Matche
     Ok(alternatives)
 }
 
-fn no_value(word: &str) -> Trouble {
+fn no_value(field: Field, word: &str) -> Trouble {
     if word == "*" {
         return Trouble::Lost("the catch-all element of a map or set is not known to a policy".to_owned());
     }
-    Trouble::Wrong(format!("{} is no value of this field", quote(word)))
+    value::no_value(field, word)
 }
 
 fn verdict_of(element: &Element<'_>) -> Result<Verdict, Trouble> {
