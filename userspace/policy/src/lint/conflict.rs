@@ -181,7 +181,7 @@ fn message(winner: &Placed<'_>, loser: &Placed<'_>, packet: &Packet, policy: &Po
     };
     format!(
         "filter {} of rule `{}` ({}) and filter {} of rule `{}` ({}, {}:{}) are equally specific ({}), and both take {packet}: \
-         there `{}` wins, {decides}; make one of them more specific, or give its rule a priority",
+         there `{}` wins, {decides}; make one of them more specific, or give its rule {} priority",
         loser.filter,
         loser.rule.name,
         loser.rule.action,
@@ -192,6 +192,12 @@ fn message(winner: &Placed<'_>, loser: &Placed<'_>, packet: &Packet, policy: &Po
         winner.filter.position,
         explain::weight_in_words(&winner.rank.weight, winner.filter),
         winner.rule.name,
+        // Equally specific rules have the same.
+        if winner.rule.priority.is_some() {
+            "another"
+        } else {
+            "a"
+        },
     )
 }
 

@@ -132,15 +132,14 @@ fn message(arrangement: &Arrangement<'_>, placed: &Placed<'_>, takers: &[u32], p
     match takers.as_slice() {
         [] => format!("{shadowed}: no packet like that exists"),
         [taker] => format!(
-            "{shadowed}: filter {} of rule `{}` ({}, {}) takes all of its packets{}, because it {}; remove one of the \
-             two, or give rule `{}` a smaller priority",
+            "{shadowed}: filter {} of rule `{}` ({}, {}) takes all of its packets{}, because it {}; {}",
             taker.filter,
             taker.rule.name,
             taker.rule.action,
             place(taker.filter.position),
             example(placed),
             why(taker, placed),
-            placed.rule.name
+            remedy(taker, placed)
         ),
         takers => {
             let mut named = HashSet::new();
@@ -162,6 +161,21 @@ fn message(arrangement: &Arrangement<'_>, placed: &Placed<'_>, takers: &[u32], p
     }
 }
 
+/// What to do about a filter of which one other takes all packets.
+fn remedy(taker: &Placed<'_>, placed: &Placed<'_>) -> String {
+    let rule = &placed.rule.name;
+    if taker.rank.definition.rule == placed.rank.definition.rule {
+        return "both do the same; remove this one".to_owned();
+    }
+    // No priority is smaller.
+    if taker.rule.priority == Some(0) {
+        return format!(
+            "remove one of the two, or give both rules other priorities, rule `{rule}` the smaller"
+        );
+    }
+    format!("remove one of the two, or give rule `{rule}` a smaller priority")
+}
+
 /// A packet of the filter, for those who would not expect it to be another's.
 fn example(placed: &Placed<'_>) -> String {
     let point = placed
@@ -178,5 +192,58 @@ fn why(taker: &Placed<'_>, placed: &Placed<'_>) -> &'static str {
         Some(RankField::Action) => "is equally specific and has the stricter action",
         Some(RankField::Definition) | None => "is equally specific and stands first",
         Some(_) => "counts as more specific",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Policy;
+    use crate::lint::lint;
+
+    /// What is said about the filter that never decides in a policy of two filters.
+    fn said(rules: &[(&str, &str)]) -> String {
+        let filter = "source = \"10.0.0.0/8\", destination = \"10.1.0.0/16\"";
+        let mut text = String::new();
+        for (name, key) in rules {
+            text += &format!(
+                "[filter-lists.{name}]\nfilters = [{{ {filter} }}]\n[[rules]]\nname = \"{name}\"\n\
+                 filter-list = \"{name}\"\naction = \"permit\"\n{key}\n"
+            );
+        }
+        if let [_] = rules {
+            text = text.replace("}]", &format!("}}, {{ {filter} }}]"));
+        }
+        let (policy, _) = Policy::parse(&text, "p").unwrap();
+        let warnings = lint(&policy, &[]).warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        warnings[0].message.clone()
+    }
+
+    #[test]
+    fn the_remedy_is_one() {
+        for (rules, remedy) in [
+            (
+                &[("a", ""), ("b", "")][..],
+                "remove one of the two, or give rule `b` a smaller priority",
+            ),
+            (
+                &[("a", "priority = 5"), ("b", "priority = 7")],
+                "remove one of the two, or give rule `b` a smaller priority",
+            ),
+            // A rule cannot come before itself.
+            (&[("a", "")], "both do the same; remove this one"),
+            // Nothing comes before 0.
+            (
+                &[("a", "priority = 0"), ("b", "")],
+                "remove one of the two, or give both rules other priorities, rule `b` the smaller",
+            ),
+            (
+                &[("a", "priority = 0"), ("b", "priority = 0")],
+                "remove one of the two, or give both rules other priorities, rule `b` the smaller",
+            ),
+        ] {
+            let said = said(rules);
+            assert!(said.ends_with(remedy), "{said}");
+        }
     }
 }
