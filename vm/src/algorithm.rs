@@ -66,19 +66,27 @@ pub(crate) fn keymat_len(algorithm: Algorithm) -> usize {
 /// The arguments of `ip xfrm state add` for `algorithm` and its KEYMAT: encryption key, salt, integrity key.
 pub(crate) fn arguments(algorithm: Algorithm, keymat: &[u8]) -> String {
     match transform(algorithm) {
-        Transform::Aead(name, _, icv) => format!("aead {name} {} {icv}", hex(keymat)),
+        Transform::Aead(name, _, icv) => format!("aead {name} {} {icv}", key(keymat)),
         Transform::Pair(name, len, Mac(mac, _, icv)) => {
-            let (key, mac_key) = keymat.split_at(len);
-            format!("enc {name} {} auth-trunc {mac} {} {icv}", hex(key), hex(mac_key))
+            let (encryption, integrity) = keymat.split_at(len);
+            format!(
+                "enc {name} {} auth-trunc {mac} {} {icv}",
+                key(encryption),
+                key(integrity)
+            )
         }
     }
 }
 
 /// As iproute2 reads keys; none at all is two quotes.
-fn hex(bytes: &[u8]) -> String {
+fn key(bytes: &[u8]) -> String {
     if bytes.is_empty() {
-        return "\"\"".to_owned();
+        "\"\"".to_owned()
+    } else {
+        format!("0x{}", hex(bytes))
     }
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("0x{digits}")
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -17,6 +17,7 @@ pub(crate) fn start() -> Result<Vec<String>> {
     for (kind, folder) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),
+        ("bpf", "/sys/fs/bpf"),
         ("devtmpfs", "/dev"),
         ("tmpfs", "/run"),
         ("tmpfs", "/tmp"),

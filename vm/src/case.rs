@@ -1,15 +1,12 @@
 //! The matrix: what is tried with every algorithm.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{fmt, net::IpAddr};
 
 use ravelin_esp::{Algorithm, Encapsulation, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
 
 use crate::{
     algorithm,
-    topology::{OUTER_V4, OUTER_V6, PREFIXES, UDP_PORTS},
+    topology::{Prefix, UDP_PORTS},
 };
 
 /// An IP version.
@@ -73,6 +70,8 @@ pub(crate) struct Case {
     /// UDP encapsulation.
     pub(crate) udp: bool,
     pub(crate) provider: Provider,
+    /// Whether the first SAs start just below 2^32, so that the numbers cross it while traffic runs.
+    pub(crate) late: bool,
 }
 
 impl Case {
@@ -80,34 +79,44 @@ impl Case {
     pub(crate) fn all() -> Vec<Vec<Self>> {
         let mut number = 0;
         let of = |algorithm| {
-            let providers: Vec<_> = Provider::ALL
-                .iter()
-                .copied()
-                .filter(|provider| provider.has(algorithm))
-                .collect();
             let mut cases = Vec::new();
             for shape in SHAPES {
                 for (extended, udp) in [(false, false), (true, false), (false, true), (true, true)] {
                     number += 1;
-                    // Every provider meets every shape, in one algorithm or another.
-                    let provider = providers[usize::from(number / 3) % providers.len()];
                     cases.push(Self {
                         number,
                         algorithm,
                         shape,
                         extended,
                         udp,
-                        provider,
+                        provider: provider(algorithm, number),
+                        late: extended,
                     });
                 }
             }
             cases
         };
-        let known = Algorithm::ALL
-            .iter()
-            .copied()
-            .filter(|algorithm| Provider::ALL.iter().any(|provider| provider.has(*algorithm)));
-        known.map(of).collect()
+        algorithms().into_iter().map(of).collect()
+    }
+
+    /// Tunnels with every algorithm, and all they may differ in otherwise.
+    pub(crate) fn tunnels() -> Vec<Self> {
+        let algorithms = algorithms();
+        let shapes = &SHAPES[..4];
+        let of = |number: u16| {
+            let index = usize::from(number);
+            let algorithm = algorithms[index % algorithms.len()];
+            Self {
+                number,
+                algorithm,
+                shape: shapes[index % shapes.len()],
+                extended: index / 4 % 2 == 0,
+                udp: index / 8 % 2 == 0,
+                provider: Provider::preferred(),
+                late: false,
+            }
+        };
+        (1..=algorithms.len().max(16) as u16).map(of).collect()
     }
 
     /// What the inner packets are.
@@ -119,36 +128,25 @@ impl Case {
 
     /// The addresses that talk: ours, theirs.
     pub(crate) fn addresses(&self) -> [IpAddr; 2] {
-        let v4 = |prefixes: [[u8; 2]; 2]| {
-            let [high, low] = self.number.to_be_bytes();
-            prefixes.map(|[a, b]| Ipv4Addr::new(a, b, high, low).into())
-        };
-        let v6 = |prefixes: [u16; 2]| {
-            prefixes.map(|prefix| Ipv6Addr::new(0xfd00, 0, 0, 0, prefix, 0, 0, self.number).into())
-        };
         match self.shape {
-            Shape::Tunnel {
-                inner: Family::V4, ..
-            } => v4(PREFIXES.tunnel_v4),
-            Shape::Tunnel {
-                inner: Family::V6, ..
-            } => v6(PREFIXES.tunnel_v6),
-            Shape::Transport(Family::V4) => v4(PREFIXES.transport_v4),
-            Shape::Transport(Family::V6) => v6(PREFIXES.transport_v6),
+            Shape::Tunnel { inner, .. } => self.of(Prefix::Tunnel, inner),
+            Shape::Transport(family) => self.of(Prefix::Transport, family),
         }
     }
 
     /// The addresses of ESP packets: ours, theirs.
     pub(crate) fn outer_addresses(&self) -> [IpAddr; 2] {
         match self.shape {
-            Shape::Tunnel {
-                outer: Family::V4, ..
-            } => OUTER_V4,
-            Shape::Tunnel {
-                outer: Family::V6, ..
-            } => OUTER_V6,
+            Shape::Tunnel { outer, .. } => self.of(Prefix::Outer, outer),
             Shape::Transport(_) => self.addresses(),
         }
+    }
+
+    fn of(&self, prefix: Prefix, family: Family) -> [IpAddr; 2] {
+        [0, 1].map(|end| match family {
+            Family::V4 => prefix.v4(end, self.number),
+            Family::V6 => prefix.v6(end, self.number),
+        })
     }
 
     pub(crate) fn spi(&self, direction: Direction, generation: Generation) -> u32 {
@@ -161,10 +159,10 @@ impl Case {
         0x5a00_0000 | u32::from(self.number) << 4 | low
     }
 
-    /// The number that is taken as already used when the SAs start: extended ones cross 2^32 while traffic runs.
+    /// The number that is taken as already used when the SAs start.
     pub(crate) fn start(&self, generation: Generation) -> u64 {
         match generation {
-            Generation::First if self.extended => (1 << 32) - 12,
+            Generation::First if self.late => (1 << 32) - 12,
             _ => 0,
         }
     }
@@ -213,6 +211,20 @@ impl Case {
     }
 }
 
+/// The algorithms that somebody implements.
+fn algorithms() -> Vec<Algorithm> {
+    let mut all = Algorithm::ALL.to_vec();
+    all.retain(|algorithm| Provider::ALL.iter().any(|provider| provider.has(*algorithm)));
+    all
+}
+
+/// One that has `algorithm`; every provider meets every shape, in one algorithm or another.
+fn provider(algorithm: Algorithm, number: u16) -> Provider {
+    let mut providers = Provider::ALL.to_vec();
+    providers.retain(|provider| provider.has(algorithm));
+    providers[usize::from(number / 3) % providers.len()]
+}
+
 impl Direction {
     /// Source and destination port of UDP-encapsulated packets.
     pub(crate) fn udp_ports(self) -> (u16, u16) {
@@ -241,8 +253,7 @@ impl fmt::Display for Case {
             Shape::Transport(family) => write!(f, "transport-{family}")?,
         }
         f.write_str(if self.extended { "/esn" } else { "/seq32" })?;
-        f.write_str(if self.udp { "/udp" } else { "/plain" })?;
-        write!(f, "/{}", self.provider)
+        f.write_str(if self.udp { "/udp" } else { "/plain" })
     }
 }
 

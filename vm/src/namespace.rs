@@ -13,25 +13,25 @@ use crate::ip;
 /// A named network namespace. Lasts as long as the machine.
 #[derive(Debug)]
 pub(crate) struct Namespace {
-    name: &'static str,
+    name: String,
     file: File,
     /// Where the threads of this program are otherwise.
     home: File,
 }
 
 impl Namespace {
-    pub(crate) fn create(name: &'static str) -> Result<Self> {
+    pub(crate) fn create(name: &str) -> Result<Self> {
         ip::batch(None, &format!("netns add {name}"))?;
         let open = |path: &Path| File::open(path).with_context(|| path.display().to_string());
         Ok(Self {
-            name,
+            name: name.to_owned(),
             file: open(&Path::new("/run/netns").join(name))?,
             home: open(Path::new("/proc/self/ns/net"))?,
         })
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Runs `action` inside. Sockets made there stay inside.
@@ -44,7 +44,7 @@ impl Namespace {
 
     /// Runs lines for `ip -batch` inside.
     pub(crate) fn ip(&self, lines: &str) -> Result<()> {
-        ip::batch(Some(self.name), lines)
+        ip::batch(Some(&self.name), lines)
     }
 
     /// Writes settings below /proc/sys/net.

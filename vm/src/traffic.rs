@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     case::{Case, Direction, Family, Shape, splitmix},
-    session::{PATIENCE, Session},
+    hosts::{Hosts, PATIENCE},
 };
 
 const DIRECTIONS: [Direction; 2] = [Direction::ToTheirs, Direction::ToOurs];
@@ -18,39 +18,59 @@ const ICMP_HEADER: usize = 8;
 /// Bytes in each direction of a TCP connection; more than one segment, less than a socket's buffer.
 const STREAM: usize = 12_000;
 
+/// How long messages are, in bytes of payload.
+#[derive(Clone, Debug)]
+pub(crate) struct Sizes {
+    pings: Vec<usize>,
+    datagrams: Vec<usize>,
+}
+
+impl Sizes {
+    /// From nothing to nearly what an outer link takes; some differ between cases.
+    pub(crate) fn whole(case: &Case) -> Self {
+        let number = usize::from(case.number);
+        Self {
+            pings: vec![0, 56, 1000 + number * 7 % 200],
+            datagrams: vec![0, 1, 1000 + number % 16],
+        }
+    }
+
+    /// Also those around the outer link's MTU, and beyond it.
+    pub(crate) fn all(case: &Case) -> Self {
+        let mut sizes = Self::whole(case);
+        sizes
+            .pings
+            .extend([1300 + usize::from(case.number) * 7 % 200, 3000]);
+        sizes.datagrams.push(2900);
+        // Longer than the clear link's MTU. Fragments cannot travel in transport mode (RFC 4303 section 3.3.4).
+        if let Shape::Tunnel {
+            inner: Family::V4, ..
+        } = case.shape
+        {
+            sizes.pings.push(5000);
+        }
+        sizes
+    }
+}
+
 /// Everything once, in both directions.
-pub(crate) fn exchange(session: &Session<'_>) -> Result<()> {
-    let case = &session.case;
+pub(crate) fn exchange(hosts: &Hosts<'_>, case: &Case, sizes: &Sizes) -> Result<()> {
     for direction in DIRECTIONS {
-        for (sequence, len) in ping_sizes(case).into_iter().enumerate() {
-            ping(session, direction, sequence as u16 + 1, len)
+        for (len, sequence) in sizes.pings.iter().zip(1..) {
+            ping(hosts, case, direction, sequence, *len)
                 .with_context(|| format!("ping of {len} bytes {direction}"))?;
         }
-        for len in [0, 1, 1000 + usize::from(case.number) % 16, 2900] {
-            session.deliver(direction, &payload(case, len))?;
+        for len in &sizes.datagrams {
+            hosts.deliver(direction, &payload(case, *len))?;
         }
-        connection(session, direction).with_context(|| format!("TCP {direction}"))?;
+        connection(hosts, case, direction).with_context(|| format!("TCP {direction}"))?;
     }
     Ok(())
 }
 
-/// Sizes of payloads, from nothing to what needs fragments, and near the MTU one that differs between cases.
-fn ping_sizes(case: &Case) -> Vec<usize> {
-    let near_mtu = 1300 + usize::from(case.number) * 7 % 200;
-    let mut sizes = vec![0, 56, near_mtu, 3000];
-    // Longer than the clear link's MTU. Fragments cannot travel in transport mode (RFC 4303 section 3.3.4).
-    if let Shape::Tunnel {
-        inner: Family::V4, ..
-    } = case.shape
-    {
-        sizes.push(5000);
-    }
-    sizes
-}
-
 /// An echo request and its reply; the other end's kernel answers.
-fn ping(session: &Session<'_>, direction: Direction, sequence: u16, len: usize) -> Result<()> {
-    let (sender, receiver) = session.ends(direction);
+fn ping(hosts: &Hosts<'_>, case: &Case, direction: Direction, sequence: u16, len: usize) -> Result<()> {
+    let (sender, receiver) = hosts.ends(direction);
     let (request, reply) = match sender.address {
         address if address.is_ipv4() => (8, 0),
         _ => (128, 129),
@@ -58,7 +78,7 @@ fn ping(session: &Session<'_>, direction: Direction, sequence: u16, len: usize) 
     let [high, low] = sequence.to_be_bytes();
     // The kernel fills in checksum and identifier.
     let mut message = vec![request, 0, 0, 0, 0, 0, high, low];
-    message.extend(payload(&session.case, len));
+    message.extend(payload(case, len));
     sender
         .ping
         .send_to(&message, SocketAddr::new(receiver.address, 0))
@@ -78,15 +98,15 @@ fn ping(session: &Session<'_>, direction: Direction, sequence: u16, len: usize) 
 }
 
 /// Opens a connection in `direction`, sends both ways at once, and closes it in order.
-fn connection(session: &Session<'_>, direction: Direction) -> Result<()> {
-    let (client, server) = session.ends(direction);
+fn connection(hosts: &Hosts<'_>, case: &Case, direction: Direction) -> Result<()> {
+    let (client, server) = hosts.ends(direction);
     let listener = server.listen()?;
     let mut client: TcpStream = client.connect(server)?;
     let (mut server, _) = listener.accept()?;
     for stream in [&client, &server] {
         stream.set_read_timeout(Some(PATIENCE))?;
     }
-    let question = payload(&session.case, STREAM);
+    let question = payload(case, STREAM);
     let answer: Vec<u8> = question.iter().rev().copied().collect();
     // Both fit the sockets' buffers, so neither waits for a reader.
     client.write_all(&question)?;

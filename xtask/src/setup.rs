@@ -129,8 +129,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Toolchain> {
     }
 }
 
-/// Installs the packages that are missing, without the BPF compiler.
-pub(crate) fn install_packages() -> Result<()> {
+fn install_packages() -> Result<()> {
     let missing = missing_packages();
     if missing.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The machine's only file system: our program, iproute2 and kmod with their libraries, and kernel modules.
+//! The machine's only file system: our programs, iproute2 and kmod with their libraries, and kernel modules.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{cpio::Archive, kernel::Kernel};
-use crate::program;
+use crate::{program, workspace::Workspace};
 
 /// Modules that the cases need; some are loaded by the kernel on demand, when an SA names an algorithm.
 const MODULES: &[&str] = &[
@@ -43,13 +43,14 @@ pub(super) struct Initramfs(PathBuf);
 
 impl Initramfs {
     /// Builds it anew each time, which takes less than a second.
-    pub(super) fn build(cache: &Path, kernel: &Kernel, init: &Path) -> Result<Self> {
+    pub(super) fn build(cache: &Path, kernel: &Kernel, workspace: &Workspace) -> Result<Self> {
         let root = cache.join("root");
         if root.exists() {
             fs::remove_dir_all(&root).with_context(|| root.display().to_string())?;
         }
         copy_modules(kernel, &root)?;
-        copy_program(init, &root, "init")?;
+        copy_program(&workspace.target.join("release/ravelin-vm"), &root, "init")?;
+        copy_program(&workspace.ravelin(), &root, "bin/ravelin")?;
         for (name, place) in [
             ("ip", "bin/ip"),
             ("ethtool", "sbin/ethtool"),

@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: userspace/esp against the kernel's ESP, in a virtual machine with a kernel that has it.
+//! `cargo xtask vm`: our ESP against the kernel's, in a virtual machine with a kernel that has it.
 
 mod cpio;
 mod initramfs;
@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use self::{initramfs::Initramfs, kernel::Kernel, machine::Machine};
-use crate::{interrupt, program, setup, workspace::Workspace};
+use crate::{build_ebpf, interrupt, program, setup, workspace::Workspace};
 
-/// Boot a Linux kernel in QEMU and have its ESP talk to ours: every algorithm, mode, family and encapsulation.
+/// Boot a Linux kernel in QEMU and have its ESP talk to ours: every algorithm, mode, family and encapsulation, and the
+/// daemon as a gateway.
 ///
-/// The machine is emulated, so no root and no KVM are needed. Kernel and packages are fetched once. Ends with a line
+/// The machine is emulated: no KVM is needed, and root only to install packages. Kernel and packages are fetched once. Ends with a line
 /// `N passed, N failed`; the exit status is 0 only if nothing failed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -32,13 +33,15 @@ pub(crate) struct Args {
 
 /// Runs the task; whether everything passed.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
-    setup::install_packages()?;
+    let toolchain = setup::ensure(workspace)?;
+    build_ebpf::ensure(workspace, &toolchain)?;
+    workspace.build_ravelin()?;
     let (passed, failed) = cases(workspace, &args.only, args.seconds)?;
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0)
 }
 
-/// Runs the whole matrix; how many cases passed and failed. The packages must be there.
+/// Runs everything; how many cases passed and failed. Packages and the daemon must be there.
 pub(crate) fn tally(workspace: &Workspace) -> Result<(u64, u64)> {
     cases(workspace, &[], 900)
 }
@@ -49,7 +52,7 @@ fn cases(workspace: &Workspace, only: &[String], seconds: u64) -> Result<(u64, u
         .iter()
         .find(|word| word.contains(|c: char| !c.is_ascii_graphic()))
     {
-        bail!("'{word}' is in no case's name; names are like aes-128-gcm/tunnel-6-in-4/esn/udp/aws-lc");
+        bail!("'{word}' is in no case's name; names are like esp/aes-128-gcm/tunnel-6-in-4/esn/udp/aws-lc");
     }
     let start = Instant::now();
     let folder = workspace.target.join("vm");
@@ -59,8 +62,7 @@ fn cases(workspace: &Workspace, only: &[String], seconds: u64) -> Result<(u64, u
             .cargo()
             .args(["build", "--release", "--package", "ravelin-vm"]),
     )?;
-    let init = workspace.target.join("release/ravelin-vm");
-    let initramfs = Initramfs::build(&folder, &kernel, &init)?;
+    let initramfs = Initramfs::build(&folder, &kernel, workspace)?;
     eprintln!("vm: booting {}", kernel.release());
     let mut machine = Machine::boot(&folder, &kernel, &initramfs, only, seconds)?;
     let tally = machine.follow(Duration::from_secs(seconds))?;

@@ -11,10 +11,11 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
+use super::session::Session;
 use crate::{
     case::{Case, Direction, Generation},
+    hosts::PATIENCE,
     namespace::Namespace,
-    session::{PATIENCE, Session},
     xfrm,
 };
 
@@ -159,9 +160,13 @@ impl Pump {
                     }
                 }
             };
-            running(&|session| session.send(self.direction, payload.as_bytes()));
+            running(&|session| session.hosts.send(self.direction, payload.as_bytes()));
             let deadline = Instant::now() + PATIENCE;
-            running(&|session| session.expect_until(self.direction, payload.as_bytes(), deadline));
+            running(&|session| {
+                session
+                    .hosts
+                    .expect_until(self.direction, payload.as_bytes(), deadline)
+            });
             *self.rounds.lock().unwrap_or_else(PoisonError::into_inner) += 1;
             self.turned.notify_all();
         }

@@ -1,63 +1,31 @@
-//! One case at work: its SAs on both sides, and sockets to talk through them.
+//! The two ends of a case, and sockets to talk from one to the other.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ravelin_esp::{InboundSa, OutboundSa};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{
-    association::Association,
-    case::{Case, Direction, Generation},
-    gateway::{Gateway, Inbound},
-    namespace::Namespace,
-};
+use crate::{case::Direction, namespace::Namespace, topology::Topology};
 
 /// How long anything may take before it counts as lost. Only failures wait so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long to look for what should have come already.
 const GLANCE: Duration = Duration::from_millis(10);
 
 const PORT: u16 = 4000;
 
-/// A case whose SAs are in place on our side.
+/// Both ends.
 #[derive(Debug)]
-pub(crate) struct Session<'m> {
-    pub(crate) case: Case,
-    pub(crate) gateway: &'m Gateway,
-    pub(crate) association: Arc<Association>,
-    generations: [Pair; 2],
-    pub(crate) ours: Host<'m>,
-    pub(crate) theirs: Host<'m>,
+pub(crate) struct Hosts<'m> {
+    ours: Host<'m>,
+    theirs: Host<'m>,
 }
 
-/// Our two SAs of one generation.
-#[derive(Debug)]
-pub(crate) struct Pair {
-    pub(crate) outbound: Arc<OutboundSa>,
-    pub(crate) inbound: Arc<InboundSa>,
-}
-
-impl Pair {
-    fn new(case: &Case, generation: Generation) -> Result<Self> {
-        Ok(Self {
-            outbound: Arc::new(case.outbound(generation)?),
-            inbound: Arc::new(case.inbound(generation)?),
-        })
-    }
-
-    /// Packets so far: outbound, inbound.
-    pub(crate) fn packets(&self) -> [u64; 2] {
-        [self.outbound.counters().packets, self.inbound.counters().packets]
-    }
-}
-
-/// One of the two ends.
+/// One of the two.
 #[derive(Debug)]
 pub(crate) struct Host<'m> {
     pub(crate) address: IpAddr,
@@ -67,41 +35,13 @@ pub(crate) struct Host<'m> {
     pub(crate) ping: UdpSocket,
 }
 
-impl<'m> Session<'m> {
-    pub(crate) fn new(
-        case: Case,
-        gateway: &'m Gateway,
-        ours: &'m Namespace,
-        theirs: &'m Namespace,
-    ) -> Result<Self> {
-        let first = Pair::new(&case, Generation::First)?;
-        let second = Pair::new(&case, Generation::Second)?;
-        let association = Arc::new(Association::new(Arc::clone(&first.outbound)));
-        let addresses = case.addresses();
-        gateway.add_flow(addresses, Arc::clone(&association));
-        let session = Self {
-            case,
-            gateway,
-            association,
-            generations: [first, second],
-            ours: Host::new(ours, addresses[0])?,
-            theirs: Host::new(theirs, addresses[1])?,
-        };
-        session.arm(Generation::First);
-        Ok(session)
-    }
-
-    /// Our SAs of one generation.
-    pub(crate) fn pair(&self, generation: Generation) -> &Pair {
-        &self.generations[generation as usize]
-    }
-
-    /// Has the gateway receive with the inbound SA of `generation`.
-    pub(crate) fn arm(&self, generation: Generation) {
-        self.gateway.arm(Inbound {
-            sa: Arc::clone(&self.pair(generation).inbound),
-            association: Arc::clone(&self.association),
-        });
+impl<'m> Hosts<'m> {
+    /// Ends with `addresses`, ours and theirs.
+    pub(crate) fn new(topology: &'m Topology, addresses: [IpAddr; 2]) -> Result<Self> {
+        Ok(Self {
+            ours: Host::new(&topology.ours, addresses[0])?,
+            theirs: Host::new(&topology.theirs, addresses[1])?,
+        })
     }
 
     /// The end that sends in `direction`, and the one that receives.
@@ -151,17 +91,6 @@ impl<'m> Session<'m> {
     pub(crate) fn deliver(&self, direction: Direction, payload: &[u8]) -> Result<()> {
         self.send(direction, payload)?;
         self.expect(direction, payload)
-    }
-
-    /// Sends a datagram, longer than an acknowledgement, and catches the ESP packet that carries it. The gateway passes packets on again afterwards.
-    pub(crate) fn catch(&self, direction: Direction, payload: &[u8]) -> Result<Vec<u8>> {
-        let held = self.association.hold(direction, payload.len());
-        self.send(direction, payload)?;
-        let packet = held
-            .recv_timeout(PATIENCE)
-            .with_context(|| format!("no ESP packet for a datagram {direction}"));
-        self.association.release(direction);
-        packet
     }
 }
 

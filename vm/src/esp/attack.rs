@@ -3,11 +3,9 @@
 use anyhow::{Context as _, Result, ensure};
 use ravelin_esp::{DropReason, checksum::Sum};
 
+use super::{association::open, gateway::esp_at, session::Session};
 use crate::{
-    association::open,
     case::{Direction, Generation},
-    gateway::esp_at,
-    session::Session,
     traffic::payload,
 };
 
@@ -36,10 +34,10 @@ fn kernel(session: &Session<'_>) -> Result<()> {
     }
     // The changed ones must neither have been delivered nor have moved the window.
     session.gateway.send_sealed(&packet)?;
-    session.expect(direction, &payload)?;
+    session.hosts.expect(direction, &payload)?;
     session.gateway.send_sealed(&packet)?;
     // Had the repeated one been delivered, this would not be the next datagram.
-    session.deliver(direction, b"after the attack")
+    session.hosts.deliver(direction, b"after the attack")
 }
 
 fn ours(session: &Session<'_>) -> Result<()> {
@@ -57,13 +55,13 @@ fn ours(session: &Session<'_>) -> Result<()> {
     let clear = open(inbound, &packet)
         .map_err(|reason| anyhow::anyhow!("the good packet was dropped: {}", reason.name()))?;
     session.gateway.send_clear(&clear)?;
-    session.expect(direction, &payload)?;
+    session.hosts.expect(direction, &payload)?;
     let outcome = open(inbound, &packet).map(drop);
     ensure!(
         outcome == Err(DropReason::ReplayDuplicate),
         "a repeated packet ended as {outcome:?}"
     );
-    session.deliver(direction, b"after the attack")
+    session.hosts.deliver(direction, b"after the attack")
 }
 
 /// `packet` with one bit changed: in the sequence number, behind the header, in the middle, at the end of the ICV.

@@ -10,15 +10,21 @@ use std::{
 use anyhow::Result;
 use ravelin_esp::InboundSa;
 
-use crate::{
+use super::{
     association::{Association, open, seal},
-    boot,
-    case::Direction,
     fragments::fragments,
     port::Port,
     reassembly::Reassembly,
-    topology::{CLEAR_MTU, OUTER_MTU},
 };
+use crate::{
+    boot,
+    case::Direction,
+    topology::{CLEAR, OUTER, OUTER_MTU, Topology},
+};
+
+/// The longest packet between our host and the gateway, in bytes: so long that what the host need not fragment reaches
+/// ESP whole.
+pub(crate) const CLEAR_MTU: usize = 4000;
 
 const ESP: u8 = 50;
 const UDP: u8 = 17;
@@ -43,8 +49,13 @@ pub(crate) struct Inbound {
 }
 
 impl Gateway {
-    /// Starts both directions, which run until the machine goes off.
-    pub(crate) fn start(clear: Port, outer: Port) -> Arc<Self> {
+    /// Starts both directions in the middle of `topology`, which run until the machine goes off.
+    pub(crate) fn start(topology: &Topology) -> Result<Arc<Self>> {
+        // Nothing but this must answer there.
+        topology.wire.sysctl(&[("ipv6/conf/all/disable_ipv6", "1")])?;
+        let [ours, theirs] = Topology::peers();
+        let clear = topology.wire.enter(|| Port::open(CLEAR, ours))?;
+        let outer = topology.wire.enter(|| Port::open(OUTER, theirs))?;
         let gateway = Arc::new(Self {
             clear,
             outer,
@@ -61,7 +72,7 @@ impl Gateway {
                 }
             });
         }
-        gateway
+        Ok(gateway)
     }
 
     /// Protects packets between `addresses`.

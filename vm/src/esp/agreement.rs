@@ -8,11 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{
+use super::{
     attack,
+    session::{Pair, Session},
+};
+use crate::{
     case::{Direction, Generation},
+    hosts::PATIENCE,
     namespace::Namespace,
-    session::{PATIENCE, Pair, Session},
     xfrm::{self, State},
 };
 

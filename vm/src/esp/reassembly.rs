@@ -86,7 +86,7 @@ impl Reassembly {
 #[cfg(test)]
 mod tests {
     use super::Reassembly;
-    use crate::fragments::fragments;
+    use crate::esp::fragments::fragments;
 
     fn check(mut packet: Vec<u8>, payload_len: usize) {
         packet.extend((0..payload_len).map(|n| n as u8));

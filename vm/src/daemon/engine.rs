@@ -1,0 +1,132 @@
+//! The running daemon.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::policy;
+use crate::{
+    case::Case,
+    hosts::PATIENCE,
+    topology::{CLEAR, OUTER, Topology},
+};
+
+const RAVELIN: &str = "/bin/ravelin";
+const FOLDER: &str = "/run/site";
+const CONTROL: &str = "/run/site/control.sock";
+const LOG: &str = "/run/site/log";
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Starting means loading programs, which the verifier reads under emulation.
+const START: Duration = Duration::from_secs(120);
+
+/// `ravelin run` in the middle of a topology.
+#[derive(Debug)]
+pub(super) struct Engine(Child);
+
+/// What `ravelin status` says.
+#[derive(Debug)]
+pub(super) struct Status {
+    /// By SPI.
+    pub(super) sas: HashMap<u32, Sa>,
+    /// By reason, without zeros.
+    pub(super) drops: HashMap<String, u64>,
+}
+
+/// One SA of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sa {
+    pub(super) packets: u64,
+    /// The highest number used or accepted.
+    pub(super) sequence: u64,
+}
+
+impl Engine {
+    /// Starts it with a connection for each case, and waits until it is ready.
+    pub(super) fn start(topology: &Topology, cases: &[Case]) -> Result<Self> {
+        let policy = policy::write(Path::new(FOLDER), cases)?;
+        let log = File::create(LOG).context(LOG)?;
+        let mut command = Command::new(RAVELIN);
+        command
+            .arg("run")
+            .arg("--policy")
+            .arg(policy)
+            .args(["--outer", OUTER, "--inner", CLEAR, "--control", CONTROL])
+            .args(["--state-dir", "/run/site/state"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        // A child is where the thread is that starts it.
+        let child = topology.wire.enter(|| command.spawn().context(RAVELIN))?;
+        let mut engine = Self(child);
+        let start = Instant::now();
+        while !said().contains("ravelin: ready: ") {
+            if let Some(status) = engine.0.try_wait()? {
+                bail!("the daemon ended: {status}: {}", said());
+            }
+            ensure!(start.elapsed() < START, "the daemon is not ready: {}", said());
+            thread::sleep(INTERVAL);
+        }
+        Ok(engine)
+    }
+
+    pub(super) fn status(&self) -> Result<Status> {
+        let output = Command::new(RAVELIN)
+            .args(["status", "--json", "--control", CONTROL])
+            .output()
+            .context(RAVELIN)?;
+        ensure!(
+            output.status.success(),
+            "`ravelin status` failed: {}; the daemon said: {}",
+            String::from_utf8_lossy(&output.stderr),
+            said()
+        );
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).context("`ravelin status`")?;
+        let mut sas = HashMap::new();
+        for connection in status["connections"].as_array().context("no connections")? {
+            for sa in [&connection["outbound"], &connection["inbound"]] {
+                let number = |key: &str| sa[key].as_u64().with_context(|| format!("no {key} in {sa}"));
+                let (packets, sequence) = (number("packets")?, number("sequence")?);
+                sas.insert(u32::try_from(number("spi")?)?, Sa { packets, sequence });
+            }
+        }
+        let drops = status["drops"].as_object().context("no drops")?;
+        let drops = drops
+            .iter()
+            .map(|(reason, count)| (reason.clone(), count.as_u64().unwrap_or(u64::MAX)))
+            .filter(|(_, count)| *count != 0)
+            .collect();
+        Ok(Status { sas, drops })
+    }
+
+    /// Asks it to end, which it must do well.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let id = i32::try_from(self.0.id()).context("process id")?;
+        kill(Pid::from_raw(id), Signal::SIGTERM).context("cannot signal the daemon")?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                ensure!(status.success(), "the daemon ended: {status}: {}", said());
+                return Ok(());
+            }
+            ensure!(start.elapsed() < PATIENCE, "the daemon does not end: {}", said());
+            thread::sleep(INTERVAL);
+        }
+    }
+}
+
+/// What the daemon has written so far.
+fn said() -> String {
+    fs::read_to_string(LOG).unwrap_or_default()
+}

@@ -1,0 +1,84 @@
+//! What the daemon is told.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    algorithm::hex,
+    case::{Case, Direction, Generation},
+};
+
+/// Writes a policy with a connection for each case, and its keys, to `folder`; the policy's file.
+pub(super) fn write(folder: &Path, cases: &[Case]) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let mut text = "default = \"block\"\n".to_owned();
+    for case in cases {
+        connection(&mut text, case);
+        for direction in [Direction::ToTheirs, Direction::ToOurs] {
+            let file = folder.join(key_file(case, direction));
+            let keymat = hex(&case.key_material(direction, Generation::First));
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600);
+            let mut file = options.open(&file).with_context(|| file.display().to_string())?;
+            writeln!(file, "{keymat}")?;
+        }
+    }
+    let file = folder.join("policy.toml");
+    fs::write(&file, text).with_context(|| file.display().to_string())?;
+    Ok(file)
+}
+
+fn connection(text: &mut String, case: &Case) {
+    let name = format!("c{}", case.number);
+    let [source, destination] = case.addresses();
+    let [local, remote] = case.outer_addresses();
+    let udp = if case.udp {
+        let (local, remote) = Direction::ToTheirs.udp_ports();
+        format!("encapsulation = \"udp\"\nlocal-port = {local}\nremote-port = {remote}\n")
+    } else {
+        String::new()
+    };
+    let sa = |direction| {
+        let spi = case.spi(direction, Generation::First);
+        format!(
+            "{{ spi = {spi:#x}, key-file = \"{}\" }}",
+            key_file(case, direction)
+        )
+    };
+    let _ = write!(
+        text,
+        "
+[filter-lists.{name}]
+filters = [{{ source = \"{source}\", destination = \"{destination}\" }}]
+[[rules]]
+name = \"{name}\"
+filter-list = \"{name}\"
+action = \"protect\"
+connection = \"{name}\"
+[connections.{name}]
+mode = \"tunnel\"
+local = \"{local}\"
+remote = \"{remote}\"
+{udp}[connections.{name}.static]
+algorithm = \"{}\"
+esn = {}
+outbound = {}
+inbound = {}
+",
+        case.algorithm,
+        case.extended,
+        sa(Direction::ToTheirs),
+        sa(Direction::ToOurs)
+    );
+}
+
+fn key_file(case: &Case, direction: Direction) -> String {
+    format!("{:x}.key", case.spi(direction, Generation::First))
+}
