@@ -28,10 +28,10 @@ pub enum AeadError {
 
 /// One key, ready to use from any thread.
 ///
-/// Associated data is ESP's: empty, or SPI and sequence number, in 8 bytes, or in 12 with all 64 bits of the number
-/// (RFC 4106 section 5). Algorithms that are a cipher with a MAC authenticate it as ESP's ICV covers it: SPI, low half of
-/// the number, IV, data, and last the high half (RFC 4303 sections 2.2.1 and 3.3.2.1). Data that is not encrypted is
-/// authenticated all the same.
+/// Associated data is ESP's: empty, or SPI and sequence number, in 8 bytes, or in 12 with all 64 bits of the number, high
+/// half first (RFC 4106 section 5). Algorithms that are a cipher with a MAC authenticate it as ESP's ICV covers it: SPI,
+/// low half of the number, IV, data, and last the high half (RFC 4303 sections 2.2.1 and 3.3.2.1). Data that is not
+/// encrypted is authenticated all the same.
 pub trait Aead: Send + Sync + Debug {
     /// The implementation behind this key.
     fn provider(&self) -> Provider;

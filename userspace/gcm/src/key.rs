@@ -59,9 +59,14 @@ impl KeyMaterial {
         self.algorithm
     }
 
-    /// Encryption key, then integrity key, for providers.
-    pub(crate) fn expose(&self) -> &[u8] {
-        self.key.expose()
+    /// The encryption key, for providers.
+    pub(crate) fn encryption(&self) -> &[u8] {
+        &self.key.expose()[..self.algorithm.encryption_key_len()]
+    }
+
+    /// The MAC's key, for providers; empty for AEADs.
+    pub(crate) fn integrity(&self) -> &[u8] {
+        &self.key.expose()[self.algorithm.encryption_key_len()..]
     }
 }
 

@@ -13,12 +13,14 @@
 #![forbid(unsafe_code)]
 
 mod aead;
-mod aes_gcm_provider;
 mod algorithm;
-mod aws_lc_provider;
+mod aws_lc;
+mod constant_time;
+mod encrypt_then_mac;
 mod job;
 mod key;
 mod provider;
+mod rustcrypto;
 mod secret;
 
 pub use aead::{Aead, AeadError, MAX_NONCE_LEN, MAX_TAG_LEN, Nonce};

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::aes_gcm_provider::AesGcmKey;
-use crate::aws_lc_provider::AwsLcKey;
-use crate::{Aead, Algorithm, KeyError, KeyMaterial};
+use crate::{Aead, Algorithm, KeyError, KeyMaterial, aws_lc, rustcrypto};
 
 /// An implementation of the algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,8 +37,8 @@ impl Provider {
     #[must_use]
     pub const fn has(self, algorithm: Algorithm) -> bool {
         match self {
-            Self::AwsLc => AwsLcKey::has(algorithm),
-            Self::RustCrypto => AesGcmKey::has(algorithm),
+            Self::AwsLc => aws_lc::has(algorithm),
+            Self::RustCrypto => true,
         }
     }
 
@@ -63,11 +61,11 @@ impl Provider {
         if !self.has(algorithm) {
             return Err(KeyError::Unsupported { provider, algorithm });
         }
-        let refused = || KeyError::Refused { provider, algorithm };
-        match self {
-            Self::AwsLc => Ok(Box::new(AwsLcKey::new(key).ok_or_else(refused)?)),
-            Self::RustCrypto => Ok(Box::new(AesGcmKey::new(key).ok_or_else(refused)?)),
-        }
+        let expanded = match self {
+            Self::AwsLc => aws_lc::expand(key),
+            Self::RustCrypto => rustcrypto::expand(key),
+        };
+        expanded.ok_or(KeyError::Refused { provider, algorithm })
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::constant_time;
+
 /// Secret bytes: erased when dropped, redacted when printed, compared in constant time.
 ///
 /// On the heap, so that moving the value leaves no copy behind. Deliberately neither `Clone` nor serialisable.
@@ -54,7 +56,7 @@ impl From<Vec<u8>> for Secret {
 
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
-        aws_lc_rs::constant_time::verify_slices_are_equal(&self.bytes, &other.bytes).is_ok()
+        constant_time::are_equal(&self.bytes, &other.bytes)
     }
 }
 

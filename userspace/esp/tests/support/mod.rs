@@ -24,22 +24,24 @@ pub(crate) struct Case {
     pub(crate) udp: bool,
     pub(crate) extended: bool,
     pub(crate) algorithm: Algorithm,
+    /// RFC 8750.
+    pub(crate) implicit_iv: bool,
 }
 
 impl Case {
     pub(crate) fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for bits in 0..16 {
-            let [tunnel, outer_v6, udp, extended] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
-            let made = Algorithm::ALL
-                .iter()
-                .filter(|one| Provider::RustCrypto.has(**one));
-            all.extend(made.map(|algorithm| Self {
+        for bits in 0..32 {
+            let [tunnel, outer_v6, udp, extended, implicit_iv] = [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+            let algorithms = Algorithm::ALL.iter().copied();
+            let algorithms = algorithms.filter(|algorithm| !implicit_iv || algorithm.takes_implicit_iv());
+            all.extend(algorithms.map(|algorithm| Self {
                 tunnel,
                 outer_v6,
                 udp,
                 extended,
-                algorithm: *algorithm,
+                algorithm,
+                implicit_iv,
             }));
         }
         all
@@ -69,6 +71,7 @@ impl Case {
         };
         let mut parameters = SaParameters::new(SPI, mode, self.algorithm, Secret::from(self.key_material()));
         parameters.extended_sequence_numbers = self.extended;
+        parameters.implicit_iv = self.implicit_iv;
         if self.udp {
             parameters.encapsulation = Encapsulation::Udp {
                 source_port: 4501,
@@ -100,6 +103,32 @@ impl Case {
     pub(crate) fn esp_at(self) -> usize {
         let (ip, udp) = (if self.outer_v6 { 40 } else { 20 }, if self.udp { 8 } else { 0 });
         ip + udp
+    }
+
+    /// Bytes of the IV in the packet.
+    pub(crate) fn iv_len(self) -> usize {
+        if self.implicit_iv {
+            0
+        } else {
+            self.algorithm.iv_len()
+        }
+    }
+
+    /// What RFC 4303 section 2.4 has the ciphertext's length be a multiple of: the cipher's block, and 4 bytes.
+    pub(crate) fn align(self) -> usize {
+        match self.algorithm {
+            Algorithm::AesCbcHmac(..) => 16,
+            _ => 4,
+        }
+    }
+
+    /// `payload` with the trailer that RFC 4303 section 2.4 asks for.
+    pub(crate) fn padded(self, payload: &[u8], next_header: u8) -> Vec<u8> {
+        let pad_len = (self.align() - (payload.len() + 2) % self.align()) % self.align();
+        let mut plaintext = payload.to_vec();
+        plaintext.extend(1..=pad_len as u8);
+        plaintext.extend([pad_len as u8, next_header]);
+        plaintext
     }
 }
 

@@ -1,4 +1,4 @@
-//! AES-GCM by AWS-LC.
+//! AES-GCM and ChaCha20-Poly1305.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce as AwsNonce, UnboundKey,
@@ -11,21 +11,14 @@ const MAX_DATA_LEN: u64 = (1 << 36) - 32;
 
 /// A key expanded by AWS-LC, which erases it when dropped.
 #[derive(Debug)]
-pub(crate) struct AwsLcKey {
+pub(super) struct AeadKey {
     algorithm: Algorithm,
     /// "Less safe" because the nonce is ours to choose. ESP derives it from a sequence number that is reserved once.
     key: LessSafeKey,
 }
 
-impl AwsLcKey {
-    pub(crate) const fn has(algorithm: Algorithm) -> bool {
-        matches!(
-            algorithm,
-            Algorithm::AesGcm(_, IcvLen::Icv16) | Algorithm::ChaCha20Poly1305
-        )
-    }
-
-    pub(crate) fn new(key: &KeyMaterial) -> Option<Self> {
+impl AeadKey {
+    pub(super) fn new(key: &KeyMaterial) -> Option<Self> {
         let algorithm = match key.algorithm() {
             Algorithm::AesGcm(AesKey::Aes128, IcvLen::Icv16) => &AES_128_GCM,
             Algorithm::AesGcm(AesKey::Aes192, IcvLen::Icv16) => &AES_192_GCM,
@@ -33,7 +26,7 @@ impl AwsLcKey {
             Algorithm::ChaCha20Poly1305 => &CHACHA20_POLY1305,
             _ => return None,
         };
-        let unbound = UnboundKey::new(algorithm, key.expose()).ok()?;
+        let unbound = UnboundKey::new(algorithm, key.encryption()).ok()?;
         Some(Self {
             algorithm: key.algorithm(),
             key: LessSafeKey::new(unbound),
@@ -41,7 +34,7 @@ impl AwsLcKey {
     }
 }
 
-impl Aead for AwsLcKey {
+impl Aead for AeadKey {
     fn provider(&self) -> Provider {
         Provider::AwsLc
     }

@@ -1,0 +1,69 @@
+//! What the suites share.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use ravelin_gcm::{Aead, AeadError, Algorithm, KeyMaterial, MAX_NONCE_LEN, Nonce, Provider, Secret};
+
+pub(crate) fn key(provider: Provider, algorithm: Algorithm, bytes: &[u8]) -> Box<dyn Aead> {
+    let material = KeyMaterial::new(algorithm, Secret::copy_from(bytes)).unwrap();
+    provider.key(&material).unwrap()
+}
+
+pub(crate) fn nonce_of(bytes: &[u8]) -> Nonce {
+    let mut nonce = [0; MAX_NONCE_LEN];
+    nonce[..bytes.len()].copy_from_slice(bytes);
+    nonce
+}
+
+/// Every provider with every algorithm that it has.
+pub(crate) fn all() -> impl Iterator<Item = (Provider, Algorithm)> {
+    let providers = Provider::ALL.iter().copied();
+    let pairs =
+        providers.flat_map(|provider| Algorithm::ALL.iter().map(move |algorithm| (provider, *algorithm)));
+    pairs.filter(|(provider, algorithm)| provider.has(*algorithm))
+}
+
+/// Every key of `algorithm` over `bytes`, one for each provider.
+pub(crate) fn keys(algorithm: Algorithm, bytes: &[u8]) -> Vec<Box<dyn Aead>> {
+    let providers = all().filter(|(_, one)| *one == algorithm);
+    providers
+        .map(|(provider, algorithm)| key(provider, algorithm, bytes))
+        .collect()
+}
+
+/// A message and what becomes of it, as somebody else says.
+pub(crate) struct Vector<'a> {
+    pub(crate) nonce: &'a [u8],
+    pub(crate) aad: &'a [u8],
+    pub(crate) plaintext: &'a [u8],
+    pub(crate) ciphertext: &'a [u8],
+    pub(crate) tag: &'a [u8],
+}
+
+impl Vector<'_> {
+    /// Sealing gives the ciphertext and the tag, opening the plaintext.
+    pub(crate) fn holds(&self, key: &dyn Aead, context: &str) {
+        let nonce = nonce_of(self.nonce);
+        let (mut data, mut tag) = (self.plaintext.to_vec(), vec![0; key.algorithm().tag_len()]);
+        assert_eq!(
+            key.seal(&nonce, self.aad, &mut data, &mut tag),
+            Ok(()),
+            "{key:?} {context}"
+        );
+        assert_eq!(data, self.ciphertext, "{key:?} {context}");
+        assert_eq!(tag, self.tag, "{key:?} {context}");
+        assert_eq!(
+            key.open(&nonce, self.aad, &mut data, &tag),
+            Ok(()),
+            "{key:?} {context}"
+        );
+        assert_eq!(data, self.plaintext, "{key:?} {context}");
+    }
+
+    /// Opening is refused.
+    pub(crate) fn is_refused(&self, key: &dyn Aead, context: &str) {
+        let mut data = self.ciphertext.to_vec();
+        let opened = key.open(&nonce_of(self.nonce), self.aad, &mut data, self.tag);
+        assert_eq!(opened, Err(AeadError::NotAuthentic), "{key:?} {context}");
+    }
+}
