@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use ravelin_classifier::arbitrary::{self, Rng};
 use ravelin_classifier::reference::{Transport, classify};
 use ravelin_import::{NetshOptions, Source, export_netsh, netsh};
+use ravelin_policy::explain::explain;
 use ravelin_policy::{Action, Filter, Policy, Rule, Selector};
 
 /// The script read back by the importer, on the machine with the policy's local address.
@@ -167,6 +168,7 @@ fn what_netsh_can_say_comes_back() {
             .filter(|warning| {
                 !warning.message.contains("the best that netsh knows")
                     && !warning.message.contains("no rule uses it")
+                    && !warning.message.starts_with("netsh filters IPv4 only")
             })
             .collect();
         assert!(unexpected.is_empty(), "{unexpected:?}\n{text}");
@@ -252,6 +254,70 @@ fn what_netsh_cannot_say_is_told_with_its_place() {
         // Whatever was written can be read.
         back(&exported.script);
     }
+}
+
+/// Whoever reads the warnings knows of each packet whose verdict changes on the way: it matches a filter that a warning
+/// is about, or whose rule one is about.
+#[test]
+fn every_verdict_that_changes_on_the_way_is_told() {
+    let mut rng = Rng::new(5);
+    let (mut changed, mut same) = (0, 0);
+    for _ in 0..300 {
+        let text = arbitrary::policy_text(&mut rng);
+        let (policy, _) = Policy::parse(&text, "p").unwrap();
+        let exported = export_netsh(&policy);
+        let returned = back(&exported.script);
+        // Ciphers and keys decide nothing.
+        let told = |position| {
+            exported
+                .warnings
+                .iter()
+                .filter(|warning| !warning.message.contains("the best that netsh knows"))
+                .any(|warning| warning.position == Some(position))
+        };
+        let everywhere: Vec<String> = exported
+            .warnings
+            .iter()
+            .filter(|warning| warning.position.is_none())
+            .map(ToString::to_string)
+            .collect();
+        for _ in 0..200 {
+            let (packet, direction) = arbitrary::packet(&mut rng, &policy);
+            let (before, after) = (
+                classify(&policy, &packet, direction),
+                classify(&returned, &packet, direction),
+            );
+            if (before.decision, before.accept_unsecured, before.audit)
+                == (after.decision, after.accept_unsecured, after.audit)
+            {
+                same += 1;
+                continue;
+            }
+            changed += 1;
+            if before.audit && everywhere.iter().any(|said| said.contains("audit = true")) {
+                continue;
+            }
+            let passes = after.decision == ravelin_xdp_common::Decision::Permit;
+            if packet.source.is_ipv6() && passes && everywhere.iter().any(|said| said.contains("IPv6")) {
+                continue;
+            }
+            let explanation = explain(&policy, &packet, direction, usize::MAX);
+            let mut matching = explanation.winner.iter().chain(&explanation.losers);
+            assert!(
+                matching.any(|one| told(one.filter.position) || told(one.rule.position)),
+                "{packet} {direction:?}: {:?} became {:?}\n{text}\n{}\n{:#?}",
+                before.decision,
+                after.decision,
+                exported.script,
+                exported
+                    .warnings
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+            );
+        }
+    }
+    assert!(changed > 1_000 && same > 1_000, "{changed} {same}");
 }
 
 #[test]

@@ -164,6 +164,13 @@ impl Export<'_> {
                 "non-ip = \"block\" is not written: netsh knows IP only".to_owned(),
             );
         }
+        if stops_ipv6(policy) {
+            self.warn(
+                None,
+                "netsh filters IPv4 only: what this policy blocks or protects of IPv6 passes there"
+                    .to_owned(),
+            );
+        }
         if policy.audit() {
             self.warn(
                 None,
@@ -399,6 +406,21 @@ fn only_tunnels(policy: &Policy) -> Vec<bool> {
         *before = Some(before.unwrap_or(true) && tunnel);
     }
     used.into_iter().map(|tunnel| tunnel == Some(true)).collect()
+}
+
+/// Whether something without a version of IP blocks or protects: the default, or a filter, of which no other warning speaks.
+fn stops_ipv6(policy: &Policy) -> bool {
+    let mut strict = policy
+        .rules()
+        .iter()
+        .filter(|rule| rule.active && rule.action != Action::Permit);
+    policy.default_action() == DefaultAction::Block
+        || strict.any(|rule| {
+            policy
+                .filters(rule)
+                .iter()
+                .any(|filter| filter.family().is_none())
+        })
 }
 
 /// Whether it holds every IPv4 address.
