@@ -79,9 +79,9 @@ impl Tunnel {
             parameters.extended_sequence_numbers = true;
             parameters
         };
-        let outbound = OutboundSa::new(parameters(near, far), provider, 0).unwrap();
+        let outbound = OutboundSa::new(parameters(near, far), provider, 0, Instant::now()).unwrap();
         outbound.sequence().raise_ceiling(u64::MAX);
-        let inbound = InboundSa::new(parameters(far, near), provider, 0).unwrap();
+        let inbound = InboundSa::new(parameters(far, near), provider, 0, Instant::now()).unwrap();
         let mut clear = vec![0x5a; size];
         clear[..4].copy_from_slice(&[0x45, 0, (size >> 8) as u8, size as u8]);
         Self {
@@ -106,7 +106,8 @@ impl Tunnel {
             .collect();
         let mut outcomes: [Result<Sealed, DropReason>; BATCH] = [Err(DropReason::SaMissing); BATCH];
         let start = Instant::now();
-        self.outbound.seal_batch(&mut packets, &mut outcomes);
+        self.outbound
+            .seal_batch(&mut packets, &mut outcomes, Instant::now());
         let time = start.elapsed();
         assert!(outcomes.iter().all(Result::is_ok));
         (time, packets)
@@ -123,7 +124,8 @@ impl Tunnel {
             .collect();
         let mut outcomes: [Result<Opened, DropReason>; BATCH] = [Err(DropReason::SaMissing); BATCH];
         let start = Instant::now();
-        self.inbound.open_batch(&mut packets, &mut outcomes);
+        self.inbound
+            .open_batch(&mut packets, &mut outcomes, Instant::now());
         let time = start.elapsed();
         assert!(outcomes.iter().all(Result::is_ok));
         time

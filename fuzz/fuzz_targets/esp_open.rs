@@ -5,6 +5,7 @@
 #![no_main]
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use ravelin_esp::{
@@ -32,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let mut packets = [packet];
     let mut outcomes = [Err(DropReason::SaMissing)];
-    sa.open_batch(&mut packets, &mut outcomes);
+    sa.open_batch(&mut packets, &mut outcomes, Instant::now());
     if outcomes[0].is_ok() {
         assert_eq!(authentic & 1, 1, "a packet without a key was accepted");
         let bytes = packets[0].bytes();
@@ -87,7 +88,7 @@ impl Case {
                 destination_port: 4500,
             };
         }
-        InboundSa::new(parameters, Provider::RustCrypto, 0).expect("valid parameters")
+        InboundSa::new(parameters, Provider::RustCrypto, 0, Instant::now()).expect("valid parameters")
     }
 
     /// A well-formed, authentic packet around `plaintext`, which holds the trailer too.

@@ -1,6 +1,6 @@
 //! The matrix: what is tried with every algorithm.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, time::Instant};
 
 use ravelin_esp::{Algorithm, Encapsulation, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
 
@@ -178,7 +178,7 @@ impl Case {
     /// What our side sends with.
     pub(crate) fn outbound(&self, generation: Generation) -> anyhow::Result<OutboundSa> {
         let parameters = self.parameters(Direction::ToTheirs, generation);
-        let sa = OutboundSa::new(parameters, self.provider, self.start(generation))?;
+        let sa = OutboundSa::new(parameters, self.provider, self.start(generation), Instant::now())?;
         // Keys live as long as the machine: nothing need be kept for a restart.
         sa.sequence().raise_ceiling(u64::MAX);
         Ok(sa)
@@ -187,7 +187,12 @@ impl Case {
     /// What our side receives with.
     pub(crate) fn inbound(&self, generation: Generation) -> anyhow::Result<InboundSa> {
         let parameters = self.parameters(Direction::ToOurs, generation);
-        Ok(InboundSa::new(parameters, self.provider, self.start(generation))?)
+        Ok(InboundSa::new(
+            parameters,
+            self.provider,
+            self.start(generation),
+            Instant::now(),
+        )?)
     }
 
     fn parameters(&self, direction: Direction, generation: Generation) -> SaParameters {

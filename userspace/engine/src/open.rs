@@ -19,20 +19,26 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             // Should the slot have changed hands since the driver looked, the SPI is not this SA's.
             if let Some(connection) = regime.connection(run[0].metadata.slot) {
                 transform(run, |packets, outcomes| {
-                    connection.inbound.open_batch(packets, outcomes);
+                    connection.inbound.open_batch(packets, outcomes, now);
                 });
             }
         }
         for mut one in admitted {
-            match one
-                .outcome
-                .and_then(|()| self.accept(&mut one, regime, snapshot, now))
-            {
+            if let Err(reason) = one.outcome {
+                self.counters.dropped(reason);
+                continue;
+            }
+            match self.accept(&mut one, regime, snapshot, now) {
                 Ok(packet) => {
                     let destination = destination_of(packet.flow.destination, packet.flow.family);
                     self.forward(one.frame, Side::Inner, destination, snapshot, now);
                 }
-                Err(reason) => self.counters.dropped(reason),
+                Err(reason) => {
+                    if let Some(connection) = regime.connection(one.metadata.slot) {
+                        connection.inbound.dropped(reason);
+                    }
+                    self.counters.dropped(reason);
+                }
             }
         }
     }

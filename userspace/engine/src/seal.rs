@@ -19,7 +19,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         for run in by_slot(&mut admitted) {
             if let Some(connection) = regime.connection(run[0].metadata.slot) {
                 transform(run, |packets, outcomes| {
-                    connection.outbound.seal_batch(packets, outcomes);
+                    connection.outbound.seal_batch(packets, outcomes, now);
                 });
             }
         }

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use ravelin_gcm::{Aead, OpenJob, Provider};
 use ravelin_xdp_common::DropReason;
 
-use crate::counters::{Counters, Counts};
+use crate::counters::{Counters, Counts, age};
 use crate::decapsulation;
 use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
@@ -33,11 +34,20 @@ pub struct InboundSa {
     aead: Box<dyn Aead>,
     salt: Salt,
     layout: Layout,
-    /// `None` with anti-replay off. Locked twice per batch, never while a packet is decrypted.
-    window: Option<Mutex<ReplayWindow>>,
     /// Bits of the outer traffic class that decapsulated packets get.
     dscp_copied: u8,
+    since: Instant,
+    running: Running,
+}
+
+/// What every batch writes, on cache lines of its own: workers that share an SA would else take from each other what they
+/// only read.
+#[derive(Debug)]
+#[repr(C, align(128))]
+struct Running {
     counters: Counters,
+    /// `None` with anti-replay off. Locked twice per batch, never while a packet is decrypted.
+    window: Option<Mutex<ReplayWindow>>,
     unexpected_ecn: AtomicU64,
 }
 
@@ -56,11 +66,17 @@ pub(crate) struct Located {
 }
 
 impl InboundSa {
-    /// Checks `parameters` and expands the key. Only sequence numbers above `highest_seen` are taken, 0 for a new key.
+    /// Checks `parameters` and expands the key. Only sequence numbers above `highest_seen` are taken, 0 for a new key. The
+    /// SA's life begins `now`.
     ///
     /// # Errors
     /// The first field that is wrong.
-    pub fn new(parameters: SaParameters, provider: Provider, highest_seen: u64) -> Result<Self, SaError> {
+    pub fn new(
+        parameters: SaParameters,
+        provider: Provider,
+        highest_seen: u64,
+        now: Instant,
+    ) -> Result<Self, SaError> {
         parameters.validate()?;
         let extended = parameters.extended_sequence_numbers;
         let limit = SequenceCounter::limit_of(extended);
@@ -90,13 +106,16 @@ impl InboundSa {
             aead,
             salt,
             layout,
-            window,
+            since: now,
+            running: Running {
+                counters: Counters::default(),
+                window,
+                unexpected_ecn: AtomicU64::new(0),
+            },
             dscp_copied: match outer.inner_dscp {
                 InnerDscp::Keep => 0,
                 InnerDscp::Copy => DSCP_MASK,
             },
-            counters: Counters::default(),
-            unexpected_ecn: AtomicU64::new(0),
         })
     }
 
@@ -118,17 +137,22 @@ impl InboundSa {
         self.aead.provider()
     }
 
-    /// What was opened so far.
+    /// What was opened so far, and what was not.
     #[must_use]
     pub fn counters(&self) -> Counts {
-        self.counters.counts()
+        self.running.counters.counts(self.since)
+    }
+
+    /// Counts a packet that was opened and then dropped, by the policy (RFC 4301 section 5.2) or on its way on.
+    pub fn dropped(&self, reason: DropReason) {
+        self.running.counters.drop_one(reason);
     }
 
     /// Authentic packets whose outer ECN field no peer and no router that obeys RFC 6040 makes of the inner one (section 4.2).
     /// Many of them mean that somebody on the way, or the peer, tampers with congestion marks.
     #[must_use]
     pub fn unexpected_ecn(&self) -> u64 {
-        self.unexpected_ecn.load(Ordering::Relaxed)
+        self.running.unexpected_ecn.load(Ordering::Relaxed)
     }
 
     /// The highest sequence number accepted; `None` with anti-replay off.
@@ -138,19 +162,25 @@ impl InboundSa {
     }
 
     /// Verifies, decrypts and decapsulates each packet in place, and says in the outcome at the same index how it went.
-    /// The slices have equal lengths; packets without an outcome are left alone.
+    /// The slices have equal lengths; packets without an outcome are left alone. `now` is read once for many batches.
     ///
     /// # Errors
     /// As the outcome of a packet, which must then be dropped: every reason of the group "ESP before and after
     /// decryption" but `InnerPolicy`, and the reasons for a malformed outer header.
-    pub fn open_batch(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Opened, DropReason>]) {
+    pub fn open_batch(
+        &self,
+        packets: &mut [Packet<'_>],
+        outcomes: &mut [Result<Opened, DropReason>],
+        now: Instant,
+    ) {
         debug_assert_eq!(packets.len(), outcomes.len());
+        let age = age(self.since, now);
         for (packets, outcomes) in packets.chunks_mut(MAX_BATCH).zip(outcomes.chunks_mut(MAX_BATCH)) {
-            self.open_chunk(packets, outcomes);
+            self.open_chunk(packets, outcomes, age);
         }
     }
 
-    fn open_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Opened, DropReason>]) {
+    fn open_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Opened, DropReason>], age: u64) {
         let mut states: ArrayVec<Result<Located, DropReason>, MAX_BATCH> = packets
             .iter_mut()
             .zip(&*outcomes)
@@ -162,9 +192,8 @@ impl InboundSa {
         self.decrypt(packets, &mut states);
         // … "The receive window is updated only if the integrity verification succeeds."
         self.update_window(&mut states);
-        let mut counts = Counts::default();
         let mut unexpected_ecn = 0;
-        for ((packet, state), outcome) in packets.iter_mut().zip(&states).zip(outcomes) {
+        for ((packet, state), outcome) in packets.iter_mut().zip(&states).zip(&mut *outcomes) {
             *outcome = state.and_then(|located| {
                 let layout = self.layout;
                 match self.mode {
@@ -174,17 +203,17 @@ impl InboundSa {
                     }
                     Mode::Transport => decapsulation::transport(packet, &located, layout)?,
                 }
-                counts.packets += 1;
-                counts.bytes += packet.len() as u64;
                 Ok(Opened {
                     sequence: located.sequence,
                 })
             });
         }
-        self.counters.add(counts);
         if unexpected_ecn != 0 {
-            self.unexpected_ecn.fetch_add(unexpected_ecn, Ordering::Relaxed);
+            let total = &self.running.unexpected_ecn;
+            total.fetch_add(unexpected_ecn, Ordering::Relaxed);
         }
+        let lengths = packets.iter().map(|packet| packet.len() as u64);
+        self.running.counters.add(outcomes, lengths, age);
     }
 
     /// Finds the ESP header and checks all that needs no key.
@@ -242,7 +271,8 @@ impl InboundSa {
 
     fn lock_window(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
         // Nothing panics while it holds the lock, and the window is consistent between any two steps.
-        self.window
+        self.running
+            .window
             .as_ref()
             .map(|window| window.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,12 +1,13 @@
 //! The sending side of an SA (RFC 4303 section 3.3).
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use ravelin_gcm::{Aead, Provider, SealJob};
 use ravelin_xdp_common::DropReason;
 
-use crate::counters::{Counters, Counts};
+use crate::counters::{Counters, Counts, age};
 use crate::ip::{self, Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
 use crate::nonce::{self, Salt};
@@ -34,10 +35,19 @@ pub struct OutboundSa {
     aead: Box<dyn Aead>,
     salt: Salt,
     layout: Layout,
-    sequence: SequenceCounter,
     mode: Mode,
+    since: Instant,
     /// Bytes; 0 for none.
     path_mtu: AtomicU32,
+    running: Running,
+}
+
+/// What every batch writes, on cache lines of its own: workers that share an SA would else take from each other what they
+/// only read.
+#[derive(Debug)]
+#[repr(C, align(128))]
+struct Running {
+    sequence: SequenceCounter,
     counters: Counters,
 }
 
@@ -58,11 +68,16 @@ struct Plan {
 
 impl OutboundSa {
     /// Checks `parameters` and expands the key. Sequence numbers go on after `last_used`, 0 for a new key; none may be
-    /// used before [`SequenceCounter::raise_ceiling`] was called on [`OutboundSa::sequence`].
+    /// used before [`SequenceCounter::raise_ceiling`] was called on [`OutboundSa::sequence`]. The SA's life begins `now`.
     ///
     /// # Errors
     /// The first field that is wrong.
-    pub fn new(parameters: SaParameters, provider: Provider, last_used: u64) -> Result<Self, SaError> {
+    pub fn new(
+        parameters: SaParameters,
+        provider: Provider,
+        last_used: u64,
+        now: Instant,
+    ) -> Result<Self, SaError> {
         parameters.validate()?;
         let extended = parameters.extended_sequence_numbers;
         let limit = SequenceCounter::limit_of(extended);
@@ -98,10 +113,13 @@ impl OutboundSa {
             aead,
             salt,
             layout,
-            sequence: SequenceCounter::new(extended, last_used),
             mode,
+            since: now,
             path_mtu: AtomicU32::new(path_mtu.unwrap_or(0)),
-            counters: Counters::default(),
+            running: Running {
+                sequence: SequenceCounter::new(extended, last_used),
+                counters: Counters::default(),
+            },
         })
     }
 
@@ -126,13 +144,13 @@ impl OutboundSa {
     /// The sequence numbers of this SA.
     #[must_use]
     pub fn sequence(&self) -> &SequenceCounter {
-        &self.sequence
+        &self.running.sequence
     }
 
-    /// What was sealed so far.
+    /// What was sealed so far, and what was not.
     #[must_use]
     pub fn counters(&self) -> Counts {
-        self.counters.counts()
+        self.running.counters.counts(self.since)
     }
 
     /// Sets the longest outer packet in bytes, as path MTU discovery learns it.
@@ -208,20 +226,26 @@ impl OutboundSa {
     }
 
     /// Encrypts and encapsulates each packet in place, and says in the outcome at the same index how it went. The
-    /// slices have equal lengths; packets without an outcome are left alone.
+    /// slices have equal lengths; packets without an outcome are left alone. `now` is read once for many batches.
     ///
     /// # Errors
     /// As the outcome of a packet, which must then not be sent: `PacketTooBig` (see [`OutboundSa::inner_mtu`]),
     /// `FrameShort`, `FragmentTransport`, `SequenceExhausted`, and the reasons for a malformed IP header. Only
     /// packets that pass every other check take a sequence number.
-    pub fn seal_batch(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Sealed, DropReason>]) {
+    pub fn seal_batch(
+        &self,
+        packets: &mut [Packet<'_>],
+        outcomes: &mut [Result<Sealed, DropReason>],
+        now: Instant,
+    ) {
         debug_assert_eq!(packets.len(), outcomes.len());
+        let age = age(self.since, now);
         for (packets, outcomes) in packets.chunks_mut(MAX_BATCH).zip(outcomes.chunks_mut(MAX_BATCH)) {
-            self.seal_chunk(packets, outcomes);
+            self.seal_chunk(packets, outcomes, age);
         }
     }
 
-    fn seal_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Sealed, DropReason>]) {
+    fn seal_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Sealed, DropReason>], age: u64) {
         let path_mtu = self.path_mtu().unwrap_or(u32::from(u16::MAX));
         let plans: ArrayVec<_, MAX_BATCH> = packets
             .iter_mut()
@@ -229,9 +253,8 @@ impl OutboundSa {
             .map(|(packet, _)| self.plan(packet, path_mtu))
             .collect();
         let wanted = plans.iter().filter(|plan| plan.is_ok()).count() as u32;
-        let mut numbers = self.sequence.reserve_up_to(wanted);
+        let mut numbers = self.running.sequence.reserve_up_to(wanted);
         let mut jobs = ArrayVec::<_, MAX_BATCH>::new();
-        let mut counts = Counts::default();
         for ((packet, plan), outcome) in packets.iter_mut().zip(&plans).zip(&mut *outcomes) {
             *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
                 let number = numbers.next().ok_or(DropReason::SequenceExhausted)?;
@@ -239,8 +262,6 @@ impl OutboundSa {
                     .lay_out(packet, plan, number)
                     .map_err(|NoRoom| DropReason::FrameShort)?;
                 jobs.push(job);
-                counts.packets += 1;
-                counts.bytes += plan.header.total_len as u64;
                 Ok(sealed)
             });
         }
@@ -256,7 +277,10 @@ impl OutboundSa {
         }
         drop(jobs);
         self.complete_checksums(packets, &plans, outcomes);
-        self.counters.add(counts);
+        let lengths = plans
+            .iter()
+            .map(|plan| plan.as_ref().map_or(0, |plan| plan.header.total_len as u64));
+        self.running.counters.add(outcomes, lengths, age);
     }
 
     /// Decides how `packet` will be sealed and whether it can be.

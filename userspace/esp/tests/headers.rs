@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::time::Instant;
+
 use ravelin_esp::{
     DontFragment, DropReason, Dscp, EcnMode, FlowLabel, InboundSa, InnerDscp, OutboundSa, OuterOptions,
     Provider, SaParameters,
@@ -49,7 +51,7 @@ fn case(tunnel: bool, outer_v6: bool) -> Case {
 fn outbound(case: Case, change: impl FnOnce(&mut SaParameters)) -> OutboundSa {
     let mut parameters = case.parameters(true);
     change(&mut parameters);
-    let sa = OutboundSa::new(parameters, Provider::preferred(), 0).unwrap();
+    let sa = OutboundSa::new(parameters, Provider::preferred(), 0, Instant::now()).unwrap();
     sa.sequence().raise_ceiling(u64::MAX);
     sa
 }
@@ -57,7 +59,7 @@ fn outbound(case: Case, change: impl FnOnce(&mut SaParameters)) -> OutboundSa {
 fn inbound(case: Case, change: impl FnOnce(&mut SaParameters)) -> InboundSa {
     let mut parameters = case.parameters(false);
     change(&mut parameters);
-    InboundSa::new(parameters, Provider::preferred(), 0).unwrap()
+    InboundSa::new(parameters, Provider::preferred(), 0, Instant::now()).unwrap()
 }
 
 /// Every combination of options of the outer header, with inner packets of each kind.

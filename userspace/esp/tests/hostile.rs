@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Instant;
+
 use proptest::prelude::*;
 use ravelin_esp::{DropReason, InboundSa, Provider, Secret};
 use ravelin_gcm::{KeyMaterial, MAX_NONCE_LEN};
@@ -172,7 +174,7 @@ fn sequence_number_zero_is_refused_unless_anti_replay_is_off() {
     assert_eq!(open_one(&case.inbound(), &wire), Err(DropReason::SequenceZero));
     let mut parameters = case.parameters(false);
     parameters.replay_window = 0;
-    let inbound = InboundSa::new(parameters, Provider::preferred(), 0).unwrap();
+    let inbound = InboundSa::new(parameters, Provider::preferred(), 0, Instant::now()).unwrap();
     assert_eq!(open_one(&inbound, &wire), Err(DropReason::IcvMismatch));
     assert_eq!(inbound.highest_sequence(), None);
 }

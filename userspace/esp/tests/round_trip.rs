@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use proptest::prelude::*;
 use ravelin_esp::{DropReason, Encapsulation, InboundSa, Mode, OutboundSa, Packet, Provider, SaError};
@@ -231,7 +232,7 @@ fn the_inner_mtu_is_exact() {
 #[test]
 fn nothing_is_sent_before_the_ceiling_is_raised_and_nothing_beyond_it() {
     let case = Case::all()[0];
-    let sa = OutboundSa::new(case.parameters(true), Provider::preferred(), 0).unwrap();
+    let sa = OutboundSa::new(case.parameters(true), Provider::preferred(), 0, Instant::now()).unwrap();
     let packets = vec![ipv4(0, &[], &[1, 2, 3]); 5];
     assert_eq!(seal(&sa, &packets), vec![Err(DropReason::SequenceExhausted); 5]);
     sa.sequence().raise_ceiling(3);
@@ -392,7 +393,7 @@ fn a_frame_without_room_is_refused_before_it_takes_a_number() {
         let before = sa.sequence().last_used();
         let mut packet = [Packet::new(&mut buffer, headroom..headroom + clear.len()).unwrap()];
         let mut outcome = [Err(DropReason::SaMissing)];
-        sa.seal_batch(&mut packet, &mut outcome);
+        sa.seal_batch(&mut packet, &mut outcome, Instant::now());
         if fits {
             assert!(outcome[0].is_ok());
         } else {
@@ -416,7 +417,7 @@ fn an_sa_takes_only_its_own_endpoints_spi_and_encapsulation() {
     let inbound = |change: &dyn Fn(&mut ravelin_esp::SaParameters)| {
         let mut parameters = case.parameters(false);
         change(&mut parameters);
-        InboundSa::new(parameters, Provider::preferred(), 0).unwrap()
+        InboundSa::new(parameters, Provider::preferred(), 0, Instant::now()).unwrap()
     };
     let tunnel = |local: [u8; 4], remote: [u8; 4]| Mode::Tunnel {
         local: local.into(),
@@ -481,7 +482,7 @@ fn workers_share_an_sa() {
     };
     let (outbound, mut parameters) = (case.outbound(), case.parameters(false));
     parameters.replay_window = 65536;
-    let inbound = InboundSa::new(parameters, Provider::preferred(), 0).unwrap();
+    let inbound = InboundSa::new(parameters, Provider::preferred(), 0, Instant::now()).unwrap();
     let clear = vec![ipv4(0, &[], b"shared"); 50];
     let sealed: Vec<(Vec<u8>, u64)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS)
@@ -532,7 +533,7 @@ fn a_slice_without_outcomes_is_left_alone() {
         ..Case::all()[0]
     };
     let sa = case.outbound();
-    sa.seal_batch(&mut packets[..0], &mut []);
+    sa.seal_batch(&mut packets[..0], &mut [], Instant::now());
     assert_eq!(packets[0].bytes(), clear);
     assert_eq!(sa.sequence().last_used(), 0);
 }
@@ -547,7 +548,7 @@ fn a_zero_udp_checksum_over_ipv6_is_a_choice() {
     };
     let mut parameters = case.parameters(true);
     parameters.udp_zero_checksum = true;
-    let sa = OutboundSa::new(parameters, Provider::preferred(), 0).unwrap();
+    let sa = OutboundSa::new(parameters, Provider::preferred(), 0, Instant::now()).unwrap();
     sa.sequence().raise_ceiling(1);
     let clear = ipv4(0, &[], &[]);
     let (wire, _) = seal_one(&sa, &clear).unwrap();
@@ -567,11 +568,17 @@ fn a_recorded_number_that_the_sa_cannot_have_used_is_refused() {
         limit: mark - 1,
     };
     assert_eq!(
-        OutboundSa::new(case.parameters(true), Provider::preferred(), mark).unwrap_err(),
+        OutboundSa::new(case.parameters(true), Provider::preferred(), mark, Instant::now()).unwrap_err(),
         expected
     );
     assert_eq!(
-        InboundSa::new(case.parameters(false), Provider::preferred(), mark).unwrap_err(),
+        InboundSa::new(
+            case.parameters(false),
+            Provider::preferred(),
+            mark,
+            Instant::now()
+        )
+        .unwrap_err(),
         expected
     );
 }

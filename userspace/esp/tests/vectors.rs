@@ -6,6 +6,8 @@
 
 mod support;
 
+use std::time::Instant;
+
 use ravelin_esp::{Algorithm, DropReason, InboundSa, Mode, Provider, SaParameters, Secret};
 use support::{ipv4, open_one};
 
@@ -132,7 +134,7 @@ fn every_vector_opens() {
                 SaParameters::new(spi, Mode::Transport, algorithm, Secret::from(key_material));
             parameters.extended_sequence_numbers = aad.len() == 12;
             // An extended sequence number can be told only by who has followed it so far.
-            let inbound = InboundSa::new(parameters, provider, sequence - 1).unwrap();
+            let inbound = InboundSa::new(parameters, provider, sequence - 1, Instant::now()).unwrap();
             let (opened, number) = open_one(&inbound, &wire).unwrap();
             assert_eq!(number, sequence, "vector {n}");
             let pad_len = usize::from(plaintext[plaintext.len() - 2]);

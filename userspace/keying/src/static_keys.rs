@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ravelin_esp::{InboundSa, OutboundSa, Provider, SaParameters, Secret};
 use ravelin_policy::{self as policy, Connection, Policy, Spi, StaticSa};
@@ -224,10 +225,11 @@ impl StaticConnection {
         let sent = SequenceMark::open(folder, outbound_spi, &keys.outbound).map_err(failed_mark)?;
         let received = ReceivedMark::open(folder, inbound_spi, &keys.inbound)
             .map_err(|error| failed_mark(MarkError::File(error)))?;
+        let now = Instant::now();
         let outbound = outbound_parameters(connection, keys.outbound);
-        let outbound = OutboundSa::new(outbound, provider, sent.last_used()).map_err(failed_sa)?;
+        let outbound = OutboundSa::new(outbound, provider, sent.last_used(), now).map_err(failed_sa)?;
         let inbound = inbound_parameters(connection, keys.inbound);
-        let inbound = InboundSa::new(inbound, provider, received.highest()).map_err(failed_sa)?;
+        let inbound = InboundSa::new(inbound, provider, received.highest(), now).map_err(failed_sa)?;
         let mut started = Self {
             definition: connection.clone(),
             keys: fingerprints,

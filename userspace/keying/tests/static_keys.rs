@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ravelin_esp::{DropReason, InboundSa, OutboundSa, Packet, Provider};
 use ravelin_keying::{StateFolder, StaticConnection, StaticKeys, key_file};
@@ -49,7 +50,7 @@ fn seal(sa: &OutboundSa) -> (u64, Vec<u8>) {
     buffer[100..128].copy_from_slice(&CLEAR);
     let mut packet = [Packet::new(&mut buffer, 100..128).expect("inside")];
     let mut outcome = [Err(DropReason::SaMissing)];
-    sa.seal_batch(&mut packet, &mut outcome);
+    sa.seal_batch(&mut packet, &mut outcome, Instant::now());
     (outcome[0].expect("sealed").sequence, packet[0].bytes().to_vec())
 }
 
@@ -58,7 +59,7 @@ fn open(sa: &InboundSa, wire: &[u8]) -> Result<Vec<u8>, DropReason> {
     let length = buffer.len();
     let mut packet = [Packet::new(&mut buffer, 0..length).expect("inside")];
     let mut outcome = [Err(DropReason::SaMissing)];
-    sa.open_batch(&mut packet, &mut outcome);
+    sa.open_batch(&mut packet, &mut outcome, Instant::now());
     outcome[0]?;
     Ok(packet[0].bytes().to_vec())
 }

@@ -1,8 +1,11 @@
 //! Our SAs of one case, and what became of its packets.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    mpsc::{Receiver, Sender, channel},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::Instant,
 };
 
 use ravelin_esp::{DropReason, InboundSa, MAX_HEADROOM, MAX_TAILROOM, OutboundSa, Packet};
@@ -96,7 +99,7 @@ pub(crate) fn seal(sa: &OutboundSa, clear: &[u8]) -> Result<Vec<u8>, DropReason>
     let mut buffer = padded(clear);
     let mut packet = [whole(&mut buffer, clear.len())];
     let mut outcome = [Err(DropReason::SaMissing)];
-    sa.seal_batch(&mut packet, &mut outcome);
+    sa.seal_batch(&mut packet, &mut outcome, Instant::now());
     let [outcome] = outcome;
     outcome.map(|_| packet[0].bytes().to_vec())
 }
@@ -106,7 +109,7 @@ pub(crate) fn open(sa: &InboundSa, sealed: &[u8]) -> Result<Vec<u8>, DropReason>
     let mut buffer = padded(sealed);
     let mut packet = [whole(&mut buffer, sealed.len())];
     let mut outcome = [Err(DropReason::SaMissing)];
-    sa.open_batch(&mut packet, &mut outcome);
+    sa.open_batch(&mut packet, &mut outcome, Instant::now());
     let [outcome] = outcome;
     outcome.map(|_| packet[0].bytes().to_vec())
 }

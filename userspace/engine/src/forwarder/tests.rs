@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use proptest::prelude::*;
@@ -71,12 +72,22 @@ impl Site {
                 remote_address: to_address(remote),
                 path_mtu: None,
                 endpoint: Connection::inbound_endpoint(&policy.connections()[0], index),
-                outbound: OutboundSa::new(parameters(here, there, here, index), Provider::AwsLc, 0)
-                    .unwrap()
-                    .into(),
-                inbound: InboundSa::new(parameters(here, there, there, index), Provider::AwsLc, 0)
-                    .unwrap()
-                    .into(),
+                outbound: OutboundSa::new(
+                    parameters(here, there, here, index),
+                    Provider::AwsLc,
+                    0,
+                    Instant::now(),
+                )
+                .unwrap()
+                .into(),
+                inbound: InboundSa::new(
+                    parameters(here, there, there, index),
+                    Provider::AwsLc,
+                    0,
+                    Instant::now(),
+                )
+                .unwrap()
+                .into(),
             })
             .collect::<Vec<_>>();
         for connection in &connections {
@@ -390,6 +401,12 @@ fn an_opened_packet_must_fit_its_connection() {
     two.turn().unwrap();
     assert_eq!(inner2.take(), None);
     assert_eq!(site2.counters.drops(DropReason::InnerPolicy), 1);
+    let regime = site2.shared.regime();
+    let by_sa = [0, 1].map(|slot| regime.connection(slot).unwrap().inbound.counters());
+    assert_eq!(
+        by_sa.map(|counts| counts.dropped(DropReason::InnerPolicy)),
+        [0, 1]
+    );
 }
 
 /// RFC 4301 section 5.1 would be void if a packet were sealed for another connection than its rule's.

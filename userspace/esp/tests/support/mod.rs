@@ -5,6 +5,7 @@
 pub(crate) mod python;
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use proptest::prelude::*;
 use ravelin_esp::{
@@ -86,7 +87,7 @@ impl Case {
     }
 
     pub(crate) fn outbound_after(self, provider: Provider, last_used: u64) -> OutboundSa {
-        let sa = OutboundSa::new(self.parameters(true), provider, last_used).unwrap();
+        let sa = OutboundSa::new(self.parameters(true), provider, last_used, Instant::now()).unwrap();
         sa.sequence().raise_ceiling(u64::MAX);
         sa
     }
@@ -96,7 +97,7 @@ impl Case {
     }
 
     pub(crate) fn inbound_after(self, provider: Provider, highest_seen: u64) -> InboundSa {
-        InboundSa::new(self.parameters(false), provider, highest_seen).unwrap()
+        InboundSa::new(self.parameters(false), provider, highest_seen, Instant::now()).unwrap()
     }
 
     /// Bytes in front of the ESP header of a tunnel-mode packet, or of a transport-mode one without IP options.
@@ -224,7 +225,7 @@ pub(crate) fn seal(sa: &OutboundSa, packets: &[Vec<u8>]) -> Vec<Result<(Vec<u8>,
     let mut frames = Frames::new(packets);
     let mut packets = frames.packets();
     let mut outcomes: Vec<Result<Sealed, _>> = vec![Err(DropReason::SaMissing); packets.len()];
-    sa.seal_batch(&mut packets, &mut outcomes);
+    sa.seal_batch(&mut packets, &mut outcomes, Instant::now());
     let bytes = packets.iter().map(|packet| packet.bytes().to_vec());
     bytes
         .zip(outcomes)
@@ -237,7 +238,7 @@ pub(crate) fn open(sa: &InboundSa, packets: &[Vec<u8>]) -> Vec<Result<(Vec<u8>, 
     let mut frames = Frames::new(packets);
     let mut packets = frames.packets();
     let mut outcomes: Vec<Result<Opened, _>> = vec![Err(DropReason::SaMissing); packets.len()];
-    sa.open_batch(&mut packets, &mut outcomes);
+    sa.open_batch(&mut packets, &mut outcomes, Instant::now());
     let bytes = packets.iter().map(|packet| packet.bytes().to_vec());
     bytes
         .zip(outcomes)
