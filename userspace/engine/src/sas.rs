@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ravelin_esp::Provider;
-use ravelin_keying::{KeyingError, StateFolder, StaticConnection, StaticKeys};
+use ravelin_keying::{Holder, KeyingError, StateFolder, StaticConnection, StaticKeys};
 use ravelin_policy::Policy;
 
 use crate::address::to_address;
@@ -46,7 +46,7 @@ impl Sas {
     ///
     /// [`ApplyError::Keying`], [`ApplyError::TooManyConnections`].
     pub(crate) fn check(&self, policy: &Policy, keys: &mut StaticKeys) -> Result<(), ApplyError> {
-        keys.keep(policy, self.running.values())?;
+        keys.keep(policy, self.running.values().map(Holder::Current))?;
         if self.running.len() + keys.count() > MOST as usize {
             return Err(ApplyError::TooManyConnections(MOST));
         }
@@ -91,6 +91,9 @@ impl Sas {
                 }));
                 continue;
             };
+            let (Some(outbound), Some(inbound)) = (sas.outbound(), sas.inbound()) else {
+                continue;
+            };
             while self.running.contains_key(&free) {
                 free += 1;
             }
@@ -102,8 +105,8 @@ impl Sas {
                 remote_address: to_address(definition.remote),
                 path_mtu,
                 endpoint: Connection::inbound_endpoint(definition, free),
-                outbound: Arc::clone(sas.outbound()),
-                inbound: Arc::clone(sas.inbound()),
+                outbound: Arc::clone(outbound),
+                inbound: Arc::clone(inbound),
             }));
             self.running.insert(free, sas);
         }
@@ -121,13 +124,17 @@ impl Sas {
     ///
     /// The first [`KeyingError`]; all connections had their turn.
     pub(crate) fn keep_marks(&mut self, record: bool) -> Result<(), KeyingError> {
-        let mut result = Ok(());
-        for sas in self.running.values_mut() {
-            result = result.and(sas.extend());
-            if record {
-                result = result.and(sas.record_received());
-            }
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
+        let extended = StaticConnection::extend(folder, self.running.values_mut());
+        if record {
+            extended.and(Ok(StaticConnection::record_received(
+                folder,
+                self.running.values_mut(),
+            )?))
+        } else {
+            extended
         }
-        result
     }
 }

@@ -7,10 +7,12 @@ use ravelin_esp::Secret;
 
 /// Tells keys apart and says nothing about them: HMAC-SHA-256 under the key of a fixed text, cut to 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Fingerprint([u8; 16]);
+pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    pub(crate) fn of(keymat: &Secret) -> Self {
+    /// The fingerprint of a KEYMAT.
+    #[must_use]
+    pub fn of(keymat: &Secret) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, keymat.expose());
         let tag = hmac::sign(&key, b"ravelin sequence mark");
         let mut cut = [0; 16];
@@ -18,6 +20,14 @@ impl Fingerprint {
             .zip(tag.as_ref())
             .for_each(|(to, from)| *to = *from);
         Self(cut)
+    }
+
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
     }
 }
 

@@ -7,7 +7,26 @@ use ravelin_esp::SaError;
 use ravelin_policy::Spi;
 
 use crate::KeyFileError;
+use crate::marks::MarkFileError;
 use crate::sequence_mark::MarkError;
+
+/// A field of a connection in a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaField {
+    /// The key that seals.
+    OutboundKey,
+    /// The key that opens.
+    InboundKey,
+}
+
+impl fmt::Display for SaField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OutboundKey => "static.outbound.key-file",
+            Self::InboundKey => "static.inbound.key-file",
+        })
+    }
+}
 
 /// Why one connection cannot be keyed.
 #[derive(Debug, thiserror::Error)]
@@ -26,32 +45,42 @@ pub enum KeyingError {
         /// The other file.
         second: PathBuf,
     },
-    /// A key of a running SA.
+    /// A key that somebody has.
     #[error(
-        "connection `{connection}`: {} holds a key that the running connection `{running}` uses, and one key in two SAs \
-         repeats nonces, which breaks AES-GCM. {}", .file.display(), advice(.connection, .running)
+        "connection `{connection}`: {field} {} holds a key that {} uses, and one key in two SAs repeats nonces, which \
+         breaks AES-GCM. {}", .file.display(), described(.holder, *.seconds), advice(.connection, .holder, *.seconds)
     )]
-    Running {
+    KeyTaken {
         /// The connection that wants it.
         connection: String,
+        /// Which of its keys.
+        field: SaField,
         /// Its key file.
         file: PathBuf,
         /// The connection that has it.
-        running: String,
+        holder: String,
+        /// Seconds that it still has it; `None` for a connection in force.
+        seconds: Option<u64>,
     },
-    /// The SPI of a running inbound SA.
+    /// The SPI of an inbound SA.
     #[error(
-        "connection `{connection}`: the inbound SPI {spi} is that of the running connection `{running}`, and packets under \
-         way could not be told apart; give the new SAs SPIs of their own, on both ends"
+        "connection `{connection}`: static.inbound.spi {spi} is that of {}, and packets under way could not be told apart; \
+         give the new SAs SPIs of their own, on both ends: any of 256 to 4294967295 that no inbound SA has",
+        described(.holder, *.seconds)
     )]
-    RunningSpi {
+    SpiTaken {
         /// The connection that wants it.
         connection: String,
         /// The SPI.
         spi: Spi,
         /// The connection that has it.
-        running: String,
+        holder: String,
+        /// Seconds that it still has it; `None` for a connection in force.
+        seconds: Option<u64>,
     },
+    /// Sequence numbers of several connections.
+    #[error(transparent)]
+    Marks(#[from] MarkFileError),
     /// Its sequence numbers.
     #[error("connection `{connection}`: {error}")]
     Mark {
@@ -70,8 +99,19 @@ pub enum KeyingError {
     },
 }
 
-fn advice(connection: &str, running: &str) -> &'static str {
-    if connection == running {
+fn described(holder: &str, seconds: Option<u64>) -> String {
+    match seconds {
+        None => format!("the running connection `{holder}`"),
+        Some(seconds) => {
+            format!("an old SA of connection `{holder}`, which stays for another {seconds} s after a rekey,")
+        }
+    }
+}
+
+fn advice(connection: &str, holder: &str, seconds: Option<u64>) -> &'static str {
+    if seconds.is_some() {
+        "Give it a new key file (`ravelin keygen`) on both ends"
+    } else if connection == holder {
         "Its other parameters have changed, which takes new SAs: give it new SPIs and new key files (`ravelin keygen`) on \
          both ends, or leave the parameters as they were"
     } else {

@@ -7,6 +7,8 @@
 //!   arrived, because a restart must not let old packets in again.
 //! - [`StaticKeys::start`] brings them together as [`StaticConnection`]s with their SAs.
 //!
+//! All marks are in one file, so that any number of SAs become ready with one write to disk.
+//!
 //! Keys never appear in an error, in `Debug` output or in a log, and are erased from memory when dropped. This crate
 //! never speaks to the network; negotiating keys is left to an IKE daemon.
 #![forbid(unsafe_code)]
@@ -14,17 +16,21 @@
 mod fingerprint;
 pub mod key_file;
 mod keying_error;
-mod mark_file;
+mod mark_record;
+mod marks;
 mod outer_options;
 mod received_mark;
 mod sequence_mark;
 mod state_folder;
+mod static_connection;
 mod static_keys;
 
+pub use fingerprint::Fingerprint;
 pub use key_file::KeyFileError;
-pub use keying_error::{KeyingError, KeyingErrors};
-pub use mark_file::MarkFileError;
+pub use keying_error::{KeyingError, KeyingErrors, SaField};
+pub use marks::MarkFileError;
 pub use received_mark::ReceivedMark;
 pub use sequence_mark::{MarkError, RESERVE, SequenceMark};
 pub use state_folder::{StateFolder, StateFolderError};
-pub use static_keys::{StaticConnection, StaticKeys};
+pub use static_connection::StaticConnection;
+pub use static_keys::{Holder, StaticKeys};

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use ravelin_esp::Secret;
-
 use crate::fingerprint::Fingerprint;
-use crate::mark_file::{Kind, MarkFile, MarkFileError};
+use crate::mark_record::{Kind, Mark};
+use crate::marks::MarkFileError;
 use crate::state_folder::StateFolder;
 
 /// How far the anti-replay window had come when it was last recorded.
@@ -15,19 +14,24 @@ use crate::state_folder::StateFolder;
 /// numbers it also carries their high half, which is not on the wire (RFC 4303 section 2.2.1).
 #[derive(Debug)]
 pub struct ReceivedMark {
-    file: MarkFile,
+    folder: Arc<StateFolder>,
+    key: Fingerprint,
+    spi: u32,
     recorded: u64,
 }
 
 impl ReceivedMark {
-    /// Finds out how far the window had come; a key without a file is new.
+    /// Finds out how far the window had come; a key without a mark is new.
     ///
     /// # Errors
-    /// [`MarkFileError`], other than `Write`.
-    pub fn open(folder: &Arc<StateFolder>, spi: u32, keymat: &Secret) -> Result<Self, MarkFileError> {
-        let file = MarkFile::new(folder, Kind::Received, Fingerprint::of(keymat), spi);
-        let recorded = file.read()?.unwrap_or(0);
-        Ok(Self { file, recorded })
+    /// [`MarkFileError::Lost`].
+    pub fn open(folder: &Arc<StateFolder>, spi: u32, key: Fingerprint) -> Result<Self, MarkFileError> {
+        Ok(Self {
+            folder: Arc::clone(folder),
+            key,
+            spi,
+            recorded: folder.highest(Kind::Received, key)?.unwrap_or(0),
+        })
     }
 
     /// The highest number known to have been received; 0 for a new key.
@@ -41,10 +45,25 @@ impl ReceivedMark {
     /// # Errors
     /// [`MarkFileError::Write`]; receiving goes on.
     pub fn record(&mut self, highest: u64) -> Result<(), MarkFileError> {
-        if highest > self.recorded {
-            self.file.write(highest)?;
-            self.recorded = highest;
+        if let Some(wanted) = self.wanted(highest) {
+            self.folder.record(&[wanted])?;
+            self.recorded(&wanted);
         }
         Ok(())
+    }
+
+    /// What is to be recorded when `highest` was accepted; `None` if it is already.
+    pub(crate) fn wanted(&self, highest: u64) -> Option<Mark> {
+        (highest > self.recorded).then_some(Mark {
+            kind: Kind::Received,
+            key: self.key,
+            spi: self.spi,
+            highest,
+        })
+    }
+
+    /// What was wanted is durable.
+    pub(crate) fn recorded(&mut self, mark: &Mark) {
+        self.recorded = mark.highest;
     }
 }

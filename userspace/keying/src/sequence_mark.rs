@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use ravelin_esp::{Secret, SequenceCounter};
+use ravelin_esp::SequenceCounter;
 
 use crate::fingerprint::Fingerprint;
-use crate::mark_file::{Kind, MarkFile, MarkFileError};
+use crate::mark_record::{Kind, Mark};
+use crate::marks::MarkFileError;
 use crate::state_folder::StateFolder;
 
 /// Sequence numbers reserved at a time.
@@ -17,10 +18,12 @@ pub const RESERVE: u64 = 1 << 20;
 /// The highest sequence number that may have been used under one key, on disk before any number up to it is used.
 #[derive(Debug)]
 pub struct SequenceMark {
-    file: MarkFile,
-    /// What the file said when it was opened: numbers up to here may have been used before.
+    folder: Arc<StateFolder>,
+    key: Fingerprint,
+    spi: u32,
+    /// What was recorded when it was opened: numbers up to here may have been used before.
     floor: u64,
-    /// What the file says now.
+    /// What is recorded now.
     recorded: u64,
 }
 
@@ -57,22 +60,23 @@ pub enum MarkError {
 }
 
 impl SequenceMark {
-    /// Finds out what may have been used under this key; a key without a file is new.
+    /// Finds out what may have been used under this key; a key without a mark is new.
     ///
     /// # Errors
-    /// [`MarkError::InUse`], or [`MarkError::File`] when the file cannot be read or trusted.
-    pub fn open(folder: &Arc<StateFolder>, spi: u32, keymat: &Secret) -> Result<Self, MarkError> {
-        let key = Fingerprint::of(keymat);
+    /// [`MarkError::InUse`], or [`MarkError::File`] when nobody knows.
+    pub fn open(folder: &Arc<StateFolder>, spi: u32, key: Fingerprint) -> Result<Self, MarkError> {
         if !folder.claim(key) {
             return Err(MarkError::InUse { spi });
         }
         // From here on dropping it releases the claim.
         let mut mark = Self {
-            file: MarkFile::new(folder, Kind::Sent, key, spi),
+            folder: Arc::clone(folder),
+            key,
+            spi,
             floor: 0,
             recorded: 0,
         };
-        mark.floor = mark.file.read()?.unwrap_or(0);
+        mark.floor = folder.highest(Kind::Sent, key)?.unwrap_or(0);
         mark.recorded = mark.floor;
         Ok(mark)
     }
@@ -90,8 +94,25 @@ impl SequenceMark {
     /// [`MarkError::File`]: the ceiling stays, and the SA stops when it gets there. [`MarkError::Exhausted`] when no
     /// number is left for good. [`MarkError::Behind`] for a counter that does not start at [`SequenceMark::last_used`].
     pub fn extend(&mut self, counter: &SequenceCounter, extended: bool) -> Result<(), MarkError> {
+        if let Some(wanted) = self.wanted(counter, extended)? {
+            self.folder.record(&[wanted])?;
+            self.recorded(&wanted);
+        }
+        self.raise(counter);
+        Ok(())
+    }
+
+    /// What is to be recorded before the counter's ceiling may rise; `None` if enough is left.
+    ///
+    /// # Errors
+    /// [`MarkError::Exhausted`], [`MarkError::Behind`].
+    pub(crate) fn wanted(
+        &self,
+        counter: &SequenceCounter,
+        extended: bool,
+    ) -> Result<Option<Mark>, MarkError> {
         let limit = SequenceCounter::limit_of(extended);
-        let (spi, used) = (self.file.spi(), counter.last_used());
+        let (spi, used) = (self.spi, counter.last_used());
         if used < self.floor {
             return Err(MarkError::Behind {
                 spi,
@@ -102,18 +123,29 @@ impl SequenceMark {
         if used >= limit {
             return Err(MarkError::Exhausted { spi });
         }
-        let wanted = used.saturating_add(RESERVE).min(limit);
-        if self.recorded.saturating_sub(used) < RESERVE / 2 && wanted > self.recorded {
-            self.file.write(wanted)?;
-            self.recorded = wanted;
-        }
+        let highest = used.saturating_add(RESERVE).min(limit);
+        let low = self.recorded.saturating_sub(used) < RESERVE / 2;
+        Ok((low && highest > self.recorded).then_some(Mark {
+            kind: Kind::Sent,
+            key: self.key,
+            spi,
+            highest,
+        }))
+    }
+
+    /// What was wanted is durable.
+    pub(crate) fn recorded(&mut self, mark: &Mark) {
+        self.recorded = mark.highest;
+    }
+
+    /// Lets the counter go as far as is recorded.
+    pub(crate) fn raise(&self, counter: &SequenceCounter) {
         counter.raise_ceiling(self.recorded);
-        Ok(())
     }
 }
 
 impl Drop for SequenceMark {
     fn drop(&mut self) {
-        self.file.folder().release(self.file.key());
+        self.folder.release(self.key);
     }
 }

@@ -2,25 +2,35 @@
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use crate::fingerprint::Fingerprint;
+use crate::mark_record::{Kind, Mark};
+use crate::marks::{MarkFileError, Marks};
 
 /// A folder of mode 0700 that one process at a time may use. The lock goes with the process.
 #[derive(Debug)]
 pub struct StateFolder {
-    path: PathBuf,
-    /// Open and locked as long as this lives; files are opened relative to it.
-    folder: File,
+    folder: Folder,
     /// Keys whose numbers somebody in this process gives out.
     claimed: Mutex<HashSet<Fingerprint>>,
+    marks: Mutex<Marks>,
+}
+
+/// An open folder and its path.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    /// Locked as long as this lives; files are opened relative to it.
+    file: File,
 }
 
 /// Why the state folder cannot be used.
@@ -50,6 +60,9 @@ pub enum StateFolderError {
         /// Its owner's user id.
         owner: u32,
     },
+    /// The marks in it.
+    #[error(transparent)]
+    Marks(#[from] MarkFileError),
     /// Another process has it.
     #[error("{}: another Ravelin uses this state folder; stop it, or name another instance", .path.display())]
     InUse {
@@ -82,20 +95,23 @@ impl StateFolder {
             return Err(StateFolderError::Mode { path, mode });
         }
         match folder.try_lock() {
-            Ok(()) => Ok(Self {
-                path,
-                folder,
-                claimed: Mutex::default(),
-            }),
-            Err(TryLockError::WouldBlock) => Err(StateFolderError::InUse { path }),
-            Err(TryLockError::Error(error)) => Err(StateFolderError::Open { path, error }),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StateFolderError::InUse { path }),
+            Err(TryLockError::Error(error)) => return Err(StateFolderError::Open { path, error }),
         }
+        let folder = Folder { path, file: folder };
+        let marks = Marks::open(&folder)?;
+        Ok(Self {
+            folder,
+            claimed: Mutex::default(),
+            marks: Mutex::new(marks),
+        })
     }
 
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
     }
 
     /// Takes the right to give out a key's numbers; `false` if somebody in this process has it.
@@ -114,39 +130,61 @@ impl StateFolder {
             .remove(&key);
     }
 
-    /// The content of a file of at most `limit` bytes (more is cut off); `None` if there is no such file.
-    pub(crate) fn read(&self, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = match openat(&self.folder, name, flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(nix::errno::Errno::ENOENT) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let mut content = Vec::new();
-        file.take(limit).read_to_end(&mut content)?;
-        Ok(Some(content))
+    /// The highest number recorded for a key; `None` for a new one.
+    ///
+    /// # Errors
+    /// [`MarkFileError::Lost`].
+    pub(crate) fn highest(&self, kind: Kind, key: Fingerprint) -> Result<Option<u64>, MarkFileError> {
+        self.lock_marks().highest(&self.folder, kind, key)
     }
 
-    /// Replaces a file's content: after a crash at any moment it holds the old or the new content, and once this has
-    /// returned, the new one.
-    pub(crate) fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    /// Records marks, of each key one: all are durable when this returns, or after an error perhaps none.
+    ///
+    /// # Errors
+    /// [`MarkFileError::Write`].
+    pub(crate) fn record(&self, batch: &[Mark]) -> Result<(), MarkFileError> {
+        self.lock_marks().record(&self.folder, batch)
+    }
+
+    fn lock_marks(&self) -> MutexGuard<'_, Marks> {
+        // What a panic left undone was not acknowledged to anybody.
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Folder {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces a file by one that `fill` writes, open for reading and writing: after a crash at any moment the name
+    /// leads to the old file or to the new one, whole, and once this has returned, to the new one.
+    pub(crate) fn replace(&self, name: &str, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
         let fresh = format!("{name}.new");
-        let written = self.write_new(&fresh, content).and_then(|()| {
-            renameat(&self.folder, fresh.as_str(), &self.folder, name)?;
+        let written = self.write_new(&fresh, fill).and_then(|file| {
+            renameat(&self.file, fresh.as_str(), &self.file, name)?;
             // The rename itself is only durable with the folder.
-            self.folder.sync_all()
+            self.file.sync_all()?;
+            Ok(file)
         });
         if written.is_err() {
-            let _ = unlinkat(&self.folder, fresh.as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(&self.file, fresh.as_str(), UnlinkatFlags::NoRemoveDir);
         }
         written
     }
 
-    fn write_new(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut file = File::from(openat(&self.folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-        file.write_all(content)?;
-        file.sync_all()
+    fn write_new(&self, name: &str, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.file, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+        fill(&file)?;
+        file.sync_all()?;
+        Ok(file)
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ravelin_esp::{DropReason, InboundSa, OutboundSa, Packet, Provider};
-use ravelin_keying::{StateFolder, StaticConnection, StaticKeys, key_file};
+use ravelin_keying::{Holder, StateFolder, StaticConnection, StaticKeys, key_file};
 use ravelin_policy::{Algorithm, Policy};
 
 /// An IPv4 header of 28 bytes of UDP, 10.1.0.1 to 10.2.0.1, with the checksum scapy computes.
@@ -64,6 +64,14 @@ fn open(sa: &InboundSa, wire: &[u8]) -> Result<Vec<u8>, DropReason> {
     Ok(packet[0].bytes().to_vec())
 }
 
+fn outbound(sas: &StaticConnection) -> &OutboundSa {
+    sas.outbound().expect("not removed")
+}
+
+fn inbound(sas: &StaticConnection) -> &InboundSa {
+    sas.inbound().expect("not removed")
+}
+
 #[test]
 fn two_ends_understand_each_other_across_restarts() {
     for encapsulation in [
@@ -84,20 +92,20 @@ fn two_ends_understand_each_other_across_restarts() {
         for _ in 0..3 {
             let near = start(&policies[0], &states[0]);
             for _ in 0..3 {
-                let (sequence, wire) = seal(near.outbound());
+                let (sequence, wire) = seal(outbound(&near));
                 assert!(sequence > highest, "{sequence} after {highest}");
-                assert_eq!(&open(far.inbound(), &wire).expect("opened")[12..], &CLEAR[12..]);
-                assert_eq!(open(far.inbound(), &wire), Err(DropReason::ReplayDuplicate));
+                assert_eq!(&open(inbound(&far), &wire).expect("opened")[12..], &CLEAR[12..]);
+                assert_eq!(open(inbound(&far), &wire), Err(DropReason::ReplayDuplicate));
                 (highest, last) = (sequence, wire);
             }
             // The other direction has keys of its own.
-            let (_, back) = seal(far.outbound());
-            assert!(open(near.inbound(), &back).is_ok());
-            assert!(open(near.inbound(), &last).is_err());
+            let (_, back) = seal(outbound(&far));
+            assert!(open(inbound(&near), &back).is_ok());
+            assert!(open(inbound(&near), &last).is_err());
             // A restart of the receiver lets nothing in again.
             drop(far);
             far = start(&policies[1], &states[1]);
-            assert_eq!(open(far.inbound(), &last), Err(DropReason::ReplayDuplicate));
+            assert_eq!(open(inbound(&far), &last), Err(DropReason::ReplayDuplicate));
         }
     }
 }
@@ -112,10 +120,10 @@ fn outer_headers_are_as_the_policy_wants_them() {
         let state = folder.path().join(format!("s{side}"));
         start(&policy(folder.path(), side, options), &state)
     });
-    let (_, wire) = seal(near.outbound());
+    let (_, wire) = seal(outbound(&near));
     // The clear packet has DSCP 0 and no DF.
     assert_eq!((wire[1], wire[6], wire[8]), (46 << 2, 0x40, 9));
-    assert_eq!(open(far.inbound(), &wire).expect("opened")[1], 46 << 2);
+    assert_eq!(open(inbound(&far), &wire).expect("opened")[1], 46 << 2);
 }
 
 #[test]
@@ -160,24 +168,32 @@ fn printing_shows_no_key() {
 #[test]
 fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["a.key", "b.key"] {
-        key_file::create(&folder.path().join(name), Algorithm::AES_256_GCM).expect("made");
-    }
+    let fresh_keys = || {
+        for name in ["a.key", "b.key"] {
+            let _ = fs::remove_file(folder.path().join(name));
+            key_file::create(&folder.path().join(name), Algorithm::AES_256_GCM).expect("made");
+        }
+    };
+    fresh_keys();
     let state = Arc::new(StateFolder::open(&folder.path().join("state")).expect("a state folder"));
     let first = policy(folder.path(), 0, "");
     let keys = StaticKeys::read(&first).expect("two keys");
-    let running = keys
+    let mut running = keys
         .start(&first, &state, Provider::preferred())
         .expect("started");
-    let kept = |policy: &Policy| {
+    let kept = |policy: &Policy, running: &[StaticConnection], old: Option<u64>| {
         let mut keys = StaticKeys::read(policy).expect("two keys");
-        keys.keep(policy, &running)
+        let holders = running.iter().map(|sas| match old {
+            None => Holder::Current(sas),
+            Some(seconds) => Holder::Old(sas, Duration::from_secs(seconds)),
+        });
+        keys.keep(policy, holders)
             .map(|()| keys)
             .map_err(|errors| errors.to_string())
     };
     for same in ["", "path-mtu = 1400"] {
         let policy = policy(folder.path(), 0, same);
-        let keys = kept(&policy).expect("nothing to start");
+        let keys = kept(&policy, &running, None).expect("nothing to start");
         assert_eq!(keys.count(), 0);
         assert!(
             keys.start(&policy, &state, Provider::preferred())
@@ -187,21 +203,88 @@ fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
     }
 
     assert!(
-        kept(&policy(folder.path(), 0, "hop-limit = 63")).is_err(),
+        kept(&policy(folder.path(), 0, "hop-limit = 63"), &running, None).is_err(),
         "headers are made once for an SA"
     );
     let other = policy(folder.path(), 0, "encapsulation = \"udp\"");
-    let errors = kept(&other).expect_err("the old keys");
-    assert!(errors.contains("a.key") && errors.contains("b.key"), "{errors}");
-    assert!(errors.contains("Its other parameters have changed"), "{errors}");
-    assert!(errors.contains("inbound SPI 0x00002001"), "{errors}");
+    let errors = kept(&other, &running, None).expect_err("the old keys");
+    for word in [
+        "static.outbound.key-file",
+        "a.key",
+        "static.inbound.key-file",
+        "b.key",
+        "the running connection `c`",
+        "Its other parameters have changed",
+        "static.inbound.spi 0x00002001",
+        "256 to 4294967295",
+    ] {
+        assert!(errors.contains(word), "`{word}` is missing in: {errors}");
+    }
+    // After a rekey the same keys and SPI are an old SA's for a while.
+    let errors = kept(&first, &running, Some(7)).expect_err("an old SA's keys");
+    assert_eq!(errors.lines().count(), 3, "{errors}");
+    assert_eq!(
+        errors.matches("an old SA of connection `c`").count(),
+        3,
+        "{errors}"
+    );
+    assert!(errors.contains("another 8 s"), "{errors}");
 
     // New keys, but the old SPIs.
-    for name in ["a.key", "b.key"] {
-        fs::remove_file(folder.path().join(name)).expect("removed");
-        key_file::create(&folder.path().join(name), Algorithm::AES_256_GCM).expect("made");
-    }
-    let errors = kept(&first).expect_err("the old SPIs");
+    fresh_keys();
+    let errors = kept(&first, &running, None).expect_err("the old SPIs");
     assert_eq!(errors.lines().count(), 1, "{errors}");
-    assert!(errors.contains("inbound SPI 0x00002001"), "{errors}");
+    assert!(errors.contains("static.inbound.spi 0x00002001"), "{errors}");
+    // Once the inbound SA is gone its SPI is free, and with either SA gone the keys are still not.
+    running[0].remove_inbound();
+    running[0].remove_outbound();
+    assert_eq!(kept(&first, &running, None).expect("another key").count(), 1);
+}
+
+/// One write to disk makes any number of SAs ready, and each has its own mark.
+#[test]
+fn many_connections_start_together() {
+    const COUNT: usize = 700;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut text = String::from(
+        "[filter-lists.f]\nfilters = [{ source = \"any\", destination = \"10.2.0.0/16\" }]\n\
+         [[rules]]\nname = \"r\"\nfilter-list = \"f\"\naction = \"protect\"\nconnection = \"c0\"\n",
+    );
+    for number in 0..COUNT {
+        for (name, fill) in [("a", 0), ("b", COUNT)] {
+            let file = folder.path().join(format!("{name}{number}.key"));
+            fs::write(&file, format!("{:072x}", number + fill + 1)).expect("written");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("mode set");
+        }
+        text.push_str(&format!(
+            "[connections.c{number}]\nmode = \"tunnel\"\nlocal = \"192.0.2.1\"\nremote = \"198.18.{}.{}\"\n\
+             [connections.c{number}.static]\nalgorithm = \"aes-256-gcm\"\n\
+             outbound = {{ spi = {}, key-file = \"a{number}.key\" }}\ninbound = {{ spi = {}, key-file = \"b{number}.key\" }}\n",
+            number >> 8,
+            number & 255,
+            number + 0x1000,
+            number + 0x10000
+        ));
+    }
+    let name = folder.path().join("policy.toml").display().to_string();
+    let policy = Policy::parse(&text, &name)
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .0;
+    let state = folder.path().join("state");
+    let mut used = vec![0; COUNT];
+    for _ in 0..2 {
+        let state = Arc::new(StateFolder::open(&state).expect("a state folder"));
+        let keys = StaticKeys::read(&policy).expect("keys");
+        let mut started = keys
+            .start(&policy, &state, Provider::preferred())
+            .expect("started");
+        for (number, sas) in started.iter().enumerate() {
+            for _ in 0..number % 3 {
+                let (sequence, _) = seal(outbound(sas));
+                assert!(sequence > used[number], "{number}");
+                used[number] = sequence;
+            }
+        }
+        StaticConnection::extend(&state, &mut started).expect("recorded");
+    }
 }
