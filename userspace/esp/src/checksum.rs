@@ -29,14 +29,20 @@ impl Sum {
         Self(self.0 + u64::from(word))
     }
 
-    /// The one's complement of the folded sum: the value of the checksum field.
+    /// The sum in one word.
     #[must_use]
-    pub fn checksum(self) -> u16 {
+    pub fn fold(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        !(sum as u16)
+        sum as u16
+    }
+
+    /// The one's complement of the folded sum: the value of the checksum field.
+    #[must_use]
+    pub fn checksum(self) -> u16 {
+        !self.fold()
     }
 }
 

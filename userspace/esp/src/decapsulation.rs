@@ -7,6 +7,7 @@ use crate::ip::{
     self, Family, IpHeader, PROTOCOL_FRAGMENT, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_NO_NEXT_HEADER,
 };
 use crate::layout::Layout;
+use crate::nat::ChecksumFixUp;
 use crate::trailer::Trailer;
 use crate::{NoRoom, Packet, ecn};
 
@@ -45,11 +46,12 @@ pub(crate) fn tunnel(
     Ok(())
 }
 
-/// Puts the packet of transport mode together again: its IP headers, then the payload.
+/// Puts the packet of transport mode together again: its IP headers, then the payload, whose checksum `fix_up` corrects.
 pub(crate) fn transport(
     packet: &mut Packet<'_>,
     located: &Located,
     layout: Layout,
+    fix_up: Option<&ChecksumFixUp>,
 ) -> Result<(), DropReason> {
     let payload_at = located.esp_at + layout.header_len();
     let trailer = trailer(packet, payload_at, layout)?;
@@ -74,7 +76,7 @@ pub(crate) fn transport(
         trailer.next_header,
         len,
     );
-    Ok(())
+    fix_up.map_or(Ok(()), |fix_up| fix_up.apply(packet.bytes_mut()))
 }
 
 /// The trailer of the packet whose plaintext begins at `payload_at`.

@@ -13,6 +13,7 @@ use crate::counters::{Counters, Counts, age};
 use crate::decapsulation;
 use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
+use crate::nat::ChecksumFixUp;
 use crate::nonce::{self, Salt};
 use crate::outer_options::{DSCP_MASK, InnerDscp};
 use crate::{Encapsulation, Mode, Packet, ReplayWindow, SaError, SaParameters, SequenceCounter};
@@ -36,6 +37,8 @@ pub struct InboundSa {
     layout: Layout,
     /// Bits of the outer traffic class that decapsulated packets get.
     dscp_copied: u8,
+    /// In transport mode behind a NAT.
+    fix_up: Option<ChecksumFixUp>,
     since: Instant,
     running: Running,
 }
@@ -92,6 +95,7 @@ impl InboundSa {
             encapsulation,
             replay_window,
             outer,
+            nat_original,
             ..
         } = parameters;
         let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
@@ -116,6 +120,7 @@ impl InboundSa {
                 InnerDscp::Keep => 0,
                 InnerDscp::Copy => DSCP_MASK,
             },
+            fix_up: nat_original.map(ChecksumFixUp::new),
         })
     }
 
@@ -201,7 +206,9 @@ impl InboundSa {
                         let dscp_copied = self.dscp_copied;
                         decapsulation::tunnel(packet, &located, layout, dscp_copied, &mut unexpected_ecn)?;
                     }
-                    Mode::Transport => decapsulation::transport(packet, &located, layout)?,
+                    Mode::Transport => {
+                        decapsulation::transport(packet, &located, layout, self.fix_up.as_ref())?;
+                    }
                 }
                 Ok(Opened {
                     sequence: located.sequence,

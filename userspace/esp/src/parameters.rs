@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ravelin_gcm::{Aead, Algorithm, KeyError, KeyMaterial, Provider, Secret};
 
+use crate::nat::NatOriginal;
 use crate::nonce::Salt;
 use crate::outer_options::{Dscp, OuterOptions};
 
@@ -74,6 +75,9 @@ pub struct SaParameters {
     pub udp_zero_checksum: bool,
     /// Tunnel mode: what outer headers take from inner ones, and the other way round. Not used in transport mode.
     pub outer: OuterOptions,
+    /// Inbound, transport mode: the addresses that packets had before a NAT changed them; checksums over them are then made
+    /// right again (RFC 3948 section 3.1.2).
+    pub nat_original: Option<NatOriginal>,
 }
 
 impl SaParameters {
@@ -92,6 +96,7 @@ impl SaParameters {
             path_mtu: None,
             udp_zero_checksum: false,
             outer: OuterOptions::default(),
+            nat_original: None,
         }
     }
 
@@ -146,6 +151,17 @@ impl SaParameters {
                 if port == 0 {
                     return Err(SaError::UdpPort { field });
                 }
+            }
+        }
+        if let Some(NatOriginal { source, destination }) = self.nat_original {
+            if self.mode != Mode::Transport {
+                return Err(SaError::NatOriginalInTunnel);
+            }
+            if source.is_ipv4() != destination.is_ipv4() {
+                return Err(SaError::NatOriginalFamilies {
+                    original_source: source,
+                    original_destination: destination,
+                });
             }
         }
         if let Dscp::Set(dscp) = self.outer.dscp
@@ -269,6 +285,19 @@ pub enum SaError {
         /// `source` or `destination`.
         field: &'static str,
     },
+    /// Original addresses for a tunnel.
+    #[error("original addresses are for transport mode; what a tunnel carries no NAT has changed")]
+    NatOriginalInTunnel,
+    /// Original addresses of both families.
+    #[error(
+        "original addresses {original_source} and {original_destination} are of different families; use two of one"
+    )]
+    NatOriginalFamilies {
+        /// The source given.
+        original_source: IpAddr,
+        /// The destination given.
+        original_destination: IpAddr,
+    },
     /// A DSCP of more than six bits.
     #[error("DSCP {dscp}; use 0 to 63, without the two bits of ECN (RFC 2474 section 3)")]
     Dscp {
@@ -303,7 +332,7 @@ pub enum SaError {
 mod tests {
     use ravelin_gcm::{AesKey, IcvLen};
 
-    use super::{Algorithm, Dscp, Encapsulation, Mode, SaError, SaParameters, Secret};
+    use super::{Algorithm, Dscp, Encapsulation, Mode, NatOriginal, SaError, SaParameters, Secret};
 
     fn parameters() -> SaParameters {
         let mode = Mode::Tunnel {
@@ -373,6 +402,19 @@ mod tests {
         };
         assert!(refused(over_ipv6).contains("1280 to 65535"));
         assert!(refused(|p| p.outer.dscp = Dscp::Set(64)).contains("DSCP 64; use 0 to 63"));
+        let original = |source: &str, destination: &str| {
+            Some(NatOriginal {
+                source: source.parse().unwrap(),
+                destination: destination.parse().unwrap(),
+            })
+        };
+        assert!(
+            refused(|p| p.nat_original = original("10.0.0.1", "10.0.0.2")).contains("are for transport mode")
+        );
+        let mixed = |p: &mut SaParameters| {
+            (p.mode, p.nat_original) = (Mode::Transport, original("10.0.0.1", "fd00::2"));
+        };
+        assert!(refused(mixed).contains("of different families"));
         assert!(refused(|p| p.outer.hop_limit = 0).contains("outer hop limit 0; use 1 to 255"));
     }
 

@@ -1,66 +1,15 @@
 //! Headers around ESP against scapy: what outer headers take from inner ones, and the other way round.
 //!
 //! Needs python3 with scapy and cryptography (Debian: `python3-scapy`, `python3-cryptography`), and fails without.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
-use std::time::Instant;
-
-use ravelin_esp::{
-    DontFragment, DropReason, Dscp, EcnMode, FlowLabel, InboundSa, InnerDscp, OutboundSa, OuterOptions,
-    Provider, SaParameters,
-};
-use serde_json::{Value, json};
-use support::python::{Python, bytes, hex};
-use support::{Case, open_one, seal_one};
-
-fn start() -> Python {
-    Python::start("headers_peer.py")
-}
-
-/// The packet of one of scapy's expressions.
-fn build(scapy: &mut Python, expression: &str) -> Vec<u8> {
-    bytes(&scapy.ask(&json!({ "operation": "build", "expression": expression }))["packet"])
-}
-
-fn fields(scapy: &mut Python, packet: &[u8]) -> Value {
-    scapy.ask(&json!({ "operation": "fields", "packet": hex(packet) }))
-}
-
-/// Has scapy `seal` or `open` a packet with the keys of a case; `headers` are those of scapy's SA.
-fn transform(scapy: &mut Python, operation: &str, case: Case, headers: &Value, packet: &[u8]) -> Vec<u8> {
-    let mut request = headers.clone();
-    request["operation"] = json!(operation);
-    request["spi"] = json!(support::SPI);
-    request["key"] = json!(hex(&case.key_material()));
-    request["packet"] = json!(hex(packet));
-    bytes(&scapy.ask(&request)["packet"])
-}
-
-fn case(tunnel: bool, outer_v6: bool) -> Case {
-    Case {
-        tunnel,
-        outer_v6,
-        udp: false,
-        extended: false,
-        ..Case::all()[0]
-    }
-}
-
-fn outbound(case: Case, change: impl FnOnce(&mut SaParameters)) -> OutboundSa {
-    let mut parameters = case.parameters(true);
-    change(&mut parameters);
-    let sa = OutboundSa::new(parameters, Provider::preferred(), 0, Instant::now()).unwrap();
-    sa.sequence().raise_ceiling(u64::MAX);
-    sa
-}
-
-fn inbound(case: Case, change: impl FnOnce(&mut SaParameters)) -> InboundSa {
-    let mut parameters = case.parameters(false);
-    change(&mut parameters);
-    InboundSa::new(parameters, Provider::preferred(), 0, Instant::now()).unwrap()
-}
+use ravelin_esp::{DontFragment, DropReason, Dscp, EcnMode, FlowLabel, InnerDscp, OuterOptions};
+use serde_json::json;
+use support::headers::{HeadersPeer, inbound, outbound, plain_case};
+use support::python::hex;
+use support::{open_one, seal_one};
 
 /// Every combination of options of the outer header, with inner packets of each kind.
 fn each_choice(mut check: impl FnMut(OuterOptions)) {
@@ -85,7 +34,7 @@ fn each_choice(mut check: impl FnMut(OuterOptions)) {
 /// RFC 4301 section 5.1.2, RFC 6040 section 4.1, RFC 6864 section 4.
 #[test]
 fn scapy_sees_the_outer_header_that_was_asked_for() {
-    let mut scapy = start();
+    let mut scapy = HeadersPeer::start();
     let payload = "UDP(sport=1, dport=2)/Raw(b'x' * 24)";
     // Of each inner packet: its class, whether it may not be fragmented, its flow label.
     let inner: Vec<(Vec<u8>, u64, bool, Option<u64>)> = [
@@ -121,18 +70,18 @@ fn scapy_sees_the_outer_header_that_was_asked_for() {
         ),
     ]
     .into_iter()
-    .map(|(expression, class, df, label)| (build(&mut scapy, &expression), class, df, label))
+    .map(|(expression, class, df, label)| (scapy.build(&expression), class, df, label))
     .collect();
     each_choice(|options| {
         for outer_v6 in [false, true] {
-            let case = case(true, outer_v6);
+            let case = plain_case(true, outer_v6);
             let sa = outbound(case, |parameters| parameters.outer = options);
             let peer = case.inbound();
             let mut derived = None;
             for (clear, class, inner_df, inner_label) in &inner {
                 let context = format!("{options:?} around {}", hex(clear));
                 let (wire, _) = seal_one(&sa, clear).unwrap();
-                let seen = fields(&mut scapy, &wire);
+                let seen = scapy.fields(&wire);
                 let dscp = match options.dscp {
                     Dscp::Copy => class / 4,
                     Dscp::Set(dscp) => dscp.into(),
@@ -176,11 +125,11 @@ fn scapy_sees_the_outer_header_that_was_asked_for() {
 /// in both.
 #[test]
 fn what_scapy_tunnels_leaves_with_the_right_traffic_class() {
-    let mut scapy = start();
+    let mut scapy = HeadersPeer::start();
     for outer_v6 in [false, true] {
         for inner_v6 in [false, true] {
             for inner_dscp in [InnerDscp::Keep, InnerDscp::Copy] {
-                let case = case(true, outer_v6);
+                let case = plain_case(true, outer_v6);
                 let mut unexpected = 0;
                 let mut seen_unexpected = 0;
                 for (outer_ecn, inner_ecn) in (0..16).map(|pair| (pair / 4, pair % 4)) {
@@ -196,17 +145,11 @@ fn what_scapy_tunnels_leaves_with_the_right_traffic_class() {
                     } else {
                         ["10.0.0.1", "10.0.0.2"]
                     };
-                    let clear = build(
-                        &mut scapy,
-                        &format!("{}/UDP()/Raw(b'x')", header(inner_v6, ends[0], ends[1], inner)),
-                    );
-                    let wire = transform(
-                        &mut scapy,
-                        "seal",
-                        case,
-                        &json!({ "tunnel_header": tunnel }),
-                        &clear,
-                    );
+                    let clear = scapy.build(&format!(
+                        "{}/UDP()/Raw(b'x')",
+                        header(inner_v6, ends[0], ends[1], inner)
+                    ));
+                    let wire = scapy.seal(case, &json!({ "tunnel_header": tunnel }), &clear);
                     // scapy 2.5 gives a tunnel over IPv6 the inner class; what routers do on the way is done here.
                     let wire = with_class(wire, outer);
                     let sa = inbound(case, |parameters| parameters.outer.inner_dscp = inner_dscp);
@@ -230,9 +173,9 @@ fn what_scapy_tunnels_leaves_with_the_right_traffic_class() {
                     };
                     let opened = opened.unwrap().0;
                     let context = format!("{outer:08b} around {inner:08b}, {inner_dscp:?}");
-                    assert_eq!(fields(&mut scapy, &opened)["class"], dscp * 4 + ecn, "{context}");
+                    assert_eq!(scapy.fields(&opened)["class"], dscp * 4 + ecn, "{context}");
                     if !inner_v6 {
-                        assert_eq!(fields(&mut scapy, &opened)["valid"], true, "{context}");
+                        assert_eq!(scapy.fields(&opened)["valid"], true, "{context}");
                     }
                 }
                 assert_eq!((unexpected, seen_unexpected), (5, 5));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ravelin_esp::{InboundSa, OutboundSa, Provider, SaParameters, Secret};
+use ravelin_esp::{InboundSa, NatOriginal, OutboundSa, Provider, SaParameters, Secret};
 use ravelin_policy::{self as policy, Connection, StaticSa};
 
 use crate::fingerprint::Fingerprint;
@@ -245,6 +245,10 @@ fn inbound_parameters(connection: &Connection, keymat: Secret) -> SaParameters {
     };
     SaParameters {
         encapsulation,
+        nat_original: connection.original.map(|ends| NatOriginal {
+            source: ends.remote,
+            destination: ends.local,
+        }),
         ..parameters(connection, &connection.keys.inbound, keymat)
     }
 }

@@ -213,6 +213,7 @@ fn needs_same_sas(a: &Connection, b: &Connection) -> bool {
                 connection.remote,
                 connection.encapsulation,
                 connection.outer_header,
+                connection.original,
             ),
             (keys.algorithm, keys.esn, keys.replay_window),
             (keys.outbound.spi, keys.inbound.spi),

@@ -126,6 +126,54 @@ fn outer_headers_are_as_the_policy_wants_them() {
     assert_eq!(open(inbound(&far), &wire).expect("opened")[1], 46 << 2);
 }
 
+/// The peer is 10.1.0.1 and sends to 10.2.0.1; NATs make 192.0.2.1 and 192.0.2.2 of them, which a UDP checksum must follow.
+#[test]
+fn original_addresses_reach_the_sa_that_opens() {
+    let folder = tempfile::tempdir().expect("a folder");
+    key_file::create(&folder.path().join("a.key"), Algorithm::AES_256_GCM).expect("made");
+    key_file::create(&folder.path().join("b.key"), Algorithm::AES_256_GCM).expect("made");
+    let transport = |side: usize, keys: &str| {
+        let ends = ["192.0.2.1", "192.0.2.2"];
+        let (spis, files) = ([0x1001, 0x2001], ["a.key", "b.key"]);
+        let text = format!(
+            "[filter-lists.f]\nfilters = [{{ source = \"{0}\", destination = \"{1}\" }}]\n\
+             [[rules]]\nname = \"r\"\nfilter-list = \"f\"\naction = \"protect\"\nconnection = \"c\"\n\
+             [connections.c]\nmode = \"transport\"\nlocal = \"{0}\"\nremote = \"{1}\"\n{keys}\n\
+             [connections.c.static]\nalgorithm = \"aes-256-gcm\"\n\
+             outbound = {{ spi = {2}, key-file = \"{4}\" }}\ninbound = {{ spi = {3}, key-file = \"{5}\" }}\n",
+            ends[side],
+            ends[1 - side],
+            spis[side],
+            spis[1 - side],
+            files[side],
+            files[1 - side]
+        );
+        let name = folder.path().join("policy.toml").display().to_string();
+        let (policy, _) = Policy::parse(&text, &name).unwrap_or_else(|errors| panic!("{errors}"));
+        start(&policy, &folder.path().join(format!("s{side}")))
+    };
+    let near = transport(0, "");
+    let far = transport(1, "original-remote = \"10.1.0.1\"\noriginal-local = \"10.2.0.1\"");
+    // A UDP checksum of 0x1234, right or wrong.
+    let mut clear = CLEAR;
+    clear[26..].copy_from_slice(&[0x12, 0x34]);
+    let mut buffer = vec![0; 256];
+    buffer[100..128].copy_from_slice(&clear);
+    let mut packet = [Packet::new(&mut buffer, 100..128).expect("inside")];
+    let mut outcome = [Err(DropReason::SaMissing)];
+    outbound(&near).seal_batch(&mut packet, &mut outcome, Instant::now());
+    assert!(outcome[0].is_ok());
+    let mut wire = packet[0].bytes().to_vec();
+    wire[12..20].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
+    let opened = open(inbound(&far), &wire).expect("opened");
+    let expected = {
+        // ~(~0x1234 + ~(0x0a01 + 0x0001 + 0x0a02 + 0x0001) + 0xc000 + 0x0201 + 0xc000 + 0x0202), by hand.
+        let sum = 0xedcb_u32 + u32::from(!0x1405_u16) + 0xc000 + 0x0201 + 0xc000 + 0x0202;
+        !((sum & 0xffff) + (sum >> 16)) as u16
+    };
+    assert_eq!(opened[26..28], expected.to_be_bytes());
+}
+
 #[test]
 fn one_key_in_two_files_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -16,6 +16,7 @@ use crate::schema::{Key, Kind, Literal, TableSpec};
 pub const UDP_ENCAPSULATION_PORT: u16 = 4500;
 
 const UDP: Literal = Literal::Word("udp");
+const TRANSPORT: Literal = Literal::Word("transport");
 
 pub(crate) static CONNECTION: TableSpec = TableSpec {
     what: "a connection",
@@ -57,6 +58,18 @@ pub(crate) static CONNECTION: TableSpec = TableSpec {
             Kind::Integer(0, 65_535),
             "Largest packet on the wire in bytes, 576 or more, 1280 or more over IPv6; the outer device's MTU",
         ),
+        Key::optional(
+            "original-local",
+            Kind::Address,
+            "The address that the peer sends to, if a NAT makes `local` of it",
+        )
+        .only_with("mode", TRANSPORT),
+        Key::optional(
+            "original-remote",
+            Kind::Address,
+            "The peer's own address, if a NAT makes `remote` of it",
+        )
+        .only_with("mode", TRANSPORT),
         outer_header::DF,
         outer_header::DSCP,
         outer_header::INNER_DSCP,
@@ -133,12 +146,23 @@ pub struct Connection {
     pub encapsulation: Encapsulation,
     /// Largest outer IP packet in bytes; `None` takes the outer device's MTU.
     pub path_mtu: Option<u16>,
+    /// The ends as the peer's packets have them before a NAT changes them; `None` without a NAT, and in tunnel mode.
+    pub original: Option<Ends>,
     /// How outer headers relate to inner ones.
     pub outer_header: OuterHeader,
     /// Its keys.
     pub keys: StaticKeys,
     /// Where it is defined.
     pub position: Position,
+}
+
+/// Two ends, of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ends {
+    /// This end.
+    pub local: IpAddr,
+    /// The other end.
+    pub remote: IpAddr,
 }
 
 /// ESP mode.
@@ -220,16 +244,23 @@ impl Connection {
         let table = node.table(report, &CONNECTION)?;
         let modes = [("tunnel", Mode::Tunnel), ("transport", Mode::Transport)];
         let mode = table.choice(report, "mode", &modes);
-        let local = read_endpoint(report, &table, "local");
-        let remote = read_endpoint(report, &table, "remote");
+        let local = read_required_endpoint(report, &table, "local");
+        let remote = read_required_endpoint(report, &table, "remote");
         let encapsulation = read_encapsulation(report, &table);
         let path_mtu = table.integer(report, "path-mtu");
+        let original = ["original-local", "original-remote"].map(|key| {
+            let read = |node| read_endpoint(report, node, key).map(Some);
+            table.or_default(key, None, read)
+        });
         let outer_header = OuterHeader::read(report, &table);
         let keys = table
             .required(report, "static")
             .and_then(|node| StaticKeys::read(report, node, folder));
         if let (Some(local), Some(remote)) = (local, remote) {
             check_endpoints(report, &table, local, remote);
+            for (key, address) in [("original-local", original[0]), ("original-remote", original[1])] {
+                check_original(report, &table, key, address.flatten(), Family::of(local));
+            }
             if mode == Some(Mode::Tunnel) {
                 OuterHeader::check_family(report, &table, local.is_ipv4());
             }
@@ -237,11 +268,18 @@ impl Connection {
                 check_path_mtu(report, &table, Family::of(local), path_mtu);
             }
         }
+        let (local, remote, [original_local, original_remote]) = (local?, remote?, original);
+        let (original_local, original_remote) = (original_local?, original_remote?);
+        let original = (original_local.is_some() || original_remote.is_some()).then_some(Ends {
+            local: original_local.unwrap_or(local),
+            remote: original_remote.unwrap_or(remote),
+        });
         Some(Self {
             name,
             mode: mode?,
-            local: local?,
-            remote: remote?,
+            local,
+            remote,
+            original,
             encapsulation: encapsulation?,
             path_mtu: path_mtu?,
             outer_header: outer_header?,
@@ -362,8 +400,12 @@ fn bad_key_path(text: &str) -> Option<&'static str> {
     None
 }
 
-fn read_endpoint(report: &mut Report<'_>, table: &Table<'_>, key: &str) -> Option<IpAddr> {
+fn read_required_endpoint(report: &mut Report<'_>, table: &Table<'_>, key: &str) -> Option<IpAddr> {
     let node = table.required(report, key)?;
+    read_endpoint(report, node, key)
+}
+
+fn read_endpoint(report: &mut Report<'_>, node: Node<'_>, key: &str) -> Option<IpAddr> {
     let text = node.string(report)?;
     let Ok(address) = text.parse::<IpAddr>() else {
         report.error(
@@ -410,6 +452,28 @@ fn check_endpoints(report: &mut Report<'_>, table: &Table<'_>, local: IpAddr, re
                 "local is {} and remote {}; both must be of one family",
                 Family::of(local),
                 Family::of(remote)
+            ),
+        );
+    }
+}
+
+/// A NAT between the families would change the payload too.
+fn check_original(
+    report: &mut Report<'_>,
+    table: &Table<'_>,
+    key: &str,
+    address: Option<IpAddr>,
+    family: Family,
+) {
+    if let Some(address) = address
+        && Family::of(address) != family
+        && let Some(node) = table.optional(key)
+    {
+        report.error(
+            &node.span(),
+            format!(
+                "{key} {address} is {}, but the ends are {family}; they are of one family",
+                Family::of(address)
             ),
         );
     }

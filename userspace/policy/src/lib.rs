@@ -48,7 +48,9 @@ mod surroundings;
 mod template;
 
 pub use address::{Address, Family};
-pub use connection::{Connection, Encapsulation, Mode, Spi, StaticKeys, StaticSa, UDP_ENCAPSULATION_PORT};
+pub use connection::{
+    Connection, Encapsulation, Ends, Mode, Spi, StaticKeys, StaticSa, UDP_ENCAPSULATION_PORT,
+};
 pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
 pub use document::MAX_RULES;
 pub use filter::{Filter, FilterList, Selector};

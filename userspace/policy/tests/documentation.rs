@@ -104,6 +104,8 @@ fn every_key_is_explained_and_shown() {
         "local-port",
         "remote-port",
         "path-mtu",
+        "original-local",
+        "original-remote",
         "df",
         "dscp",
         "inner-dscp",

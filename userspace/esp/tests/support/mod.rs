@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod headers;
 pub(crate) mod python;
 
 use std::net::IpAddr;
