@@ -71,6 +71,9 @@ drop_reasons! {
     SpiUnknown = "spi_unknown", "ESP to one of our tunnel endpoints with an SPI of no SA.";
     SpiWrongEndpoint = "spi_wrong_endpoint", "The SPI is known but the packet's addresses or encapsulation are not the SA's.";
     EspTruncated = "esp_truncated", "Too short for an ESP header, IV, trailer and ICV.";
+    AhTruncated = "ah_truncated", "The packet ends inside its authentication header.";
+    AhLength = "ah_length", "The authentication header's length field is not that of the SA's algorithm (RFC 4302 section 2.2).";
+    AhHeaders = "ah_headers", "More than 512 bytes of IP headers in front of the authentication header.";
     EspFragment = "esp_fragment", "A fragment of an ESP packet; reassembly is not supported.";
     EspMisaligned = "esp_misaligned", "The ciphertext is not a multiple of four bytes, or of the cipher's block (RFC 4303 section 2.4).";
     SequenceZero = "sequence_zero", "Sequence number 0 with anti-replay enabled.";

@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | vm | bench | fuzz`.
+//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | vm | bench | conformance | fuzz`.
 //!
 //! One file per task. Each task does first whatever it needs of the earlier ones, so in a fresh clone
 //! `cargo xtask demo` is enough. Nothing here is part of Ravelin itself.
@@ -6,6 +6,7 @@
 
 mod bench;
 mod build_ebpf;
+mod conformance;
 mod demo;
 mod fuzz;
 mod interrupt;
@@ -46,6 +47,7 @@ enum Task {
     Test(test::Args),
     Vm(vm::Args),
     Bench(bench::Args),
+    Conformance(conformance::Args),
     Fuzz(fuzz::Args),
 }
 
@@ -69,6 +71,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => test::run(&workspace, &args)?,
         Task::Vm(args) => vm::run(&workspace, &args)?,
         Task::Bench(args) => bench::run(&workspace, &args).map(|()| true)?,
+        Task::Conformance(args) => conformance::run(&workspace, &args)?,
         Task::Fuzz(args) => fuzz::run(&workspace, &args).map(|()| true)?,
     };
     Ok(if good {

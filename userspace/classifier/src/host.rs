@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use ravelin_policy::{Connection, Encapsulation, Policy};
+use ravelin_policy::{Connection, Encapsulation, IpsecProtocol, Policy};
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation as Carrier, FRAGMENT_SLOTS, Flow, FragmentKey, FragmentRecord, Header,
     InboundEndpoint, Judgement, Outcome, Reader, SliceReader, Tables, Verdict, decide_egress, decide_inner,
@@ -136,6 +136,7 @@ impl Tables for Host {
 /// What a driver checks about ESP of the connection's inbound SA; `slot` is the connection's index.
 fn inbound_endpoint(connection: &Connection, slot: u32) -> InboundEndpoint {
     let (encapsulation, local_port, remote_port) = match connection.encapsulation {
+        Encapsulation::None if connection.protocol == IpsecProtocol::Ah => (Carrier::Ah, 0, 0),
         Encapsulation::None => (Carrier::None, 0, 0),
         Encapsulation::Udp {
             local_port,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ravelin_esp::{InboundSa, OutboundSa};
-use ravelin_policy::{self as policy, Encapsulation};
+use ravelin_policy::{self as policy, Encapsulation, IpsecProtocol};
 use ravelin_xdp_common::{Address, InboundEndpoint};
 
 use crate::address::to_address;
@@ -56,6 +56,9 @@ impl Connection {
     /// What the driver checks about a connection's inbound packets.
     pub(crate) fn inbound_endpoint(connection: &policy::Connection, slot: u32) -> InboundEndpoint {
         let (encapsulation, local_port, remote_port) = match connection.encapsulation {
+            Encapsulation::None if connection.protocol == IpsecProtocol::Ah => {
+                (ravelin_xdp_common::Encapsulation::Ah, 0, 0)
+            }
             Encapsulation::None => (ravelin_xdp_common::Encapsulation::None, 0, 0),
             Encapsulation::Udp {
                 local_port,

@@ -9,14 +9,15 @@ use arrayvec::ArrayVec;
 use ravelin_gcm::{Aead, OpenJob, Provider};
 use ravelin_xdp_common::DropReason;
 
+use crate::ah::{self, Ah};
 use crate::counters::{Counters, Counts, age};
-use crate::decapsulation;
-use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
+use crate::decapsulation::{self, Payload};
+use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_AH, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
 use crate::nat::ChecksumFixUp;
 use crate::nonce::{self, Salt};
 use crate::outer_options::{DSCP_MASK, InnerDscp};
-use crate::{Encapsulation, Mode, Packet, ReplayWindow, SaError, SaParameters, SequenceCounter};
+use crate::{Encapsulation, Mode, Packet, Protocol, ReplayWindow, SaError, SaParameters, SequenceCounter};
 
 /// A packet that was authentic, fresh and well-formed. Policy has still to accept what it holds (RFC 4301 section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct InboundSa {
     aead: Box<dyn Aead>,
     salt: Salt,
     layout: Layout,
+    /// `None` for ESP. Then `layout` is not used.
+    ah: Option<Ah>,
     /// Bits of the outer traffic class that decapsulated packets get.
     dscp_copied: u8,
     /// In transport mode behind a NAT.
@@ -99,6 +102,7 @@ impl InboundSa {
             ..
         } = parameters;
         let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
+        let ah = (parameters.protocol == Protocol::Ah).then(|| Ah::new(parameters.algorithm));
         let (aead, salt) = parameters.into_key(provider)?;
         let window = (replay_window != 0)
             .then(|| Mutex::new(ReplayWindow::new(replay_window, extended, highest_seen)));
@@ -110,6 +114,7 @@ impl InboundSa {
             aead,
             salt,
             layout,
+            ah,
             since: now,
             running: Running {
                 counters: Counters::default(),
@@ -200,14 +205,20 @@ impl InboundSa {
         let mut unexpected_ecn = 0;
         for ((packet, state), outcome) in packets.iter_mut().zip(&states).zip(&mut *outcomes) {
             *outcome = state.and_then(|located| {
-                let layout = self.layout;
+                let payload = match self.ah {
+                    None => Payload::of_esp(packet, located.esp_at, self.layout)?,
+                    Some(ah) => {
+                        let len = ah.received_len(packet.bytes(), located.esp_at, located.header.family)?;
+                        Payload::of_ah(packet, located.esp_at, len)?
+                    }
+                };
                 match self.mode {
                     Mode::Tunnel { .. } => {
                         let dscp_copied = self.dscp_copied;
-                        decapsulation::tunnel(packet, &located, layout, dscp_copied, &mut unexpected_ecn)?;
+                        decapsulation::tunnel(packet, &located, payload, dscp_copied, &mut unexpected_ecn)?;
                     }
                     Mode::Transport => {
-                        decapsulation::transport(packet, &located, layout, self.fix_up.as_ref())?;
+                        decapsulation::transport(packet, &located, payload, self.fix_up.as_ref())?;
                     }
                 }
                 Ok(Opened {
@@ -241,14 +252,22 @@ impl InboundSa {
         }
         let ip_len = chain.upper.offset;
         let esp_at = match (self.encapsulation, chain.upper.next_header) {
-            (Encapsulation::None, PROTOCOL_ESP) => ip_len,
+            (Encapsulation::None, PROTOCOL_ESP) if self.ah.is_none() => ip_len,
+            (Encapsulation::None, PROTOCOL_AH) if self.ah.is_some() => ip_len,
             (Encapsulation::Udp { destination_port, .. }, PROTOCOL_UDP) => {
                 check_udp(&bytes[ip_len..], destination_port)?;
                 ip_len + UDP_HEADER_LEN
             }
             _ => return Err(DropReason::SpiWrongEndpoint),
         };
-        let esp = bytes.get(esp_at..).unwrap_or_default();
+        let esp = match self.ah {
+            None => bytes.get(esp_at..).unwrap_or_default(),
+            Some(ah) => {
+                ah.received_len(bytes, esp_at, header.family)?;
+                // SPI and sequence number stand behind next header, length and two reserved bytes.
+                bytes.get(esp_at + 4..).unwrap_or_default()
+            }
+        };
         let fixed: &[u8; FIXED_LEN] = esp.first_chunk().ok_or(DropReason::EspTruncated)?;
         let (words, _) = fixed.as_chunks::<4>();
         let (spi, sequence) = (u32::from_be_bytes(words[0]), u32::from_be_bytes(words[1]));
@@ -260,10 +279,12 @@ impl InboundSa {
             });
         }
         let layout = self.layout;
-        if esp.len() < layout.min_len() {
+        if self.ah.is_none() && esp.len() < layout.min_len() {
             return Err(DropReason::EspTruncated);
         }
-        if (esp.len() - layout.header_len() - layout.icv_len()) & (layout.align() - 1) != 0 {
+        if self.ah.is_none()
+            && (esp.len() - layout.header_len() - layout.icv_len()) & (layout.align() - 1) != 0
+        {
             return Err(DropReason::EspMisaligned);
         }
         let (next_header_at, sequence) = (chain.upper.next_header_at, u64::from(sequence));
@@ -296,6 +317,9 @@ impl InboundSa {
     }
 
     fn decrypt(&self, packets: &mut [Packet<'_>], states: &mut [Result<Located, DropReason>]) {
+        if let Some(ah) = self.ah {
+            return self.verify(ah, packets, states);
+        }
         let mut jobs = ArrayVec::<OpenJob<'_>, MAX_BATCH>::new();
         for (packet, state) in packets.iter_mut().zip(&mut *states) {
             *state = state.and_then(|located| {
@@ -308,6 +332,25 @@ impl InboundSa {
             if !job.is_verified() {
                 *state = Err(DropReason::IcvMismatch);
             }
+        }
+    }
+
+    /// What `decrypt` is for ESP, for AH.
+    fn verify(&self, ah: Ah, packets: &mut [Packet<'_>], states: &mut [Result<Located, DropReason>]) {
+        let key = ah::Key {
+            aead: &*self.aead,
+            salt: &self.salt,
+        };
+        for (packet, state) in packets.iter_mut().zip(states) {
+            *state = state.and_then(|located| {
+                let place = ah::Place {
+                    family: located.header.family,
+                    at: located.esp_at,
+                    sequence: located.sequence,
+                    extended: self.extended,
+                };
+                ah.verify(key, packet, place).map(|()| located)
+            });
         }
     }
 

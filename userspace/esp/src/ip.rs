@@ -16,6 +16,7 @@ pub(crate) const PROTOCOL_UDP: u8 = 17;
 pub(crate) const PROTOCOL_IPV6: u8 = 41;
 pub(crate) const PROTOCOL_FRAGMENT: u8 = 44;
 pub(crate) const PROTOCOL_ESP: u8 = 50;
+pub(crate) const PROTOCOL_AH: u8 = 51;
 pub(crate) const PROTOCOL_NO_NEXT_HEADER: u8 = 59;
 const PROTOCOL_HOP_BY_HOP: u8 = 0;
 const PROTOCOL_ROUTING: u8 = 43;

@@ -7,7 +7,7 @@
 
 use ravelin_gcm::{Algorithm, MAX_TAG_LEN};
 
-use crate::ip::{IPV6_HEADER_LEN, UDP_HEADER_LEN};
+use crate::ip::IPV6_HEADER_LEN;
 
 /// SPI and low half of the sequence number.
 pub(crate) const FIXED_LEN: usize = 4 + 4;
@@ -15,14 +15,15 @@ pub(crate) const FIXED_LEN: usize = 4 + 4;
 pub(crate) const TRAILER_LEN: usize = 2;
 /// The longest block that padding fills up, that of CBC.
 const MAX_ALIGN: usize = 16;
-/// The longest IV, that of CBC.
-const MAX_IV_LEN: usize = 16;
 
 /// Packets that are done at once; longer slices are split.
 pub const MAX_BATCH: usize = 64;
 
-/// Bytes that sealing may need in front of a packet.
-pub const MAX_HEADROOM: usize = IPV6_HEADER_LEN + UDP_HEADER_LEN + FIXED_LEN + MAX_IV_LEN;
+/// The longest authentication header, that of HMAC-SHA-512-256 over IPv6.
+pub(crate) const MAX_AH_LEN: usize = (12 + MAX_TAG_LEN).next_multiple_of(8);
+
+/// Bytes that sealing may need in front of a packet: an IPv6 header, and AH, which is longer than UDP and ESP together.
+pub const MAX_HEADROOM: usize = IPV6_HEADER_LEN + MAX_AH_LEN;
 
 /// Bytes that sealing may need behind a packet, without padding that hides its length.
 pub const MAX_TAILROOM: usize = MAX_ALIGN - 1 + TRAILER_LEN + MAX_TAG_LEN;
@@ -89,7 +90,10 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
-    use super::{Algorithm, FIXED_LEN, IPV6_HEADER_LEN, Layout, MAX_HEADROOM, MAX_TAILROOM, UDP_HEADER_LEN};
+    use crate::ah::Ah;
+    use crate::ip::{Family, UDP_HEADER_LEN};
+
+    use super::{Algorithm, FIXED_LEN, IPV6_HEADER_LEN, Layout, MAX_HEADROOM, MAX_TAILROOM};
 
     #[test]
     fn ciphertext_is_the_next_multiple_of_the_block() {
@@ -113,6 +117,9 @@ mod tests {
             let trailers = (0..100).map(|len| layout.ciphertext_len(len) - len);
             assert!(trailers.max().unwrap() + layout.icv_len() <= MAX_TAILROOM);
             assert!(layout.align().is_power_of_two() && layout.align() <= 16);
+            if !algorithm.encrypts() {
+                assert!(IPV6_HEADER_LEN + Ah::new(*algorithm).header_len(Family::V6) <= MAX_HEADROOM);
+            }
         }
     }
 

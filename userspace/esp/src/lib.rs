@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ah;
 pub mod checksum;
 mod counters;
 mod decapsulation;
@@ -40,7 +41,7 @@ pub use nat::NatOriginal;
 pub use outbound::{OutboundSa, Sealed};
 pub use outer_options::{DontFragment, Dscp, EcnMode, FlowLabel, InnerDscp, OuterOptions};
 pub use packet::{NoRoom, Packet};
-pub use parameters::{Encapsulation, Mode, SaError, SaParameters};
+pub use parameters::{Encapsulation, Mode, Protocol, SaError, SaParameters};
 pub use ravelin_gcm::{AesKey, Algorithm, Hmac, IcvLen, Provider, Secret};
 pub use ravelin_xdp_common::DropReason;
 pub use replay::ReplayWindow;

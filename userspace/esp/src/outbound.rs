@@ -7,14 +7,15 @@ use arrayvec::ArrayVec;
 use ravelin_gcm::{Aead, Provider, SealJob};
 use ravelin_xdp_common::DropReason;
 
+use crate::ah::{self, Ah};
 use crate::counters::{Counters, Counts, age};
-use crate::ip::{self, Family, HeaderChain, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
+use crate::ip::{self, Family, HeaderChain, IpHeader, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
 use crate::nonce::{self, Salt};
 use crate::outer_header::{self, OuterHeader};
 use crate::parameters::check_path_mtu;
-use crate::sequence::SequenceNumber;
-use crate::{Encapsulation, Mode, NoRoom, Packet, SaError, SaParameters, SequenceCounter, trailer};
+use crate::sequence::{SequenceNumber, SequenceNumbers};
+use crate::{Encapsulation, Mode, NoRoom, Packet, Protocol, SaError, SaParameters, SequenceCounter, trailer};
 
 /// A packet that may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +32,14 @@ pub struct OutboundSa {
     /// `None` in transport mode.
     outer: Option<OuterHeader>,
     encapsulation: Encapsulation,
+    /// IP protocol of sealed packets.
+    carrier: u8,
     udp_zero_checksum: bool,
     aead: Box<dyn Aead>,
     salt: Salt,
     layout: Layout,
+    /// `None` for ESP. Then `layout` is not used.
+    ah: Option<Ah>,
     mode: Mode,
     since: Instant,
     /// Bytes; 0 for none.
@@ -95,11 +100,13 @@ impl OutboundSa {
             udp_zero_checksum,
             ..
         } = parameters;
+        let carrier = parameters.carrier();
         let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
+        let ah = (parameters.protocol == Protocol::Ah).then(|| Ah::new(parameters.algorithm));
         let outer = match mode {
             Mode::Tunnel { local, remote } => {
                 let options = &parameters.outer;
-                Some(OuterHeader::new(local, remote, encapsulation, spi, options))
+                Some(OuterHeader::new(local, remote, carrier, spi, options))
             }
             Mode::Transport => None,
         };
@@ -109,10 +116,12 @@ impl OutboundSa {
             extended,
             outer,
             encapsulation,
+            carrier,
             udp_zero_checksum,
             aead,
             salt,
             layout,
+            ah,
             mode,
             since: now,
             path_mtu: AtomicU32::new(path_mtu.unwrap_or(0)),
@@ -194,6 +203,9 @@ impl OutboundSa {
     /// `path_mtu` was checked.
     fn inner_mtu_of(&self, path_mtu: u32) -> u32 {
         let room = path_mtu as usize - self.fixed_overhead();
+        if self.ah.is_some() {
+            return room as u32;
+        }
         let behind = |kept: usize| kept + self.layout.payload_len(room - kept);
         let inner_mtu = match self.mode {
             Mode::Tunnel { .. } => behind(0),
@@ -207,15 +219,37 @@ impl OutboundSa {
     /// headers stay in front of ESP: 0 in tunnel mode.
     #[must_use]
     pub fn sealed_len(&self, len: usize, kept: usize) -> usize {
-        self.fixed_overhead() + kept + self.layout.ciphertext_len(len - kept)
+        match self.ah {
+            Some(_) => self.fixed_overhead() + len,
+            None => self.fixed_overhead() + kept + self.layout.ciphertext_len(len - kept),
+        }
     }
 
-    /// Bytes that sealing adds, whatever the packet, without trailer.
+    /// Bytes that sealing adds, whatever the packet, without trailer. AH in transport mode counts as over IPv6, where it is
+    /// never shorter than over IPv4.
     fn fixed_overhead(&self) -> usize {
-        self.outer.as_ref().map_or(0, OuterHeader::len)
-            + self.udp_len()
-            + self.layout.header_len()
-            + self.layout.icv_len()
+        let family = self.outer.as_ref().map_or(Family::V6, OuterHeader::family);
+        let protection = match self.ah {
+            Some(ah) => ah.header_len(family),
+            None => self.layout.header_len() + self.layout.icv_len(),
+        };
+        self.outer.as_ref().map_or(0, OuterHeader::len) + self.udp_len() + protection
+    }
+
+    /// Family of the sealed packet.
+    fn wire_family(&self, header: &IpHeader) -> Family {
+        self.outer.as_ref().map_or(header.family, OuterHeader::family)
+    }
+
+    /// Bytes between the headers and a payload of `payload_len` bytes, and behind it.
+    fn around(&self, family: Family, payload_len: usize) -> (usize, usize) {
+        match self.ah {
+            Some(ah) => (ah.header_len(family), 0),
+            None => (
+                self.layout.header_len(),
+                self.layout.ciphertext_len(payload_len) - payload_len + self.layout.icv_len(),
+            ),
+        }
     }
 
     fn udp_len(&self) -> usize {
@@ -253,9 +287,27 @@ impl OutboundSa {
             .map(|(packet, _)| self.plan(packet, path_mtu))
             .collect();
         let wanted = plans.iter().filter(|plan| plan.is_ok()).count() as u32;
-        let mut numbers = self.running.sequence.reserve_up_to(wanted);
+        let numbers = self.running.sequence.reserve_up_to(wanted);
+        match self.ah {
+            None => self.encrypt(packets, &plans, numbers, outcomes),
+            Some(ah) => self.authenticate(ah, packets, &plans, numbers, outcomes),
+        }
+        let lengths = plans
+            .iter()
+            .map(|plan| plan.as_ref().map_or(0, |plan| plan.header.total_len as u64));
+        self.running.counters.add(outcomes, lengths, age);
+    }
+
+    /// Lays out the packets, each with a number of its own, and encrypts them.
+    fn encrypt(
+        &self,
+        packets: &mut [Packet<'_>],
+        plans: &[Result<Plan, DropReason>],
+        mut numbers: SequenceNumbers,
+        outcomes: &mut [Result<Sealed, DropReason>],
+    ) {
         let mut jobs = ArrayVec::<_, MAX_BATCH>::new();
-        for ((packet, plan), outcome) in packets.iter_mut().zip(&plans).zip(&mut *outcomes) {
+        for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(&mut *outcomes) {
             *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
                 let number = numbers.next().ok_or(DropReason::SequenceExhausted)?;
                 let (job, sealed) = self
@@ -276,11 +328,38 @@ impl OutboundSa {
             }
         }
         drop(jobs);
-        self.complete_checksums(packets, &plans, outcomes);
-        let lengths = plans
-            .iter()
-            .map(|plan| plan.as_ref().map_or(0, |plan| plan.header.total_len as u64));
-        self.running.counters.add(outcomes, lengths, age);
+        self.complete_checksums(packets, plans, outcomes);
+    }
+
+    /// What `encrypt` is for ESP, for AH.
+    fn authenticate(
+        &self,
+        ah: Ah,
+        packets: &mut [Packet<'_>],
+        plans: &[Result<Plan, DropReason>],
+        mut numbers: SequenceNumbers,
+        outcomes: &mut [Result<Sealed, DropReason>],
+    ) {
+        let key = ah::Key {
+            aead: &*self.aead,
+            salt: &self.salt,
+        };
+        for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(outcomes) {
+            *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
+                let number = numbers.next().ok_or(DropReason::SequenceExhausted)?;
+                let sequence = number.into_value();
+                self.wrap(packet, plan, sequence)
+                    .map_err(|NoRoom| DropReason::FrameShort)?;
+                let place = ah::Place {
+                    family: self.wire_family(&plan.header),
+                    at: plan.esp_at,
+                    sequence,
+                    extended: self.extended,
+                };
+                ah.seal(key, packet, place, self.spi, plan.next_header)?;
+                Ok(Sealed { sequence })
+            });
+        }
     }
 
     /// Decides how `packet` will be sealed and whether it can be.
@@ -306,15 +385,15 @@ impl OutboundSa {
         };
         let esp_at = outer_len + self.udp_len();
         let payload_len = header.total_len - kept;
-        let layout = self.layout;
-        let total_len = esp_at + layout.header_len() + layout.ciphertext_len(payload_len) + layout.icv_len();
+        let (front, behind) = self.around(self.wire_family(&header), payload_len);
+        let total_len = esp_at + front + payload_len + behind;
         if total_len > path_mtu as usize {
             return Err(DropReason::PacketTooBig);
         }
         let total_len = u16::try_from(total_len).map_err(|_| DropReason::PacketTooBig)?;
-        if packet.headroom() < esp_at + layout.header_len() - kept
-            || packet.tailroom() < layout.ciphertext_len(payload_len) - payload_len + layout.icv_len()
-        {
+        // For AH the high half of the sequence number stands behind the packet while the ICV is computed.
+        let needed = if self.ah.is_some() { 4 } else { behind };
+        if packet.headroom() < esp_at + front - kept || packet.tailroom() < needed {
             return Err(DropReason::FrameShort);
         }
         Ok(Plan {
@@ -327,6 +406,26 @@ impl OutboundSa {
         })
     }
 
+    /// Makes room around the payload, and puts the IP header in front.
+    fn wrap(&self, packet: &mut Packet<'_>, plan: &Plan, sequence: u64) -> Result<(), NoRoom> {
+        let payload_len = plan.header.total_len - plan.kept;
+        let (front, behind) = self.around(self.wire_family(&plan.header), payload_len);
+        let front = plan.esp_at + front - plan.kept;
+        packet.append(behind)?;
+        packet.prepend(front)?;
+        let bytes = packet.bytes_mut();
+
+        if let Some(outer) = &self.outer {
+            outer.write(bytes, plan.total_len, &plan.header, sequence);
+        } else {
+            bytes.copy_within(front..front + plan.kept, 0);
+            let family = plan.header.family;
+            let len = ip::length_field(family, plan.total_len.into()).ok_or(NoRoom)?;
+            ip::rewrite_chain(bytes, family, plan.next_header_at, self.carrier, len);
+        }
+        Ok(())
+    }
+
     /// Writes everything around the payload and makes the job that encrypts it.
     fn lay_out<'p>(
         &self,
@@ -335,26 +434,10 @@ impl OutboundSa {
         number: SequenceNumber,
     ) -> Result<(SealJob<'p>, Sealed), NoRoom> {
         let sequence = number.into_value();
+        self.wrap(packet, plan, sequence)?;
         let payload_len = plan.header.total_len - plan.kept;
         let layout = self.layout;
-        let front = plan.esp_at + layout.header_len() - plan.kept;
-        packet.append(layout.ciphertext_len(payload_len) - payload_len + layout.icv_len())?;
-        packet.prepend(front)?;
         let bytes = packet.bytes_mut();
-
-        if let Some(outer) = &self.outer {
-            outer.write(bytes, plan.total_len, &plan.header, sequence);
-        } else {
-            bytes.copy_within(front..front + plan.kept, 0);
-            let next_header = match self.encapsulation {
-                Encapsulation::None => PROTOCOL_ESP,
-                Encapsulation::Udp { .. } => PROTOCOL_UDP,
-            };
-            let family = plan.header.family;
-            let len = ip::length_field(family, plan.total_len.into()).ok_or(NoRoom)?;
-            ip::rewrite_chain(bytes, family, plan.next_header_at, next_header, len);
-        }
-
         let (headers, sealed) = bytes.split_at_mut(plan.esp_at + layout.header_len());
         let (before, esp) = headers.split_at_mut(plan.esp_at);
         if let Encapsulation::Udp {

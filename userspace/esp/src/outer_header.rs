@@ -3,11 +3,8 @@
 use std::net::IpAddr;
 
 use crate::checksum::Sum;
-use crate::ip::{
-    Family, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpHeader, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN,
-};
+use crate::ip::{Family, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpHeader, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::outer_options::{DSCP_MASK, DontFragment, Dscp, EcnMode, FlowLabel, OuterOptions};
-use crate::parameters::Encapsulation;
 
 const DF: u16 = 0x4000;
 const FLOW_LABEL_MASK: u32 = 0xf_ffff;
@@ -35,17 +32,7 @@ pub(crate) struct OuterHeader {
 
 impl OuterHeader {
     /// The header from `local` to `remote`, which are of one family.
-    pub(crate) fn new(
-        local: IpAddr,
-        remote: IpAddr,
-        encapsulation: Encapsulation,
-        spi: u32,
-        options: &OuterOptions,
-    ) -> Self {
-        let protocol = match encapsulation {
-            Encapsulation::None => PROTOCOL_ESP,
-            Encapsulation::Udp { .. } => PROTOCOL_UDP,
-        };
+    pub(crate) fn new(local: IpAddr, remote: IpAddr, protocol: u8, spi: u32, options: &OuterOptions) -> Self {
         let mut template = [0; IPV6_HEADER_LEN];
         let family = match (local, remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
@@ -191,9 +178,10 @@ fn ipv6_octets(address: IpAddr) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::{
-        DontFragment, Dscp, EcnMode, Encapsulation, Family, FlowLabel, IpHeader, OuterHeader, OuterOptions,
+        DontFragment, Dscp, EcnMode, Family, FlowLabel, IpHeader, OuterHeader, OuterOptions, PROTOCOL_UDP,
     };
     use crate::checksum;
+    use crate::ip::PROTOCOL_ESP;
 
     const INNER: IpHeader = IpHeader {
         family: Family::V4,
@@ -208,7 +196,7 @@ mod tests {
 
     fn ipv4(options: &OuterOptions, inner: &IpHeader, sequence: u64) -> [u8; 20] {
         let ends = [[192, 0, 2, 1], [192, 0, 2, 2]].map(Into::into);
-        let outer = OuterHeader::new(ends[0], ends[1], Encapsulation::None, SPI, options);
+        let outer = OuterHeader::new(ends[0], ends[1], PROTOCOL_ESP, SPI, options);
         let mut packet = [0xaa; 20];
         outer.write(&mut packet, 1000, inner, sequence);
         assert_eq!(
@@ -222,11 +210,7 @@ mod tests {
     /// The first word of an IPv6 header: class and label.
     fn ipv6(options: &OuterOptions, inner: &IpHeader) -> (u8, u32) {
         let ends = ["2001:db8::1", "2001:db8::2"].map(|end| end.parse().unwrap());
-        let udp = Encapsulation::Udp {
-            source_port: 4500,
-            destination_port: 4500,
-        };
-        let outer = OuterHeader::new(ends[0], ends[1], udp, SPI, options);
+        let outer = OuterHeader::new(ends[0], ends[1], PROTOCOL_UDP, SPI, options);
         let mut packet = [0xaa; 41];
         outer.write(&mut packet, 1000, inner, 1);
         assert_eq!(packet[4..8], [3, 0xc0, 17, options.hop_limit]);
@@ -299,7 +283,7 @@ mod tests {
         assert_eq!(ids.len(), 65_536);
         let another = |spi| {
             let ends = [[192, 0, 2, 1], [192, 0, 2, 2]].map(Into::into);
-            let outer = OuterHeader::new(ends[0], ends[1], Encapsulation::None, spi, &options);
+            let outer = OuterHeader::new(ends[0], ends[1], PROTOCOL_ESP, spi, &options);
             let mut packet = [0; 20];
             outer.write(&mut packet, 1000, &INNER, 1);
             [packet[4], packet[5]]

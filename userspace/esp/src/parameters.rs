@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use ravelin_gcm::{Aead, Algorithm, KeyError, KeyMaterial, Provider, Secret};
 
+use crate::ah::Ah;
+use crate::ip::{PROTOCOL_AH, PROTOCOL_ESP, PROTOCOL_UDP};
 use crate::nat::NatOriginal;
 use crate::nonce::Salt;
 use crate::outer_options::{Dscp, OuterOptions};
@@ -26,6 +28,16 @@ pub enum Mode {
     },
     /// The payload of a packet between the two hosts.
     Transport,
+}
+
+/// ESP, or only proof of origin for the packet with its IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Encapsulating Security Payload (RFC 4303).
+    Esp,
+    /// Authentication Header (RFC 4302), with an algorithm that only authenticates. Routers and NATs that rewrite addresses
+    /// break it, and it cannot travel in UDP.
+    Ah,
 }
 
 /// What stands between IP and ESP.
@@ -52,6 +64,8 @@ pub enum Encapsulation {
 pub struct SaParameters {
     /// Security parameters index, 256 and up.
     pub spi: u32,
+    /// ESP or AH.
+    pub protocol: Protocol,
     /// Tunnel or transport.
     pub mode: Mode,
     /// UDP encapsulation or none.
@@ -81,11 +95,12 @@ pub struct SaParameters {
 }
 
 impl SaParameters {
-    /// Parameters with the defaults: no UDP, 32-bit sequence numbers, a window of 1024, no path MTU.
+    /// Parameters with the defaults: ESP, no UDP, 32-bit sequence numbers, a window of 1024, no path MTU.
     #[must_use]
     pub fn new(spi: u32, mode: Mode, algorithm: Algorithm, key_material: Secret) -> Self {
         Self {
             spi,
+            protocol: Protocol::Esp,
             mode,
             encapsulation: Encapsulation::None,
             algorithm,
@@ -97,6 +112,15 @@ impl SaParameters {
             udp_zero_checksum: false,
             outer: OuterOptions::default(),
             nat_original: None,
+        }
+    }
+
+    /// IP protocol of sealed packets.
+    pub(crate) fn carrier(&self) -> u8 {
+        match (self.protocol, self.encapsulation) {
+            (Protocol::Ah, _) => PROTOCOL_AH,
+            (Protocol::Esp, Encapsulation::None) => PROTOCOL_ESP,
+            (Protocol::Esp, Encapsulation::Udp { .. }) => PROTOCOL_UDP,
         }
     }
 
@@ -120,6 +144,16 @@ impl SaParameters {
             return Err(SaError::ImplicitIv {
                 algorithm: self.algorithm,
             });
+        }
+        if self.protocol == Protocol::Ah {
+            if self.algorithm.encrypts() {
+                return Err(SaError::AhEncrypts {
+                    algorithm: self.algorithm,
+                });
+            }
+            if self.encapsulation != Encapsulation::None {
+                return Err(SaError::AhInUdp);
+            }
         }
         let window = self.replay_window;
         if window > 65536 || !window.is_multiple_of(64) {
@@ -179,6 +213,10 @@ impl SaParameters {
     /// replaced by one that has it.
     pub(crate) fn into_key(self, provider: Provider) -> Result<(Box<dyn Aead>, Salt), SaError> {
         let (algorithm, actual) = (self.algorithm, self.key_material.len());
+        let computed_by = match self.protocol {
+            Protocol::Esp => algorithm,
+            Protocol::Ah => Ah::computed_by(algorithm),
+        };
         let wrong_length = SaError::KeyLength {
             algorithm,
             expected: algorithm.keymat_len(),
@@ -192,9 +230,9 @@ impl SaParameters {
         let mut keys = Vec::with_capacity(algorithm.key_len());
         keys.extend_from_slice(encryption);
         keys.extend_from_slice(integrity);
-        let key = KeyMaterial::new(algorithm, Secret::from(keys))?;
+        let key = KeyMaterial::new(computed_by, Secret::from(keys))?;
         let salt = Salt::new(salt).ok_or(wrong_length)?;
-        Ok((provider.or_any_with(algorithm).key(&key)?, salt))
+        Ok((provider.or_any_with(computed_by).key(&key)?, salt))
     }
 }
 
@@ -246,6 +284,18 @@ pub enum SaError {
         /// The algorithm given.
         algorithm: Algorithm,
     },
+    /// AH with an algorithm that encrypts.
+    #[error(
+        "{algorithm} encrypts, which AH does not do (RFC 4302); use null-hmac-* or aes-*-gmac, or ESP. For both, ESP \
+         alone is enough: ESP in AH is not supported"
+    )]
+    AhEncrypts {
+        /// The algorithm given.
+        algorithm: Algorithm,
+    },
+    /// AH in UDP.
+    #[error("AH cannot travel in UDP (RFC 3948 is for ESP), nor pass a NAT at all; use ESP")]
+    AhInUdp,
     /// A replay window that is neither 0 nor a multiple of 64 up to 65536.
     #[error("replay window {window}; use a multiple of 64 from 64 to 65536, or 0 for no anti-replay")]
     ReplayWindow {
@@ -332,7 +382,7 @@ pub enum SaError {
 mod tests {
     use ravelin_gcm::{AesKey, IcvLen};
 
-    use super::{Algorithm, Dscp, Encapsulation, Mode, NatOriginal, SaError, SaParameters, Secret};
+    use super::{Algorithm, Dscp, Encapsulation, Mode, NatOriginal, Protocol, SaError, SaParameters, Secret};
 
     fn parameters() -> SaParameters {
         let mode = Mode::Tunnel {
@@ -371,6 +421,17 @@ mod tests {
             )
             .contains("implicit IVs are for")
         );
+        assert!(
+            refused(|p| p.protocol = Protocol::Ah).contains("aes-128-gcm encrypts, which AH does not do")
+        );
+        let in_udp = |p: &mut SaParameters| {
+            (p.protocol, p.algorithm) = (Protocol::Ah, Algorithm::AesGmac(AesKey::Aes128));
+            p.encapsulation = Encapsulation::Udp {
+                source_port: 4500,
+                destination_port: 4500,
+            };
+        };
+        assert!(refused(in_udp).contains("cannot travel in UDP"));
         for window in [1, 63, 65, 100, 65537, 65600, u32::MAX] {
             assert!(refused(|p| p.replay_window = window).contains("multiple of 64 from 64 to 65536"));
         }

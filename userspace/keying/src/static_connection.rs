@@ -263,6 +263,11 @@ fn parameters(connection: &Connection, sa: &StaticSa, keymat: Secret) -> SaParam
         policy::Mode::Transport => ravelin_esp::Mode::Transport,
     };
     SaParameters {
+        protocol: match connection.protocol {
+            policy::IpsecProtocol::Esp => ravelin_esp::Protocol::Esp,
+            policy::IpsecProtocol::Ah => ravelin_esp::Protocol::Ah,
+        },
+        implicit_iv: connection.keys.implicit_iv,
         extended_sequence_numbers: connection.keys.esn,
         replay_window: connection.keys.replay_window,
         outer: outer_options(connection.outer_header),

@@ -215,7 +215,8 @@ fn needs_same_sas(a: &Connection, b: &Connection) -> bool {
                 connection.outer_header,
                 connection.original,
             ),
-            (keys.algorithm, keys.esn, keys.replay_window),
+            (connection.protocol, keys.algorithm, keys.implicit_iv),
+            (keys.esn, keys.replay_window),
             (keys.outbound.spi, keys.inbound.spi),
         )
     };

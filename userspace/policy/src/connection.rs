@@ -34,6 +34,12 @@ pub(crate) static CONNECTION: TableSpec = TableSpec {
             "The other end's address, of the same family",
         ),
         Key::default(
+            "protocol",
+            Kind::Choice(&["esp", "ah"]),
+            Literal::Word("esp"),
+            "\"ah\" is RFC 4302: it authenticates the IP header too and encrypts nothing",
+        ),
+        Key::default(
             "encapsulation",
             Kind::Choice(&["none", "udp"]),
             Literal::Word("none"),
@@ -94,6 +100,12 @@ static STATIC: TableSpec = TableSpec {
             "What encrypts and authenticates, both directions alike",
         ),
         Key::default(
+            "implicit-iv",
+            Kind::Boolean,
+            Literal::Boolean(false),
+            "RFC 8750: the IV is the sequence number and is not sent; both ends must agree",
+        ),
+        Key::default(
             "esn",
             Kind::Boolean,
             Literal::Boolean(true),
@@ -142,6 +154,8 @@ pub struct Connection {
     pub local: IpAddr,
     /// The other end's address, of the same family.
     pub remote: IpAddr,
+    /// ESP or AH.
+    pub protocol: IpsecProtocol,
     /// Whether ESP is carried in UDP.
     pub encapsulation: Encapsulation,
     /// Largest outer IP packet in bytes; `None` takes the outer device's MTU.
@@ -172,6 +186,15 @@ pub enum Mode {
     Tunnel,
     /// Only the payload is protected; the IP header stays.
     Transport,
+}
+
+/// What protects packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IpsecProtocol {
+    /// Encapsulating Security Payload (RFC 4303).
+    Esp,
+    /// Authentication Header (RFC 4302).
+    Ah,
 }
 
 /// What carries ESP.
@@ -217,6 +240,8 @@ impl fmt::Display for Spi {
 pub struct StaticKeys {
     /// Algorithm of both directions.
     pub algorithm: Algorithm,
+    /// Whether the IV is left out of packets (RFC 8750).
+    pub implicit_iv: bool,
     /// Whether sequence numbers have 64 bits (RFC 4303 section 2.2.1).
     pub esn: bool,
     /// Size of the anti-replay window in packets, a multiple of 64 from 64 to 65,536.
@@ -246,6 +271,8 @@ impl Connection {
         let mode = table.choice(report, "mode", &modes);
         let local = read_required_endpoint(report, &table, "local");
         let remote = read_required_endpoint(report, &table, "remote");
+        let protocols = [("esp", IpsecProtocol::Esp), ("ah", IpsecProtocol::Ah)];
+        let protocol = table.choice(report, "protocol", &protocols);
         let encapsulation = read_encapsulation(report, &table);
         let path_mtu = table.integer(report, "path-mtu");
         let original = ["original-local", "original-remote"].map(|key| {
@@ -268,6 +295,9 @@ impl Connection {
                 check_path_mtu(report, &table, Family::of(local), path_mtu);
             }
         }
+        if protocol == Some(IpsecProtocol::Ah) {
+            check_ah(report, &table, encapsulation, keys.as_ref());
+        }
         let (local, remote, [original_local, original_remote]) = (local?, remote?, original);
         let (original_local, original_remote) = (original_local?, original_remote?);
         let original = (original_local.is_some() || original_remote.is_some()).then_some(Ends {
@@ -280,6 +310,7 @@ impl Connection {
             local,
             remote,
             original,
+            protocol: protocol?,
             encapsulation: encapsulation?,
             path_mtu: path_mtu?,
             outer_header: outer_header?,
@@ -288,11 +319,15 @@ impl Connection {
         })
     }
 
-    /// Bytes of the shortest ESP packet: header, IV, the shortest padded trailer, ICV.
+    /// Bytes of the shortest ESP packet: header, IV, the shortest padded trailer, ICV; or of AH.
     #[must_use]
     pub fn shortest_esp(&self) -> u16 {
         let algorithm = self.keys.algorithm;
-        (8 + algorithm.iv_len() + algorithm.block_len().max(4) + algorithm.tag_len()) as u16
+        let len = match self.protocol {
+            IpsecProtocol::Esp => 8 + self.keys.iv_len() + algorithm.block_len().max(4) + algorithm.tag_len(),
+            IpsecProtocol::Ah => 12 + algorithm.iv_len() + algorithm.tag_len(),
+        };
+        len as u16
     }
 
     /// The largest inner packet (bytes) that fits `path_mtu` bytes after encapsulation (RFC 4303 section 2); 0 when nothing
@@ -308,8 +343,17 @@ impl Connection {
             8
         };
         let algorithm = self.keys.algorithm;
+        if self.protocol == IpsecProtocol::Ah {
+            // Padded to 4 bytes over IPv4 and to 8 over IPv6.
+            let unit = if self.local.is_ipv4() { 4 } else { 8 };
+            let ah = self.shortest_esp().next_multiple_of(unit);
+            return match self.mode {
+                Mode::Tunnel => path_mtu.saturating_sub(ip + ah),
+                Mode::Transport => path_mtu.saturating_sub(ah),
+            };
+        }
         // SPI, sequence number, IV in front; ICV behind.
-        let fixed = ip + udp + 8 + (algorithm.iv_len() + algorithm.tag_len()) as u16;
+        let fixed = ip + udp + 8 + (self.keys.iv_len() + algorithm.tag_len()) as u16;
         let room = path_mtu.saturating_sub(fixed);
         // Pad length and next header end a multiple of four bytes, or of the cipher's block.
         let block = algorithm.block_len().max(4) as u16;
@@ -323,6 +367,15 @@ impl Connection {
 }
 
 impl StaticKeys {
+    /// Bytes of the IV in each packet.
+    fn iv_len(&self) -> usize {
+        if self.implicit_iv {
+            0
+        } else {
+            self.algorithm.iv_len()
+        }
+    }
+
     fn read(report: &mut Report<'_>, node: Node<'_>, folder: &Path) -> Option<Self> {
         let table = node.table(report, &STATIC)?;
         let algorithms: Vec<_> = Algorithm::NAMES
@@ -331,6 +384,19 @@ impl StaticKeys {
             .zip(Algorithm::ALL.iter().copied())
             .collect();
         let algorithm = table.choice(report, "algorithm", &algorithms);
+        let implicit_iv = table.boolean(report, "implicit-iv");
+        if let (Some(true), Some(algorithm)) = (implicit_iv, algorithm)
+            && !algorithm.takes_implicit_iv()
+            && let Some(node) = table.optional("implicit-iv")
+        {
+            report.error(
+                &node.span(),
+                format!(
+                    "{algorithm} cannot do without the IV in each packet; implicit IVs are for aes-*-gcm, aes-*-ccm-8 and \
+                     chacha20-poly1305 (RFC 8750)"
+                ),
+            );
+        }
         let esn = table.boolean(report, "esn");
         let replay_window = table.integer(report, "replay-window");
         let outbound = table
@@ -341,6 +407,7 @@ impl StaticKeys {
             .and_then(|node| StaticSa::read(report, node, folder));
         Some(Self {
             algorithm: algorithm?,
+            implicit_iv: implicit_iv?,
             esn: esn?,
             replay_window: replay_window??,
             outbound: outbound?,
@@ -422,6 +489,36 @@ fn read_endpoint(report: &mut Report<'_>, node: Node<'_>, key: &str) -> Option<I
         return None;
     }
     Some(address)
+}
+
+/// AH takes neither UDP nor an algorithm that encrypts.
+fn check_ah(
+    report: &mut Report<'_>,
+    table: &Table<'_>,
+    encapsulation: Option<Encapsulation>,
+    keys: Option<&StaticKeys>,
+) {
+    if matches!(encapsulation, Some(Encapsulation::Udp { .. }))
+        && let Some(node) = table.optional("encapsulation")
+    {
+        report.error(
+            &node.span(),
+            "AH cannot travel in UDP, nor pass a NAT at all; leave out encapsulation, or write protocol = \"esp\"".to_owned(),
+        );
+    }
+    if let Some(keys) = keys
+        && keys.algorithm.encrypts()
+        && let Some(node) = table.optional("protocol")
+    {
+        report.error(
+            &node.span(),
+            format!(
+                "AH does not encrypt, but {} does; use null-hmac-* or aes-*-gmac, or protocol = \"esp\". ESP authenticates as \
+                 well as AH does; ESP inside AH is not supported",
+                keys.algorithm
+            ),
+        );
+    }
 }
 
 fn read_encapsulation(report: &mut Report<'_>, table: &Table<'_>) -> Option<Encapsulation> {

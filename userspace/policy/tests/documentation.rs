@@ -113,6 +113,7 @@ fn every_key_is_explained_and_shown() {
         "flow-label",
         "hop-limit",
         "algorithm",
+        "implicit-iv",
         "esn",
         "replay-window",
         "outbound",

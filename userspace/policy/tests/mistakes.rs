@@ -366,6 +366,18 @@ fn connections() {
         "26:13",
         "write \"aes-256-gcm\" or \"aes-192-gcm\" or",
     );
+    spoiled(
+        "path-mtu = 1500",
+        "protocol = \"ah\"",
+        "24:12",
+        "AH does not encrypt, but aes-256-gcm does",
+    );
+    spoiled(
+        "algorithm = \"aes-256-gcm\"",
+        "algorithm = \"aes-256-gcm-8\"\nimplicit-iv = true",
+        "27:15",
+        "cannot do without the IV",
+    );
     spoiled("0x1001", "255", "29:20", "SPI 255 is reserved");
     spoiled("0x1001", "0x100000000", "29:20", "from 0 to 4294967295");
     spoiled(

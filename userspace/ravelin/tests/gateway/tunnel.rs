@@ -69,6 +69,45 @@ fn a_tunnel_in_udp_carries_both_families() {
     }
 }
 
+/// One algorithm of each kind: other IVs, ICVs, blocks, providers.
+#[test]
+fn tunnels_of_every_kind_of_algorithm_carry_both_families() {
+    let mut lab = Lab::new();
+    for algorithm in [
+        "aes-128-gcm-8",
+        "chacha20-poly1305",
+        "aes-256-ccm",
+        "aes-192-gmac",
+        "aes-256-cbc-hmac-sha2-512",
+        "aes-128-ctr-hmac-sha1",
+        "null-hmac-sha2-384",
+    ] {
+        lab.for_algorithm(algorithm);
+        let policy = Policy {
+            algorithm,
+            ..Policy::default()
+        };
+        exercise(&lab, &policy);
+    }
+}
+
+#[test]
+fn the_authentication_header_carries_both_families() {
+    let mut lab = Lab::new();
+    for (algorithm, outer) in [("null-hmac-sha2-256", 0), ("aes-256-gmac", 1)] {
+        lab.for_algorithm(algorithm);
+        let policy = Policy {
+            outer,
+            algorithm,
+            connection: "protocol = \"ah\"",
+            ..Policy::default()
+        };
+        let packets = exercise(&lab, &policy).packets();
+        let sealed: Vec<_> = packets.iter().filter(|packet| packet.esp().is_some()).collect();
+        assert!(sealed.iter().all(|packet| packet.protocol == 51));
+    }
+}
+
 #[test]
 fn a_permitted_flow_is_clear_and_the_other_is_not() {
     let lab = Lab::new();

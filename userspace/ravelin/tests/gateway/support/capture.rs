@@ -175,10 +175,11 @@ impl Ip {
         }
     }
 
-    /// SPI and sequence number, of ESP bare or in UDP on port 4500.
+    /// SPI and sequence number, of ESP bare or in UDP on port 4500, or of AH.
     pub(crate) fn esp(&self) -> Option<(u32, u32)> {
         let esp = match self.protocol {
             50 => &self.payload[..],
+            51 => self.payload.get(4..)?,
             17 if self.payload.get(2..4)? == 4500u16.to_be_bytes() => self.payload.get(8..)?,
             _ => return None,
         };

@@ -61,6 +61,11 @@ impl Lab {
         Gateway::new(namespace, self.folder.path(), &policy.text(site))
     }
 
+    /// Other keys, for another algorithm.
+    pub(crate) fn for_algorithm(&mut self, algorithm: &str) {
+        self.folder = keys_for(algorithm);
+    }
+
     /// Both gateways, started.
     pub(crate) fn start(&self, policy: &Policy) -> Pair<'_> {
         let (g1, g2) = (self.gateway(1, policy), self.gateway(2, policy));
@@ -131,6 +136,8 @@ pub(crate) struct Policy {
     pub(crate) outer: usize,
     /// More lines for the connection.
     pub(crate) connection: &'static str,
+    /// Of its static keys; empty for AES-256-GCM.
+    pub(crate) algorithm: &'static str,
     /// More lines for its static keys.
     pub(crate) keys: &'static str,
     /// More lines at the top.
@@ -138,6 +145,14 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
+    pub(crate) fn algorithm(&self) -> &'static str {
+        if self.algorithm.is_empty() {
+            "aes-256-gcm"
+        } else {
+            self.algorithm
+        }
+    }
+
     pub(crate) fn text(&self, site: usize) -> String {
         let (here, there) = (site, 3 - site);
         let (local, remote) = if site == 1 {
@@ -146,6 +161,7 @@ impl Policy {
             (G2[self.outer], G1[self.outer])
         };
         let (key_out, key_in) = if site == 1 { ("a", "b") } else { ("b", "a") };
+        let algorithm = self.algorithm();
         let Self {
             connection,
             keys,
@@ -180,7 +196,7 @@ local = "{local}"
 remote = "{remote}"
 {connection}
 [connections.c.static]
-algorithm = "aes-256-gcm"
+algorithm = "{algorithm}"
 outbound = {{ spi = 0x100{here}, key-file = "{key_out}.key" }}
 inbound = {{ spi = 0x100{there}, key-file = "{key_in}.key" }}
 {keys}
@@ -191,9 +207,14 @@ inbound = {{ spi = 0x100{there}, key-file = "{key_in}.key" }}
 
 /// A folder with two fresh keys.
 pub(crate) fn keys() -> TempDir {
+    keys_for("aes-256-gcm")
+}
+
+/// The same for any algorithm.
+pub(crate) fn keys_for(algorithm: &str) -> TempDir {
     let folder = TempDir::with_prefix("ravelin-test-").unwrap();
     for name in ["a.key", "b.key"] {
-        keygen(&folder.path().join(name), "aes-256-gcm");
+        keygen(&folder.path().join(name), algorithm);
     }
     folder
 }
