@@ -96,12 +96,12 @@ impl Case {
             }
             cases
         };
-        algorithms().into_iter().map(of).collect()
+        Algorithm::ALL.iter().copied().map(of).collect()
     }
 
     /// Tunnels with every algorithm, and all they may differ in otherwise.
     pub(crate) fn tunnels() -> Vec<Self> {
-        let algorithms = algorithms();
+        let algorithms = Algorithm::ALL;
         let shapes = &SHAPES[..4];
         let of = |number: u16| {
             let index = usize::from(number);
@@ -214,13 +214,6 @@ impl Case {
         }
         parameters
     }
-}
-
-/// The algorithms that somebody implements.
-fn algorithms() -> Vec<Algorithm> {
-    let mut all = Algorithm::ALL.to_vec();
-    all.retain(|algorithm| Provider::ALL.iter().any(|provider| provider.has(*algorithm)));
-    all
 }
 
 /// One that has `algorithm`; every provider meets every shape, in one algorithm or another.

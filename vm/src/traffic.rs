@@ -16,7 +16,7 @@ const DIRECTIONS: [Direction; 2] = [Direction::ToTheirs, Direction::ToOurs];
 const ICMP_HEADER: usize = 8;
 
 /// Bytes in each direction of a TCP connection; more than one segment, less than a socket's buffer.
-const STREAM: usize = 12_000;
+const STREAM: usize = 6_000;
 
 /// How long messages are, in bytes of payload.
 #[derive(Clone, Debug)]
@@ -29,9 +29,10 @@ impl Sizes {
     /// From nothing to nearly what an outer link takes; some differ between cases.
     pub(crate) fn whole(case: &Case) -> Self {
         let number = usize::from(case.number);
+        let least = least(case);
         Self {
-            pings: vec![0, 56, 1000 + number * 7 % 200],
-            datagrams: vec![0, 1, 1000 + number % 16],
+            pings: vec![least, 56, 1000 + number * 7 % 200],
+            datagrams: vec![least, least + 1, 1000 + number % 16],
         }
     }
 
@@ -50,6 +51,17 @@ impl Sizes {
             sizes.pings.push(5000);
         }
         sizes
+    }
+}
+
+/// The shortest payload that arrives.
+///
+/// Linux drops ESP in UDP over IPv6 that has less than 40 bytes: it holds the length behind the IPv6 header against one
+/// that includes it (`ip6hlen + len` in __xfrm6_udp_encap_rcv, net/ipv6/xfrm6_input.c).
+fn least(case: &Case) -> usize {
+    match case.shape {
+        Shape::Transport(Family::V6) if case.udp => 12,
+        _ => 0,
     }
 }
 

@@ -30,7 +30,7 @@ struct Inner {
 /// Where ESP packets go instead of the wire, or instead of being opened.
 #[derive(Debug)]
 struct Hold {
-    /// Shorter ones go their way: a connection's last acknowledgement may still be about.
+    /// Packets of other lengths go their way: something of an earlier connection may still be about.
     len: usize,
     packets: Sender<Vec<u8>>,
 }
@@ -56,7 +56,7 @@ impl Association {
         self.lock().outbound = outbound;
     }
 
-    /// Holds ESP packets of `len` bytes and more back until [`Association::release`]; they come here.
+    /// Holds ESP packets of `len` bytes back until [`Association::release`]; they come here.
     pub(crate) fn hold(&self, direction: Direction, len: usize) -> Receiver<Vec<u8>> {
         let (packets, held) = channel();
         self.lock().holds[direction as usize] = Some(Hold { len, packets });
@@ -70,7 +70,7 @@ impl Association {
     /// `packet`, unless it is to be held back.
     pub(crate) fn unless_held(&self, direction: Direction, packet: Vec<u8>) -> Option<Vec<u8>> {
         match &self.lock().holds[direction as usize] {
-            Some(hold) if packet.len() >= hold.len => {
+            Some(hold) if packet.len() == hold.len => {
                 // Nobody waits any longer if the receiver is gone; then the packet is lost as on a bad link.
                 let _ = hold.packets.send(packet);
                 None

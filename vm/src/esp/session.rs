@@ -10,10 +10,12 @@ use super::{
     gateway::{Gateway, Inbound},
 };
 use crate::{
-    case::{Case, Direction, Generation},
+    case::{Case, Direction, Family, Generation, Shape},
     hosts::{Hosts, PATIENCE},
     topology::Topology,
 };
+
+const UDP_HEADER: usize = 8;
 
 /// A case whose SAs are in place on our side.
 #[derive(Debug)]
@@ -77,9 +79,20 @@ impl<'m> Session<'m> {
         });
     }
 
-    /// Sends a datagram, longer than an acknowledgement, and catches the ESP packet that carries it. The gateway passes packets on again afterwards.
+    /// Sends a datagram, whose length must be unlike others', and catches the ESP packet that carries it. Others pass.
     pub(crate) fn catch(&self, direction: Direction, payload: &[u8]) -> Result<Vec<u8>> {
-        let held = self.association.hold(direction, payload.len());
+        let header = match self.case.inner() {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        };
+        let kept = match self.case.shape {
+            Shape::Tunnel { .. } => 0,
+            Shape::Transport(_) => header,
+        };
+        let len = header + UDP_HEADER + payload.len();
+        // Both directions have the same algorithm and mode, hence the same lengths.
+        let sealed_len = self.pair(Generation::First).outbound.sealed_len(len, kept);
+        let held = self.association.hold(direction, sealed_len);
         self.hosts.send(direction, payload)?;
         let packet = held
             .recv_timeout(PATIENCE)
