@@ -1,7 +1,7 @@
 //! What arrives at an inbound SA: bytes from anybody, and plaintext from a peer that has the key but means ill.
 //!
-//! The first byte of the input chooses the SA, the second whether the rest is a whole packet or a plaintext that is
-//! sealed properly before it is opened.
+//! The first byte of the input chooses the SA and whether the rest is a whole packet or a plaintext that is sealed properly
+//! before it is opened, the second the algorithm.
 #![no_main]
 
 use std::net::IpAddr;
@@ -11,17 +11,19 @@ use libfuzzer_sys::fuzz_target;
 use ravelin_esp::{
     Algorithm, DropReason, Encapsulation, InboundSa, Mode, Packet, Provider, SaParameters, Secret,
 };
-use ravelin_gcm::KeyMaterial;
+use ravelin_gcm::{KeyMaterial, MAX_NONCE_LEN};
 
 const SPI: u32 = 0x1000;
-const SALT: [u8; 4] = [7; 4];
+
+/// Every byte of every key and salt.
+const KEY: u8 = 7;
 
 fuzz_target!(|input: &[u8]| {
-    let [choice, authentic, data @ ..] = input else {
+    let [choice, algorithm, data @ ..] = input else {
         return;
     };
-    let case = Case::new(*choice);
-    let mut wire = if authentic & 1 == 1 {
+    let case = Case::new(*choice, *algorithm);
+    let mut wire = if case.authentic {
         case.seal(data)
     } else {
         data.to_vec()
@@ -35,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     let mut outcomes = [Err(DropReason::SaMissing)];
     sa.open_batch(&mut packets, &mut outcomes, Instant::now());
     if outcomes[0].is_ok() {
-        assert_eq!(authentic & 1, 1, "a packet without a key was accepted");
+        assert!(case.authentic, "a packet without a key was accepted");
         let bytes = packets[0].bytes();
         let total = match bytes[0] >> 4 {
             4 => usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
@@ -46,22 +48,32 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// One kind of SA.
+/// One kind of SA, and who sends to it.
 struct Case {
     tunnel: bool,
     v6: bool,
     udp: bool,
     extended: bool,
+    authentic: bool,
+    implicit_iv: bool,
+    algorithm: Algorithm,
+    provider: Provider,
 }
 
 impl Case {
-    fn new(choice: u8) -> Self {
-        let [tunnel, v6, udp, extended] = [1, 2, 4, 8].map(|bit| choice & bit != 0);
+    fn new(choice: u8, algorithm: u8) -> Self {
+        let [tunnel, v6, udp, extended, authentic, implicit_iv, first_provider] =
+            [1, 2, 4, 8, 16, 32, 64].map(|bit| choice & bit != 0);
+        let algorithm = Algorithm::ALL[usize::from(algorithm) % Algorithm::ALL.len()];
         Self {
             tunnel,
             v6,
             udp,
             extended,
+            authentic,
+            implicit_iv: implicit_iv && algorithm.takes_implicit_iv(),
+            algorithm,
+            provider: Provider::ALL[usize::from(first_provider)].or_any_with(algorithm),
         }
     }
 
@@ -79,8 +91,9 @@ impl Case {
         } else {
             Mode::Transport
         };
-        let key = Secret::from([[7; 16].as_slice(), &SALT].concat());
-        let mut parameters = SaParameters::new(SPI, mode, Algorithm::AES_128_GCM, key);
+        let key = Secret::from(vec![KEY; self.algorithm.keymat_len()]);
+        let mut parameters = SaParameters::new(SPI, mode, self.algorithm, key);
+        parameters.implicit_iv = self.implicit_iv;
         parameters.extended_sequence_numbers = self.extended;
         if self.udp {
             parameters.encapsulation = Encapsulation::Udp {
@@ -88,25 +101,31 @@ impl Case {
                 destination_port: 4500,
             };
         }
-        InboundSa::new(parameters, Provider::RustCrypto, 0, Instant::now()).expect("valid parameters")
+        InboundSa::new(parameters, self.provider, 0, Instant::now()).expect("valid parameters")
     }
 
     /// A well-formed, authentic packet around `plaintext`, which holds the trailer too.
     fn seal(&self, plaintext: &[u8]) -> Vec<u8> {
+        let algorithm = self.algorithm;
         let mut data = plaintext[..plaintext.len().min(1 << 12)].to_vec();
-        data.truncate(data.len() / 4 * 4);
-        let key = KeyMaterial::new(Algorithm::AES_128_GCM, Secret::from(vec![7; 16])).expect("16 bytes");
+        data.truncate(data.len() / algorithm.block_len().max(4) * algorithm.block_len().max(4));
+        let key = Secret::from(vec![KEY; algorithm.key_len()]);
+        let key = KeyMaterial::new(algorithm, key).expect("as long as it says");
         let key = Provider::RustCrypto.key(&key).expect("a key");
         let number = 1_u64.to_be_bytes();
-        let mut nonce = [0; 16];
-        nonce[..4].copy_from_slice(&SALT);
-        nonce[4..12].copy_from_slice(&number);
+        let mut iv = vec![0; algorithm.iv_len()];
+        key.iv(1, &mut iv);
+        let mut nonce = [KEY; MAX_NONCE_LEN];
+        nonce[algorithm.salt_len()..algorithm.nonce_len()].copy_from_slice(&iv);
+        if self.implicit_iv {
+            iv.clear();
+        }
         let mut aad = SPI.to_be_bytes().to_vec();
         aad.extend_from_slice(if self.extended { &number } else { &number[4..] });
-        let mut tag = [0; 16];
+        let mut tag = vec![0; algorithm.tag_len()];
         key.seal(&nonce, &aad, &mut data, &mut tag).expect("short data");
 
-        let esp_len = 16 + data.len() + 16;
+        let esp_len = 8 + iv.len() + data.len() + tag.len();
         let udp_len = if self.udp { 8 + esp_len } else { esp_len };
         let protocol = if self.udp { 17 } else { 50 };
         let mut wire = if self.v6 {
@@ -130,7 +149,7 @@ impl Case {
         }
         wire.extend_from_slice(&SPI.to_be_bytes());
         wire.extend_from_slice(&number[4..]);
-        wire.extend_from_slice(&number);
+        wire.extend_from_slice(&iv);
         wire.extend_from_slice(&data);
         wire.extend_from_slice(&tag);
         wire
