@@ -83,6 +83,11 @@ const PACKAGES: &[Package] = &[
         purpose: "scapy's ESP",
     },
     Package {
+        name: "python3-cryptography-vectors",
+        shows_as: "/usr/lib/python3/dist-packages/cryptography_vectors/__init__.py",
+        purpose: "NIST's test vectors",
+    },
+    Package {
         name: "qemu-system-x86",
         shows_as: "qemu-system-x86_64",
         purpose: "the virtual machine of vm",

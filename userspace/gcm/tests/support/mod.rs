@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod vector_file;
+
 use ravelin_gcm::{Aead, AeadError, Algorithm, KeyMaterial, MAX_NONCE_LEN, Nonce, Provider, Secret};
 
 pub(crate) fn key(provider: Provider, algorithm: Algorithm, bytes: &[u8]) -> Box<dyn Aead> {
@@ -28,6 +30,31 @@ pub(crate) fn keys(algorithm: Algorithm, bytes: &[u8]) -> Vec<Box<dyn Aead>> {
     let providers = all().filter(|(_, one)| *one == algorithm);
     providers
         .map(|(provider, algorithm)| key(provider, algorithm, bytes))
+        .collect()
+}
+
+/// The ICV that a cipher with a MAC adds to a message without associated data: over IV and ciphertext (RFC 4303
+/// section 3.3.2.1). By HMAC alone, which others' vectors prove by itself.
+pub(crate) fn icv_of_cipher(
+    algorithm: Algorithm,
+    integrity: &[u8],
+    nonce: &[u8],
+    ciphertext: &[u8],
+) -> Vec<u8> {
+    let (Algorithm::AesCbcHmac(_, hmac) | Algorithm::AesCtrHmac(_, hmac)) = algorithm else {
+        panic!("{algorithm} is no cipher with a MAC");
+    };
+    let mut covered = [&nonce[algorithm.salt_len()..], ciphertext].concat();
+    let mut icv = vec![0; hmac.tag_len()];
+    let mac = key(Provider::RustCrypto, Algorithm::NullHmac(hmac), integrity);
+    mac.seal(&nonce_of(&[]), &[], &mut covered, &mut icv).unwrap();
+    icv
+}
+
+pub(crate) fn hex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2);
+    digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
         .collect()
 }
 
