@@ -30,8 +30,10 @@ mod outer_header;
 mod outer_options;
 mod packet;
 mod parameters;
+mod plan;
 mod replay;
 mod sequence;
+mod tfc;
 mod trailer;
 
 pub use counters::Counts;
@@ -46,3 +48,4 @@ pub use ravelin_gcm::{AesKey, Algorithm, Hmac, IcvLen, Provider, Secret};
 pub use ravelin_xdp_common::DropReason;
 pub use replay::ReplayWindow;
 pub use sequence::{SequenceCounter, SequenceNumber, SequenceNumbers};
+pub use tfc::TfcPadding;

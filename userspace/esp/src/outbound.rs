@@ -1,5 +1,6 @@
 //! The sending side of an SA (RFC 4303 section 3.3).
 
+use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -9,13 +10,17 @@ use ravelin_xdp_common::DropReason;
 
 use crate::ah::{self, Ah};
 use crate::counters::{Counters, Counts, age};
-use crate::ip::{self, Family, HeaderChain, IpHeader, UDP_HEADER_LEN};
+use crate::ip::{self, Family, IpHeader, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
 use crate::nonce::{self, Salt};
 use crate::outer_header::{self, OuterHeader};
 use crate::parameters::check_path_mtu;
+use crate::plan::Plan;
 use crate::sequence::{SequenceNumber, SequenceNumbers};
-use crate::{Encapsulation, Mode, NoRoom, Packet, Protocol, SaError, SaParameters, SequenceCounter, trailer};
+use crate::{
+    Encapsulation, Mode, NoRoom, Packet, Protocol, SaError, SaParameters, SequenceCounter, TfcPadding,
+    trailer,
+};
 
 /// A packet that may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +35,17 @@ pub struct OutboundSa {
     spi: u32,
     extended: bool,
     /// `None` in transport mode.
-    outer: Option<OuterHeader>,
+    pub(crate) outer: Option<OuterHeader>,
     encapsulation: Encapsulation,
     /// IP protocol of sealed packets.
     carrier: u8,
     udp_zero_checksum: bool,
     aead: Box<dyn Aead>,
     salt: Salt,
-    layout: Layout,
+    pub(crate) layout: Layout,
     /// `None` for ESP. Then `layout` is not used.
-    ah: Option<Ah>,
+    pub(crate) ah: Option<Ah>,
+    tfc_padding: TfcPadding,
     mode: Mode,
     since: Instant,
     /// Bytes; 0 for none.
@@ -54,21 +60,6 @@ pub struct OutboundSa {
 struct Running {
     sequence: SequenceCounter,
     counters: Counters,
-}
-
-/// How one packet will be laid out, decided before a sequence number is spent on it.
-struct Plan {
-    header: IpHeader,
-    /// Bytes of the original headers that stay in front of ESP: none in tunnel mode.
-    kept: usize,
-    /// What ESP's trailer names.
-    next_header: u8,
-    /// Transport mode: the byte that names ESP or UDP instead.
-    next_header_at: usize,
-    /// Bytes in front of ESP once sealed.
-    esp_at: usize,
-    /// Bytes of the sealed packet.
-    total_len: u16,
 }
 
 impl OutboundSa {
@@ -98,6 +89,7 @@ impl OutboundSa {
             encapsulation,
             path_mtu,
             udp_zero_checksum,
+            tfc_padding,
             ..
         } = parameters;
         let carrier = parameters.carrier();
@@ -122,6 +114,7 @@ impl OutboundSa {
             salt,
             layout,
             ah,
+            tfc_padding,
             mode,
             since: now,
             path_mtu: AtomicU32::new(path_mtu.unwrap_or(0)),
@@ -216,7 +209,7 @@ impl OutboundSa {
     }
 
     /// Bytes of the sealed packet, from its IP header on, for a clear packet of `len` bytes, of which `kept` bytes of
-    /// headers stay in front of ESP: 0 in tunnel mode.
+    /// headers stay in front of ESP: 0 in tunnel mode. Without [`TfcPadding`].
     #[must_use]
     pub fn sealed_len(&self, len: usize, kept: usize) -> usize {
         match self.ah {
@@ -237,22 +230,22 @@ impl OutboundSa {
     }
 
     /// Family of the sealed packet.
-    fn wire_family(&self, header: &IpHeader) -> Family {
+    pub(crate) fn wire_family(&self, header: &IpHeader) -> Family {
         self.outer.as_ref().map_or(header.family, OuterHeader::family)
     }
 
-    /// Bytes between the headers and a payload of `payload_len` bytes, and behind it.
-    fn around(&self, family: Family, payload_len: usize) -> (usize, usize) {
+    /// Bytes between the headers and a payload of `payload_len` bytes, which is padded to `padded_len`, and behind it.
+    pub(crate) fn around(&self, family: Family, payload_len: usize, padded_len: usize) -> (usize, usize) {
         match self.ah {
             Some(ah) => (ah.header_len(family), 0),
             None => (
                 self.layout.header_len(),
-                self.layout.ciphertext_len(payload_len) - payload_len + self.layout.icv_len(),
+                self.layout.ciphertext_len(padded_len) - payload_len + self.layout.icv_len(),
             ),
         }
     }
 
-    fn udp_len(&self) -> usize {
+    pub(crate) fn udp_len(&self) -> usize {
         match self.encapsulation {
             Encapsulation::None => 0,
             Encapsulation::Udp { .. } => UDP_HEADER_LEN,
@@ -280,17 +273,50 @@ impl OutboundSa {
     }
 
     fn seal_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Sealed, DropReason>], age: u64) {
-        let path_mtu = self.path_mtu().unwrap_or(u32::from(u16::MAX));
+        let path_mtu = self.path_mtu();
+        let padded = self.tfc_padding.length(path_mtu);
+        let longest = longest(path_mtu);
         let plans: ArrayVec<_, MAX_BATCH> = packets
             .iter_mut()
             .zip(&*outcomes)
-            .map(|(packet, _)| self.plan(packet, path_mtu))
+            .map(|(packet, _)| self.plan(packet, longest, padded))
             .collect();
+        self.seal_planned(packets, &plans, outcomes, age);
+    }
+
+    /// Seals a dummy (RFC 4303 section 2.6), which the peer discards, so that those who watch cannot tell when there is nothing
+    /// to say. In tunnel mode the bytes of `packet` are what the dummy carries, of whatever kind; make it as long as other
+    /// packets are. In transport mode `packet` is an IP packet to the peer whose protocol is 59.
+    ///
+    /// It takes a sequence number, and counts as any packet.
+    ///
+    /// # Errors
+    /// As [`OutboundSa::seal_batch`]; `NextHeader` in transport mode for a packet of another protocol, and for AH.
+    pub fn seal_dummy(&self, packet: &mut Packet<'_>, now: Instant) -> Result<Sealed, DropReason> {
+        let plan = self.plan_dummy(packet, longest(self.path_mtu()));
+        let mut outcome = [Err(DropReason::SaMissing)];
+        self.seal_planned(
+            slice::from_mut(packet),
+            &[plan],
+            &mut outcome,
+            age(self.since, now),
+        );
+        outcome[0]
+    }
+
+    /// Seals the packets for which there is a plan.
+    fn seal_planned(
+        &self,
+        packets: &mut [Packet<'_>],
+        plans: &[Result<Plan, DropReason>],
+        outcomes: &mut [Result<Sealed, DropReason>],
+        age: u64,
+    ) {
         let wanted = plans.iter().filter(|plan| plan.is_ok()).count() as u32;
         let numbers = self.running.sequence.reserve_up_to(wanted);
         match self.ah {
-            None => self.encrypt(packets, &plans, numbers, outcomes),
-            Some(ah) => self.authenticate(ah, packets, &plans, numbers, outcomes),
+            None => self.encrypt(packets, plans, numbers, outcomes),
+            Some(ah) => self.authenticate(ah, packets, plans, numbers, outcomes),
         }
         let lengths = plans
             .iter()
@@ -362,54 +388,10 @@ impl OutboundSa {
         }
     }
 
-    /// Decides how `packet` will be sealed and whether it can be.
-    fn plan(&self, packet: &mut Packet<'_>, path_mtu: u32) -> Result<Plan, DropReason> {
-        let header = IpHeader::parse(packet.bytes())?;
-        // Link-layer padding behind the packet must not be sealed as if it were payload.
-        packet.truncate(header.total_len);
-        let (kept, next_header, next_header_at, outer_len) = if let Some(outer) = &self.outer {
-            (0, header.family.protocol(), 0, outer.len())
-        } else {
-            let chain = HeaderChain::walk(packet.bytes(), &header)?;
-            // RFC 4303 section 3.3.4: "transport mode ESP is applied only to whole IP datagrams (not to IP
-            // fragments)".
-            if chain.fragment {
-                return Err(DropReason::FragmentTransport);
-            }
-            (
-                chain.esp.offset,
-                chain.esp.next_header,
-                chain.esp.next_header_at,
-                chain.esp.offset,
-            )
-        };
-        let esp_at = outer_len + self.udp_len();
-        let payload_len = header.total_len - kept;
-        let (front, behind) = self.around(self.wire_family(&header), payload_len);
-        let total_len = esp_at + front + payload_len + behind;
-        if total_len > path_mtu as usize {
-            return Err(DropReason::PacketTooBig);
-        }
-        let total_len = u16::try_from(total_len).map_err(|_| DropReason::PacketTooBig)?;
-        // For AH the high half of the sequence number stands behind the packet while the ICV is computed.
-        let needed = if self.ah.is_some() { 4 } else { behind };
-        if packet.headroom() < esp_at + front - kept || packet.tailroom() < needed {
-            return Err(DropReason::FrameShort);
-        }
-        Ok(Plan {
-            header,
-            kept,
-            next_header,
-            next_header_at,
-            esp_at,
-            total_len,
-        })
-    }
-
     /// Makes room around the payload, and puts the IP header in front.
     fn wrap(&self, packet: &mut Packet<'_>, plan: &Plan, sequence: u64) -> Result<(), NoRoom> {
         let payload_len = plan.header.total_len - plan.kept;
-        let (front, behind) = self.around(self.wire_family(&plan.header), payload_len);
+        let (front, behind) = self.around(self.wire_family(&plan.header), payload_len, plan.padded_len);
         let front = plan.esp_at + front - plan.kept;
         packet.append(behind)?;
         packet.prepend(front)?;
@@ -462,7 +444,8 @@ impl OutboundSa {
 
         let icv_at = sealed.len().checked_sub(layout.icv_len()).ok_or(NoRoom)?;
         let (plaintext, icv) = sealed.split_at_mut(icv_at);
-        trailer::write(&mut plaintext[payload_len..], plan.next_header);
+        plaintext[payload_len..plan.padded_len].fill(0);
+        trailer::write(&mut plaintext[plan.padded_len..], plan.next_header);
         let aad = nonce::associated_data(self.spi, sequence, self.extended);
         Ok((SealJob::new(nonce, aad, plaintext, icv), Sealed { sequence }))
     }
@@ -487,4 +470,9 @@ impl OutboundSa {
             }
         }
     }
+}
+
+/// The longest outer packet in bytes.
+fn longest(path_mtu: Option<u32>) -> usize {
+    path_mtu.unwrap_or(u32::from(u16::MAX)) as usize
 }

@@ -9,6 +9,7 @@ use crate::ip::{PROTOCOL_AH, PROTOCOL_ESP, PROTOCOL_UDP};
 use crate::nat::NatOriginal;
 use crate::nonce::Salt;
 use crate::outer_options::{Dscp, OuterOptions};
+use crate::tfc::TfcPadding;
 
 /// The smallest path MTU an SA takes over IPv4, in bytes. RFC 791 permits 68, but below this only attacks have been
 /// seen; Linux has the same floor.
@@ -87,6 +88,8 @@ pub struct SaParameters {
     /// Outbound, UDP over IPv6: send checksum 0 as RFC 6935 lets tunnels do, if the peer is known to take it. Linux
     /// does not without a socket option, hence the default `false`.
     pub udp_zero_checksum: bool,
+    /// Outbound: padding that hides lengths.
+    pub tfc_padding: TfcPadding,
     /// Tunnel mode: what outer headers take from inner ones, and the other way round. Not used in transport mode.
     pub outer: OuterOptions,
     /// Inbound, transport mode: the addresses that packets had before a NAT changed them; checksums over them are then made
@@ -110,6 +113,7 @@ impl SaParameters {
             replay_window: 1024,
             path_mtu: None,
             udp_zero_checksum: false,
+            tfc_padding: TfcPadding::None,
             outer: OuterOptions::default(),
             nat_original: None,
         }
@@ -153,6 +157,12 @@ impl SaParameters {
             }
             if self.encapsulation != Encapsulation::None {
                 return Err(SaError::AhInUdp);
+            }
+            if self.nat_original.is_some() {
+                return Err(SaError::AhBehindNat);
+            }
+            if self.tfc_padding != TfcPadding::None {
+                return Err(SaError::AhPadding);
             }
         }
         let window = self.replay_window;
@@ -335,6 +345,12 @@ pub enum SaError {
         /// `source` or `destination`.
         field: &'static str,
     },
+    /// Original addresses for AH.
+    #[error("original addresses are for ESP; AH authenticates addresses, so no NAT may change them")]
+    AhBehindNat,
+    /// TFC padding for AH.
+    #[error("TFC padding is for ESP; AH hides nothing")]
+    AhPadding,
     /// Original addresses for a tunnel.
     #[error("original addresses are for transport mode; what a tunnel carries no NAT has changed")]
     NatOriginalInTunnel,
@@ -382,7 +398,10 @@ pub enum SaError {
 mod tests {
     use ravelin_gcm::{AesKey, IcvLen};
 
-    use super::{Algorithm, Dscp, Encapsulation, Mode, NatOriginal, Protocol, SaError, SaParameters, Secret};
+    use super::{
+        Algorithm, Dscp, Encapsulation, Mode, NatOriginal, Protocol, SaError, SaParameters, Secret,
+        TfcPadding,
+    };
 
     fn parameters() -> SaParameters {
         let mode = Mode::Tunnel {
@@ -432,6 +451,22 @@ mod tests {
             };
         };
         assert!(refused(in_udp).contains("cannot travel in UDP"));
+        let original = |source: &str, destination: &str| {
+            Some(NatOriginal {
+                source: source.parse().unwrap(),
+                destination: destination.parse().unwrap(),
+            })
+        };
+        let padded = |p: &mut SaParameters| {
+            (p.protocol, p.algorithm) = (Protocol::Ah, Algorithm::AesGmac(AesKey::Aes128));
+            p.tfc_padding = TfcPadding::PathMtu;
+        };
+        assert!(refused(padded).contains("TFC padding is for ESP"));
+        let translated = |p: &mut SaParameters| {
+            (p.protocol, p.algorithm) = (Protocol::Ah, Algorithm::AesGmac(AesKey::Aes128));
+            (p.mode, p.nat_original) = (Mode::Transport, original("10.0.0.1", "10.0.0.2"));
+        };
+        assert!(refused(translated).contains("original addresses are for ESP"));
         for window in [1, 63, 65, 100, 65537, 65600, u32::MAX] {
             assert!(refused(|p| p.replay_window = window).contains("multiple of 64 from 64 to 65536"));
         }
@@ -463,12 +498,6 @@ mod tests {
         };
         assert!(refused(over_ipv6).contains("1280 to 65535"));
         assert!(refused(|p| p.outer.dscp = Dscp::Set(64)).contains("DSCP 64; use 0 to 63"));
-        let original = |source: &str, destination: &str| {
-            Some(NatOriginal {
-                source: source.parse().unwrap(),
-                destination: destination.parse().unwrap(),
-            })
-        };
         assert!(
             refused(|p| p.nat_original = original("10.0.0.1", "10.0.0.2")).contains("are for transport mode")
         );

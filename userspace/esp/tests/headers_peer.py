@@ -108,6 +108,13 @@ def open_(request):
         return {"packet": raw(association(request).decrypt(sealed)).hex()}
 
 
+def next_header(request):
+    """What the trailer of ESP names."""
+    sealed = ip(bytes.fromhex(request["packet"]))
+    sa = association(request)
+    return {"next_header": sa.crypt_algo.decrypt(sa, sealed[ESP], sa.crypt_key, 16).nh}
+
+
 OPERATIONS = {
     "build": build,
     "fields": fields,
@@ -115,6 +122,7 @@ OPERATIONS = {
     "translate": translate,
     "seal": seal,
     "open": open_,
+    "next_header": next_header,
 }
 
 print(json.dumps({"scapy": __version__}), flush=True)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ravelin_esp::{InboundSa, NatOriginal, OutboundSa, Provider, SaParameters, Secret};
+use ravelin_esp::{InboundSa, NatOriginal, OutboundSa, Provider, SaParameters, Secret, TfcPadding};
 use ravelin_policy::{self as policy, Connection, StaticSa};
 
 use crate::fingerprint::Fingerprint;
@@ -270,6 +270,11 @@ fn parameters(connection: &Connection, sa: &StaticSa, keymat: Secret) -> SaParam
         implicit_iv: connection.keys.implicit_iv,
         extended_sequence_numbers: connection.keys.esn,
         replay_window: connection.keys.replay_window,
+        tfc_padding: match connection.tfc_padding {
+            policy::TfcPadding::None => TfcPadding::None,
+            policy::TfcPadding::To(len) => TfcPadding::To(len),
+            policy::TfcPadding::PathMtu => TfcPadding::PathMtu,
+        },
         outer: outer_options(connection.outer_header),
         ..SaParameters::new(sa.spi.value(), mode, connection.keys.algorithm, keymat)
     }

@@ -214,6 +214,7 @@ fn needs_same_sas(a: &Connection, b: &Connection) -> bool {
                 connection.encapsulation,
                 connection.outer_header,
                 connection.original,
+                connection.tfc_padding,
             ),
             (connection.protocol, keys.algorithm, keys.implicit_iv),
             (keys.esn, keys.replay_window),

@@ -115,7 +115,8 @@ fn outer_headers_are_as_the_policy_wants_them() {
     let folder = tempfile::tempdir().expect("a folder");
     key_file::create(&folder.path().join("a.key"), Algorithm::AES_256_GCM).expect("made");
     key_file::create(&folder.path().join("b.key"), Algorithm::AES_256_GCM).expect("made");
-    let options = "df = \"set\"\ndscp = 46\ninner-dscp = \"copy\"\necn = \"compatibility\"\nhop-limit = 9";
+    let options = "df = \"set\"\ndscp = 46\ninner-dscp = \"copy\"\necn = \"compatibility\"\nhop-limit = 9\n\
+                   tfc-padding = 100";
     let [near, far] = [0, 1].map(|side| {
         let state = folder.path().join(format!("s{side}"));
         start(&policy(folder.path(), side, options), &state)
@@ -123,6 +124,8 @@ fn outer_headers_are_as_the_policy_wants_them() {
     let (_, wire) = seal(outbound(&near));
     // The clear packet has DSCP 0 and no DF.
     assert_eq!((wire[1], wire[6], wire[8]), (46 << 2, 0x40, 9));
+    // IP, ESP, 100 bytes, trailer and ICV.
+    assert_eq!(wire.len(), 20 + 16 + 104 + 16);
     assert_eq!(open(inbound(&far), &wire).expect("opened")[1], 46 << 2);
 }
 

@@ -76,6 +76,13 @@ pub(crate) static CONNECTION: TableSpec = TableSpec {
             "The peer's own address, if a NAT makes `remote` of it",
         )
         .only_with("mode", TRANSPORT),
+        Key::default(
+            "tfc-padding",
+            Kind::WordOr(&["none", "mtu"], 1, 65_535),
+            Literal::Word("none"),
+            "Length in bytes that clear packets are padded to before they are sealed, or as far as the path MTU lets them",
+        )
+        .only_with("protocol", Literal::Word("esp")),
         outer_header::DF,
         outer_header::DSCP,
         outer_header::INNER_DSCP,
@@ -162,12 +169,25 @@ pub struct Connection {
     pub path_mtu: Option<u16>,
     /// The ends as the peer's packets have them before a NAT changes them; `None` without a NAT, and in tunnel mode.
     pub original: Option<Ends>,
+    /// What hides the lengths of packets.
+    pub tfc_padding: TfcPadding,
     /// How outer headers relate to inner ones.
     pub outer_header: OuterHeader,
     /// Its keys.
     pub keys: StaticKeys,
     /// Where it is defined.
     pub position: Position,
+}
+
+/// Padding that hides lengths (RFC 4303 section 2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TfcPadding {
+    /// None.
+    None,
+    /// As if clear packets had so many bytes.
+    To(u16),
+    /// As if clear packets were the longest that fit.
+    PathMtu,
 }
 
 /// Two ends, of one family.
@@ -275,6 +295,8 @@ impl Connection {
         let protocol = table.choice(report, "protocol", &protocols);
         let encapsulation = read_encapsulation(report, &table);
         let path_mtu = table.integer(report, "path-mtu");
+        let words = [("none", TfcPadding::None), ("mtu", TfcPadding::PathMtu)];
+        let tfc_padding = table.word_or_integer(report, "tfc-padding", &words, TfcPadding::To);
         let original = ["original-local", "original-remote"].map(|key| {
             let read = |node| read_endpoint(report, node, key).map(Some);
             table.or_default(key, None, read)
@@ -313,6 +335,7 @@ impl Connection {
             protocol: protocol?,
             encapsulation: encapsulation?,
             path_mtu: path_mtu?,
+            tfc_padding: tfc_padding?,
             outer_header: outer_header?,
             keys: keys?,
             position: report.position(table.span()),
@@ -505,6 +528,14 @@ fn check_ah(
             &node.span(),
             "AH cannot travel in UDP, nor pass a NAT at all; leave out encapsulation, or write protocol = \"esp\"".to_owned(),
         );
+    }
+    for key in ["original-local", "original-remote"] {
+        if let Some(node) = table.optional(key) {
+            report.error(
+                &node.span(),
+                format!("{key} is for ESP behind a NAT, which AH cannot pass; remove it, or write protocol = \"esp\""),
+            );
+        }
     }
     if let Some(keys) = keys
         && keys.algorithm.encrypts()

@@ -49,7 +49,8 @@ mod template;
 
 pub use address::{Address, Family};
 pub use connection::{
-    Connection, Encapsulation, Ends, IpsecProtocol, Mode, Spi, StaticKeys, StaticSa, UDP_ENCAPSULATION_PORT,
+    Connection, Encapsulation, Ends, IpsecProtocol, Mode, Spi, StaticKeys, StaticSa, TfcPadding,
+    UDP_ENCAPSULATION_PORT,
 };
 pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
 pub use document::MAX_RULES;

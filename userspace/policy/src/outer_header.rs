@@ -16,7 +16,7 @@ pub(crate) const DF: Key = Key::default(
 
 pub(crate) const DSCP: Key = Key::default(
     "dscp",
-    Kind::WordOr("copy", 0, 63),
+    Kind::WordOr(&["copy"], 0, 63),
     Literal::Word("copy"),
     "DSCP of outer headers: the inner packet's, or this one",
 )
@@ -106,7 +106,7 @@ impl OuterHeader {
             ("zero", FlowLabel::Zero),
         ];
         let dont_fragment = table.choice(report, "df", &dont_fragment);
-        let dscp = table.word_or_integer(report, "dscp");
+        let dscp = table.word_or_integer(report, "dscp", &[("copy", None)], Some);
         let copy_dscp_inward = table.choice(report, "inner-dscp", &[("keep", false), ("copy", true)]);
         let ecn_compatibility = table.choice(report, "ecn", &[("normal", false), ("compatibility", true)]);
         let flow_label = table.choice(report, "flow-label", &flow_label);

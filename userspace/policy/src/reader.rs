@@ -196,7 +196,8 @@ impl<'a> Table<'a> {
     /// Whether a key has another value than `wanted`; not when its value is none that it can have.
     fn differs(&self, key: &str, wanted: Literal) -> bool {
         let Some(node) = self.optional(key) else {
-            return self.known(key).need != Need::Required;
+            let need = &self.known(key).need;
+            return *need != Need::Required && *need != Need::Default(wanted);
         };
         match (wanted, node.value) {
             (Literal::Boolean(wanted), DeValue::Boolean(value)) => *value != wanted,
@@ -276,36 +277,44 @@ impl<'a> Table<'a> {
         value.map(Some)
     }
 
-    /// A whole number within its bounds, or `None` for the word that may stand in its place; `None` when it is wrong, which
-    /// has been reported.
-    pub(crate) fn word_or_integer<T: TryFrom<i64>>(
+    /// A whole number within its bounds, made into what it means, or one of `words`; `None` when it is wrong, which has been
+    /// reported.
+    pub(crate) fn word_or_integer<N: TryFrom<i64>, T: Copy>(
         &self,
         report: &mut Report<'_>,
         key: &str,
-    ) -> Option<Option<T>> {
+        words: &[(&str, T)],
+        integer: impl FnOnce(N) -> T,
+    ) -> Option<T> {
         let known = self.known(key);
-        let (min, max, _) = known.kind.bounds();
-        let word = match known.kind {
-            Kind::WordOr(word, ..) => word,
-            _ => "",
-        };
         debug_assert!(
-            !word.is_empty() && known.need == Need::Default(Literal::Word(word)),
-            "{key}"
+            matches!(known.kind, Kind::WordOr(known, ..) if known.iter().eq(words.iter().map(|(word, _)| word))),
+            "{key} is described with other words"
         );
-        let Some(node) = self.optional(key).filter(|node| node.as_string() != Some(word)) else {
-            return Some(None);
+        let meaning = |word: &str| {
+            words
+                .iter()
+                .find(|(known, _)| *known == word)
+                .map(|(_, meaning)| *meaning)
         };
-        match node.as_integer().filter(|value| (min..=max).contains(value)) {
-            Some(value) => T::try_from(value).ok().map(Some),
-            None => {
-                node.wrong_type(
-                    report,
-                    &format!("\"{word}\" or a whole number from {min} to {max}"),
-                );
-                None
-            }
+        let Some(node) = self.optional(key) else {
+            return match known.need {
+                Need::Default(Literal::Word(word)) => meaning(word),
+                _ => None,
+            };
+        };
+        if let Some(meaning) = node.as_string().and_then(meaning) {
+            return Some(meaning);
         }
+        let (min, max, _) = known.kind.bounds();
+        let value = node.as_integer().filter(|value| (min..=max).contains(value));
+        let meaning = value.and_then(|value| N::try_from(value).ok()).map(integer);
+        if meaning.is_none() {
+            let words: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let words = words.join(" or ");
+            node.wrong_type(report, &format!("{words} or a whole number from {min} to {max}"));
+        }
+        meaning
     }
 
     /// One of `choices`; `None` when it is wrong or absent without a default, which has been reported.

@@ -66,8 +66,8 @@ pub(crate) enum Kind {
     Integer(i64, i64),
     /// The same, in steps of the third.
     Multiple(i64, i64, i64),
-    /// This word, or a whole number from the first to the second.
-    WordOr(&'static str, i64, i64),
+    /// One of these words, or a whole number from the first to the second.
+    WordOr(&'static [&'static str], i64, i64),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A name of the user's choice.
@@ -194,8 +194,13 @@ fn table(spec: &'static TableSpec, definitions: &mut Map<String, Value>) -> Valu
         }
         properties.insert(key.name.to_owned(), value);
         if let Some((other, wanted)) = key.only_with {
-            let condition =
-                json!({ "properties": { other: { "const": wanted.json() } }, "required": [other] });
+            let mut condition = json!({ "properties": { other: { "const": wanted.json() } } });
+            let by_default = spec
+                .key(other)
+                .is_some_and(|key| key.need == Need::Default(wanted));
+            if !by_default {
+                condition["required"] = json!([other]);
+            }
             dependent.insert(key.name.to_owned(), condition);
         }
     }
@@ -224,8 +229,8 @@ fn kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
         Kind::Multiple(min, max, step) => {
             json!({ "type": "integer", "minimum": min, "maximum": max, "multipleOf": step })
         }
-        Kind::WordOr(word, min, max) => {
-            json!({ "anyOf": [{ "enum": [word] }, { "type": "integer", "minimum": min, "maximum": max }] })
+        Kind::WordOr(words, min, max) => {
+            json!({ "anyOf": [{ "enum": words }, { "type": "integer", "minimum": min, "maximum": max }] })
         }
         Kind::Choice(words) => json!({ "enum": words }),
         Kind::Name => json!({ "type": "string", "pattern": NAME, "maxLength": document::MAX_NAME }),

@@ -104,6 +104,7 @@ fn every_key_is_explained_and_shown() {
         "local-port",
         "remote-port",
         "path-mtu",
+        "tfc-padding",
         "original-local",
         "original-remote",
         "df",

@@ -324,6 +324,16 @@ fn connections() {
         ("df = \"keep\"", "24:6", "write \"copy\" or \"set\" or \"clear\""),
         ("dscp = \"ef\"", "24:8", "\"copy\" or a whole number from 0 to 63"),
         ("dscp = 64", "24:8", "\"copy\" or a whole number from 0 to 63"),
+        (
+            "tfc-padding = 0",
+            "24:15",
+            "\"none\" or \"mtu\" or a whole number from 1 to 65535",
+        ),
+        (
+            "tfc-padding = \"512\"",
+            "24:15",
+            "\"none\" or \"mtu\" or a whole number from 1 to 65535",
+        ),
         ("inner-dscp = true", "24:14", "\"keep\" or \"copy\""),
         ("ecn = \"off\"", "24:7", "\"normal\" or \"compatibility\""),
         ("hop-limit = 0", "24:13", "from 1 to 255"),

@@ -69,6 +69,16 @@ fn every_example_is_valid() {
     let validator = validator();
     assert_valid(&validator, GOOD);
     assert_valid(&validator, "");
+    for key in [
+        "tfc-padding = 9",
+        "tfc-padding = \"mtu\"",
+        "dscp = 0",
+        "dscp = \"copy\"",
+    ] {
+        let text = GOOD.replace("local-port = 4500", key);
+        assert_valid(&validator, &text);
+        assert!(Policy::parse(&text, "p").is_ok(), "{key}");
+    }
     for block in include_str!("../../../docs/policy.md").split("```toml\n").skip(1) {
         assert_valid(&validator, block.split_once("```").expect("a closed block").0);
     }
@@ -118,6 +128,12 @@ fn schema_and_reader_refuse_the_same_forms() {
         ("local = \"192.0.2.1\"", "local = \"gateway\""),
         ("encapsulation = \"udp\"", ""),
         ("local-port = 4500", "local-port = 0"),
+        (
+            "encapsulation = \"udp\"\nlocal-port = 4500",
+            "protocol = \"ah\"\ntfc-padding = 9",
+        ),
+        ("local-port = 4500", "original-local = \"10.0.0.1\""),
+        ("local-port = 4500", "dscp = 64"),
         ("replay-window = 128", "replay-window = 100"),
         ("replay-window = 128", "esn = 1"),
         ("spi = 0x1001", "spi = 255"),

@@ -58,13 +58,23 @@ impl HeadersPeer {
         self.transform("open", case, headers, packet)
     }
 
+    /// What the trailer names of a packet that was sealed with a case's keys.
+    pub(crate) fn next_header(&mut self, case: Case, packet: &[u8]) -> u8 {
+        let answer = self.ask("next_header", case, &json!({}), packet);
+        answer["next_header"].as_u64().unwrap() as u8
+    }
+
     fn transform(&mut self, operation: &str, case: Case, headers: &Value, packet: &[u8]) -> Vec<u8> {
+        bytes(&self.ask(operation, case, headers, packet)["packet"])
+    }
+
+    fn ask(&mut self, operation: &str, case: Case, headers: &Value, packet: &[u8]) -> Value {
         let mut request = headers.clone();
         request["operation"] = json!(operation);
         request["spi"] = json!(SPI);
         request["key"] = json!(hex(&case.key_material()));
         request["packet"] = json!(hex(packet));
-        bytes(&self.0.ask(&request)["packet"])
+        self.0.ask(&request)
     }
 }
 
