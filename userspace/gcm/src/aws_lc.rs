@@ -1,4 +1,7 @@
 //! What AWS-LC does faster: AES-GCM, ChaCha20-Poly1305, and ciphers with HMAC.
+//!
+//! With HMAC that depends on the CPU: without SHA extensions AWS-LC's SHA-256 and SHA-1 take about three quarters of
+//! RustCrypto's time; with them RustCrypto is ahead by a tenth of a microsecond per packet, for which AWS-LC copies its state.
 
 mod aead_key;
 mod ciphers;

@@ -13,6 +13,7 @@ use chacha20poly1305::ChaCha20Poly1305;
 use hmac::Hmac as HmacOf;
 use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
+use zeroize::ZeroizeOnDrop;
 
 use crate::encrypt_then_mac::{Cipher, EncryptThenMac, Mac, Null};
 use crate::{Aead, AesKey, Algorithm, Hmac, IcvLen, KeyMaterial, Provider};
@@ -21,9 +22,16 @@ use ciphers::{Cbc, Ctr};
 use gmac::GmacKey;
 use hmac_key::HmacKey;
 
-/// AES with a key of one of the three lengths.
+/// AES with a key of one of the three lengths, which is erased when it is dropped.
 trait Aes:
-    BlockSizeUser<BlockSize = U16> + BlockCipherEncrypt + BlockCipherDecrypt + KeyInit + Send + Sync + 'static
+    BlockSizeUser<BlockSize = U16>
+    + BlockCipherEncrypt
+    + BlockCipherDecrypt
+    + KeyInit
+    + ZeroizeOnDrop
+    + Send
+    + Sync
+    + 'static
 {
 }
 
@@ -80,4 +88,23 @@ fn with_mac<C: Cipher + 'static, M: Mac + 'static>(
 ) -> Option<Box<dyn Aead>> {
     let (provider, algorithm) = (Provider::RustCrypto, key.algorithm());
     Some(Box::new(EncryptThenMac::new(provider, algorithm, cipher, mac)))
+}
+
+#[cfg(test)]
+mod tests {
+    use hmac::EagerHash;
+
+    use super::*;
+
+    /// Erasing is a feature of each of these crates, which a change of Cargo.toml could lose without a word.
+    #[test]
+    fn what_holds_a_key_is_erased() {
+        const fn is_erased<T: ZeroizeOnDrop>() {}
+        is_erased::<AesGcm<aes::Aes256, U12, U16>>();
+        is_erased::<ChaCha20Poly1305>();
+        // What HMAC keeps of its key are states of the hash.
+        is_erased::<<Sha1 as EagerHash>::Core>();
+        is_erased::<<Sha256 as EagerHash>::Core>();
+        is_erased::<<Sha512 as EagerHash>::Core>();
+    }
 }
