@@ -63,8 +63,8 @@ pub(crate) fn keymat_len(algorithm: Algorithm) -> usize {
     }
 }
 
-/// The arguments of `ip xfrm state add` for `algorithm` and its KEYMAT: encryption key, salt, integrity key.
-pub(crate) fn arguments(algorithm: Algorithm, keymat: &[u8]) -> String {
+/// The arguments of `ip xfrm state add proto esp` for `algorithm` and its KEYMAT: encryption key, salt, integrity key.
+pub(crate) fn esp_arguments(algorithm: Algorithm, keymat: &[u8]) -> String {
     match transform(algorithm) {
         Transform::Aead(name, _, icv) => format!("aead {name} {} {icv}", key(keymat)),
         Transform::Pair(name, len, Mac(mac, _, icv)) => {
@@ -76,6 +76,21 @@ pub(crate) fn arguments(algorithm: Algorithm, keymat: &[u8]) -> String {
             )
         }
     }
+}
+
+/// The same for `proto ah`, of an algorithm that [`in_ah`] is true of.
+pub(crate) fn ah_arguments(algorithm: Algorithm, keymat: &[u8]) -> String {
+    match transform(algorithm) {
+        Transform::Pair(_, len, Mac(mac, _, icv)) => {
+            format!("auth-trunc {mac} {} {icv}", key(&keymat[len..]))
+        }
+        Transform::Aead(..) => unreachable!("AH takes a MAC"),
+    }
+}
+
+/// Whether the kernel has `algorithm` in AH; GMAC it has only in ESP.
+pub(crate) fn in_ah(algorithm: Algorithm) -> bool {
+    matches!(algorithm, Algorithm::NullHmac(_))
 }
 
 /// As iproute2 reads keys; none at all is two quotes.

@@ -2,7 +2,10 @@
 
 use std::{fmt, net::IpAddr, time::Instant};
 
-use ravelin_esp::{Algorithm, Encapsulation, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
+use ravelin_esp::{
+    AesKey, Algorithm, Encapsulation, Hmac, InboundSa, Mode, OutboundSa, Protocol, Provider, SaParameters,
+    Secret, TfcPadding,
+};
 
 use crate::{
     algorithm,
@@ -44,6 +47,12 @@ const SHAPES: [Shape; 6] = [
     Shape::Transport(Family::V6),
 ];
 
+/// Algorithms that are also tried with traffic flow confidentiality: one of each kind of block.
+const PADDED: [Algorithm; 2] = [
+    Algorithm::AES_256_GCM,
+    Algorithm::AesCbcHmac(AesKey::Aes128, Hmac::Sha2_256_128),
+];
+
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -58,11 +67,15 @@ pub(crate) enum Generation {
     Second,
 }
 
+/// Bytes of clear packets with traffic flow confidentiality, unless they are longer.
+pub(crate) const TFC_LEN: u16 = 700;
+
 /// One cell of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     /// Its own in the whole matrix; in SPIs, addresses and keys.
     pub(crate) number: u16,
+    pub(crate) protocol: Protocol,
     pub(crate) algorithm: Algorithm,
     pub(crate) shape: Shape,
     /// Extended sequence numbers.
@@ -70,6 +83,8 @@ pub(crate) struct Case {
     /// UDP encapsulation.
     pub(crate) udp: bool,
     pub(crate) provider: Provider,
+    /// Traffic flow confidentiality: both sides make short packets as long as [`TFC_LEN`].
+    pub(crate) tfc: bool,
     /// Whether the first SAs start just below 2^32, so that the numbers cross it while traffic runs.
     pub(crate) late: bool,
 }
@@ -78,51 +93,67 @@ impl Case {
     /// Every cell, those of one algorithm together.
     pub(crate) fn all() -> Vec<Vec<Self>> {
         let mut number = 0;
-        let of = |algorithm| {
-            let mut cases = Vec::new();
+        let plain = algorithms().map(|(protocol, algorithm)| (protocol, algorithm, false));
+        let padded = PADDED.iter().map(|algorithm| (Protocol::Esp, *algorithm, true));
+        let mut all = Vec::new();
+        for (protocol, algorithm, tfc) in plain.chain(padded) {
+            let mut group = Vec::new();
             for shape in SHAPES {
                 for (extended, udp) in [(false, false), (true, false), (false, true), (true, true)] {
+                    // AH cannot travel in UDP. Linux pads in tunnel mode only.
+                    if (udp && protocol == Protocol::Ah) || (tfc && matches!(shape, Shape::Transport(_))) {
+                        continue;
+                    }
                     number += 1;
-                    cases.push(Self {
+                    group.push(Self {
                         number,
+                        protocol,
                         algorithm,
                         shape,
                         extended,
                         udp,
                         provider: provider(algorithm, number),
+                        tfc,
                         late: extended,
                     });
                 }
             }
-            cases
-        };
-        Algorithm::ALL.iter().copied().map(of).collect()
+            all.push(group);
+        }
+        all
     }
 
     /// Tunnels with every algorithm, and all they may differ in otherwise.
     pub(crate) fn tunnels() -> Vec<Self> {
-        let algorithms = Algorithm::ALL;
         let shapes = &SHAPES[..4];
-        let of = |number: u16| {
+        let of = |((protocol, algorithm), number): (_, u16)| {
             let index = usize::from(number);
-            let algorithm = algorithms[index % algorithms.len()];
             Self {
                 number,
+                protocol,
                 algorithm,
                 shape: shapes[index % shapes.len()],
                 extended: index / 4 % 2 == 0,
-                udp: index / 8 % 2 == 0,
+                udp: index / 8 % 2 == 0 && protocol == Protocol::Esp,
                 provider: Provider::preferred(),
+                tfc: false,
                 late: false,
             }
         };
-        (1..=algorithms.len().max(16) as u16).map(of).collect()
+        algorithms().zip(1..).map(of).collect()
     }
 
     /// What the inner packets are.
     pub(crate) fn inner(&self) -> Family {
         match self.shape {
             Shape::Tunnel { inner, .. } | Shape::Transport(inner) => inner,
+        }
+    }
+
+    /// What carries them.
+    pub(crate) fn outer(&self) -> Family {
+        match self.shape {
+            Shape::Tunnel { outer, .. } | Shape::Transport(outer) => outer,
         }
     }
 
@@ -204,7 +235,11 @@ impl Case {
         let key_material = Secret::from(self.key_material(direction, generation));
         let spi = self.spi(direction, generation);
         let mut parameters = SaParameters::new(spi, mode, self.algorithm, key_material);
+        parameters.protocol = self.protocol;
         parameters.extended_sequence_numbers = self.extended;
+        if self.tfc {
+            parameters.tfc_padding = TfcPadding::To(TFC_LEN);
+        }
         if self.udp {
             let (source_port, destination_port) = direction.udp_ports();
             parameters.encapsulation = Encapsulation::Udp {
@@ -214,6 +249,14 @@ impl Case {
         }
         parameters
     }
+}
+
+/// Those of ESP, then those of AH.
+fn algorithms() -> impl Iterator<Item = (Protocol, Algorithm)> {
+    let all = || Algorithm::ALL.iter().copied();
+    let esp = all().map(|algorithm| (Protocol::Esp, algorithm));
+    let ah = all().filter(|algorithm| algorithm::in_ah(*algorithm));
+    esp.chain(ah.map(|algorithm| (Protocol::Ah, algorithm)))
 }
 
 /// One that has `algorithm`; every provider meets every shape, in one algorithm or another.
@@ -245,13 +288,17 @@ impl fmt::Display for Direction {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.protocol == Protocol::Ah {
+            f.write_str("ah/")?;
+        }
         write!(f, "{}/", self.algorithm)?;
         match self.shape {
             Shape::Tunnel { inner, outer } => write!(f, "tunnel-{inner}-in-{outer}")?,
             Shape::Transport(family) => write!(f, "transport-{family}")?,
         }
         f.write_str(if self.extended { "/esn" } else { "/seq32" })?;
-        f.write_str(if self.udp { "/udp" } else { "/plain" })
+        f.write_str(if self.udp { "/udp" } else { "/plain" })?;
+        f.write_str(if self.tfc { "/tfc" } else { "" })
     }
 }
 

@@ -6,10 +6,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ravelin_esp::Protocol;
 
 use crate::{
     algorithm,
-    case::{Case, Direction, Family, Generation, Shape},
+    case::{Case, Direction, Family, Generation, Shape, TFC_LEN},
     ip,
     namespace::Namespace,
     topology::UDP_PORTS,
@@ -42,12 +43,12 @@ fn add_state(case: &Case, direction: Direction, generation: Generation) -> Strin
     // iproute2's `reqid` ties an SA to the policy whose packets it carries.
     let _ = write!(line, " reqid {} mode {}", case.number, mode(case));
     let _ = write!(line, " replay-window {REPLAY_WINDOW}");
-    // Flags of `ip` add up only within one list.
-    match (case.extended, matches!(case.shape, Shape::Tunnel { .. })) {
-        (true, true) => line.push_str(" flag esn flag af-unspec"),
-        (true, false) => line.push_str(" flag esn"),
-        (false, true) => line.push_str(" flag af-unspec"),
-        (false, false) => {}
+    let flags = flags(case);
+    if !flags.is_empty() {
+        let _ = write!(line, " flag {}", flags.join(" "));
+    }
+    if case.tfc {
+        let _ = write!(line, " tfcpad {TFC_LEN}");
     }
     let start = case.start(generation);
     if start != 0 {
@@ -60,15 +61,35 @@ fn add_state(case: &Case, direction: Direction, generation: Generation) -> Strin
     }
     if case.udp {
         let (source_port, destination_port) = direction.udp_ports();
-        let any = match case.outer_addresses()[0].is_ipv4() {
-            true => "0.0.0.0",
-            false => "::",
+        let any = match case.outer() {
+            Family::V4 => "0.0.0.0",
+            Family::V6 => "::",
         };
         let _ = write!(line, " encap espinudp {source_port} {destination_port} {any}");
     }
     let key_material = case.key_material(direction, generation);
-    let _ = writeln!(line, " {}", algorithm::arguments(case.algorithm, &key_material));
+    let arguments = match case.protocol {
+        Protocol::Esp => algorithm::esp_arguments(case.algorithm, &key_material),
+        Protocol::Ah => algorithm::ah_arguments(case.algorithm, &key_material),
+    };
+    let _ = writeln!(line, " {arguments}");
     line
+}
+
+fn flags(case: &Case) -> Vec<&'static str> {
+    let mut flags = Vec::new();
+    if case.extended {
+        flags.push("esn");
+    }
+    // Either family inside.
+    if matches!(case.shape, Shape::Tunnel { .. }) {
+        flags.push("af-unspec");
+    }
+    // Linux fills AH up to multiples of 8 bytes, which over IPv4 RFC 4302 section 2.6 does not, unless told otherwise.
+    if case.protocol == Protocol::Ah && case.outer() == Family::V4 {
+        flags.push("align4");
+    }
+    flags
 }
 
 /// A line that deletes one SA.
@@ -93,7 +114,8 @@ pub(crate) fn policies(case: &Case, verb: &str) -> String {
             let [source, destination] = ordered(case.outer_addresses(), direction);
             let _ = write!(
                 line,
-                " priority {PRIORITY} tmpl src {source} dst {destination} proto esp reqid {} mode {}",
+                " priority {PRIORITY} tmpl src {source} dst {destination} proto {} reqid {} mode {}",
+                protocol(case),
                 case.number,
                 mode(case)
             );
@@ -107,7 +129,17 @@ pub(crate) fn policies(case: &Case, verb: &str) -> String {
 fn id(case: &Case, direction: Direction, generation: Generation) -> String {
     let [source, destination] = ordered(case.outer_addresses(), direction);
     let spi = case.spi(direction, generation);
-    format!("src {source} dst {destination} proto esp spi {spi:#x}")
+    format!(
+        "src {source} dst {destination} proto {} spi {spi:#x}",
+        protocol(case)
+    )
+}
+
+fn protocol(case: &Case) -> &'static str {
+    match case.protocol {
+        Protocol::Esp => "esp",
+        Protocol::Ah => "ah",
+    }
 }
 
 fn mode(case: &Case) -> &'static str {
@@ -158,7 +190,7 @@ fn parse_states(text: &str) -> Result<HashMap<u32, State>> {
             .collect();
         let context = || format!("`ip -s xfrm state` printed '{line}'");
         match *words.as_slice() {
-            ["proto", "esp", "spi", spi, ..] => {
+            ["proto", "esp" | "ah", "spi", spi, ..] => {
                 let (spi, _) = spi.split_once('(').with_context(context)?;
                 current = (
                     u32::try_from(number(spi).with_context(context)?)?,

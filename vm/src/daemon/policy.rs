@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ravelin_esp::Protocol;
 
 use crate::{
     algorithm::hex,
@@ -45,6 +46,10 @@ fn connection(text: &mut String, case: &Case) {
     } else {
         String::new()
     };
+    let protocol = match case.protocol {
+        Protocol::Esp => "esp",
+        Protocol::Ah => "ah",
+    };
     let sa = |direction| {
         let spi = case.spi(direction, Generation::First);
         format!(
@@ -64,6 +69,7 @@ action = \"protect\"
 connection = \"{name}\"
 [connections.{name}]
 mode = \"tunnel\"
+protocol = \"{protocol}\"
 local = \"{local}\"
 remote = \"{remote}\"
 {udp}[connections.{name}.static]

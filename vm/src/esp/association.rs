@@ -10,11 +10,13 @@ use std::{
 
 use ravelin_esp::{DropReason, InboundSa, MAX_HEADROOM, MAX_TAILROOM, OutboundSa, Packet};
 
-use crate::case::Direction;
+use crate::case::{Direction, TFC_LEN};
 
 /// One pair of peers. The inbound SAs are found by SPI, in the gateway.
 #[derive(Debug)]
 pub(crate) struct Association {
+    /// To look into packets without receiving them: of the first generation, with a replay window of its own.
+    look: InboundSa,
     inner: Mutex<Inner>,
 }
 
@@ -27,17 +29,18 @@ struct Inner {
     dropped: Vec<(Direction, DropReason)>,
 }
 
-/// Where ESP packets go instead of the wire, or instead of being opened.
+/// Where an ESP packet goes instead of the wire, or instead of being opened.
 #[derive(Debug)]
 struct Hold {
-    /// Packets of other lengths go their way: something of an earlier connection may still be about.
-    len: usize,
+    /// What it carries at its end. Others go their way: something of an earlier connection may still be about.
+    payload: Vec<u8>,
     packets: Sender<Vec<u8>>,
 }
 
 impl Association {
-    pub(crate) fn new(outbound: Arc<OutboundSa>) -> Self {
+    pub(crate) fn new(outbound: Arc<OutboundSa>, look: InboundSa) -> Self {
         Self {
+            look,
             inner: Mutex::new(Inner {
                 outbound,
                 holds: [None, None],
@@ -56,10 +59,11 @@ impl Association {
         self.lock().outbound = outbound;
     }
 
-    /// Holds ESP packets of `len` bytes back until [`Association::release`]; they come here.
-    pub(crate) fn hold(&self, direction: Direction, len: usize) -> Receiver<Vec<u8>> {
+    /// Holds ESP packets that carry `payload` back until [`Association::release`]; they come here.
+    pub(crate) fn hold(&self, direction: Direction, payload: &[u8]) -> Receiver<Vec<u8>> {
         let (packets, held) = channel();
-        self.lock().holds[direction as usize] = Some(Hold { len, packets });
+        let payload = payload.to_vec();
+        self.lock().holds[direction as usize] = Some(Hold { payload, packets });
         held
     }
 
@@ -67,16 +71,16 @@ impl Association {
         self.lock().holds[direction as usize] = None;
     }
 
-    /// `packet`, unless it is to be held back.
-    pub(crate) fn unless_held(&self, direction: Direction, packet: Vec<u8>) -> Option<Vec<u8>> {
-        match &self.lock().holds[direction as usize] {
-            Some(hold) if packet.len() == hold.len => {
-                // Nobody waits any longer if the receiver is gone; then the packet is lost as on a bad link.
-                let _ = hold.packets.send(packet);
-                None
-            }
-            _ => Some(packet),
-        }
+    /// What was sealed of `clear`, unless it is to be held back.
+    pub(crate) fn unless_held_outbound(&self, clear: &[u8], sealed: Vec<u8>) -> Option<Vec<u8>> {
+        self.lock()
+            .unless_held(Direction::ToTheirs, sealed, |_| Some(clear.to_vec()))
+    }
+
+    /// `sealed`, unless it is to be held back.
+    pub(crate) fn unless_held_inbound(&self, sealed: Vec<u8>) -> Option<Vec<u8>> {
+        self.lock()
+            .unless_held(Direction::ToOurs, sealed, |sealed| open(&self.look, sealed).ok())
     }
 
     pub(crate) fn drop_packet(&self, direction: Direction, reason: DropReason) {
@@ -91,6 +95,26 @@ impl Association {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing is done under the lock that could leave it half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// `sealed`, unless what `clear` finds in it is waited for.
+    fn unless_held(
+        &self,
+        direction: Direction,
+        sealed: Vec<u8>,
+        clear: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+    ) -> Option<Vec<u8>> {
+        let Some(hold) = &self.holds[direction as usize] else {
+            return Some(sealed);
+        };
+        if !clear(&sealed).is_some_and(|clear| clear.ends_with(&hold.payload)) {
+            return Some(sealed);
+        }
+        // Nobody waits any longer if the receiver is gone; then the packet is lost as on a bad link.
+        let _ = hold.packets.send(sealed);
+        None
     }
 }
 
@@ -115,7 +139,8 @@ pub(crate) fn open(sa: &InboundSa, sealed: &[u8]) -> Result<Vec<u8>, DropReason>
 }
 
 fn padded(packet: &[u8]) -> Vec<u8> {
-    [&[0; MAX_HEADROOM], packet, &[0; MAX_TAILROOM]].concat()
+    const TAILROOM: usize = MAX_TAILROOM + TFC_LEN as usize;
+    [&[0; MAX_HEADROOM], packet, &[0; TAILROOM]].concat()
 }
 
 fn whole(buffer: &mut [u8], len: usize) -> Packet<'_> {

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use ravelin_esp::{DropReason, checksum::Sum};
 
-use super::{association::open, gateway::esp_at, session::Session};
+use super::{association::open, gateway::sequence_at, session::Session};
 use crate::{
     case::{Direction, Generation},
     traffic::payload,
@@ -64,14 +64,15 @@ fn ours(session: &Session<'_>) -> Result<()> {
     session.hosts.deliver(direction, b"after the attack")
 }
 
-/// `packet` with one bit changed: in the sequence number, behind the header, in the middle, at the end of the ICV.
+/// `packet` with one bit changed: in the sequence number, behind it, in the middle, at the end.
 fn changed(packet: &[u8]) -> Result<[Vec<u8>; CHANGED as usize]> {
-    let esp_at = esp_at(packet).context("not an ESP packet")?;
-    let middle = usize::midpoint(esp_at + 8, packet.len());
+    let sequence_at = sequence_at(packet).context("not an ESP packet")?;
+    let behind = sequence_at + 4;
+    let middle = usize::midpoint(behind, packet.len());
     // The number's bit 22: far beyond the window, so that it is the ICV that tells.
     let bits = [
-        (esp_at + 5, 0x40),
-        (esp_at + 8, 0x01),
+        (sequence_at + 1, 0x40),
+        (behind, 0x01),
         (middle, 0x10),
         (packet.len() - 1, 0x80),
     ];

@@ -27,6 +27,7 @@ use crate::{
 pub(crate) const CLEAR_MTU: usize = 4000;
 
 const ESP: u8 = 50;
+const AH: u8 = 51;
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 
@@ -114,7 +115,7 @@ impl Gateway {
             let Some(association) = association else { continue };
             match seal(&association.outbound(), clear) {
                 Ok(sealed) => {
-                    if let Some(sealed) = association.unless_held(Direction::ToTheirs, sealed) {
+                    if let Some(sealed) = association.unless_held_outbound(clear, sealed) {
                         self.send_sealed(&sealed)?;
                     }
                 }
@@ -135,7 +136,7 @@ impl Gateway {
             let Some(Inbound { sa, association }) = inbound else {
                 continue;
             };
-            if let Some(sealed) = association.unless_held(Direction::ToOurs, sealed) {
+            if let Some(sealed) = association.unless_held_inbound(sealed) {
                 match open(&sa, &sealed) {
                     Ok(clear) => self.send_clear(&clear)?,
                     Err(reason) => association.drop_packet(Direction::ToOurs, reason),
@@ -160,22 +161,23 @@ fn addresses(packet: &[u8]) -> Option<[IpAddr; 2]> {
     }
 }
 
-/// Where the ESP header of a packet starts, bare or in UDP. Headers have no options here.
-pub(crate) fn esp_at(packet: &[u8]) -> Option<usize> {
+/// Where the sequence number of an ESP or AH packet starts, the SPI in front of it. Headers have no options here.
+pub(crate) fn sequence_at(packet: &[u8]) -> Option<usize> {
     let (protocol, len) = match packet.first()? >> 4 {
         4 => (*packet.get(9)?, 20),
         _ => (*packet.get(6)?, 40),
     };
     match protocol {
-        ESP => Some(len),
-        UDP => Some(len + UDP_HEADER),
+        ESP => Some(len + 4),
+        UDP => Some(len + UDP_HEADER + 4),
+        AH => Some(len + 8),
         _ => None,
     }
 }
 
 fn spi(packet: &[u8]) -> Option<u32> {
-    let bytes = packet.get(esp_at(packet)?..)?.first_chunk()?;
-    Some(u32::from_be_bytes(*bytes))
+    let (spi, _) = packet.split_at_checked(sequence_at(packet)?)?;
+    Some(u32::from_be_bytes(*spi.last_chunk()?))
 }
 
 // The maps are only ever changed by single calls, so a panic elsewhere leaves them whole.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ravelin_esp::{InboundSa, OutboundSa};
 
 use super::{
@@ -10,12 +10,10 @@ use super::{
     gateway::{Gateway, Inbound},
 };
 use crate::{
-    case::{Case, Direction, Family, Generation, Shape},
+    case::{Case, Direction, Generation, TFC_LEN},
     hosts::{Hosts, PATIENCE},
     topology::Topology,
 };
-
-const UDP_HEADER: usize = 8;
 
 /// A case whose SAs are in place on our side.
 #[derive(Debug)]
@@ -52,7 +50,10 @@ impl<'m> Session<'m> {
     pub(crate) fn new(case: Case, gateway: &'m Gateway, topology: &'m Topology) -> Result<Self> {
         let first = Pair::new(&case, Generation::First)?;
         let second = Pair::new(&case, Generation::Second)?;
-        let association = Arc::new(Association::new(Arc::clone(&first.outbound)));
+        let association = Arc::new(Association::new(
+            Arc::clone(&first.outbound),
+            case.inbound(Generation::First)?,
+        ));
         let addresses = case.addresses();
         gateway.add_flow(addresses, Arc::clone(&association));
         let session = Self {
@@ -79,25 +80,20 @@ impl<'m> Session<'m> {
         });
     }
 
-    /// Sends a datagram, whose length must be unlike others', and catches the ESP packet that carries it. Others pass.
+    /// Sends a datagram and catches the ESP packet that carries it. Others pass.
     pub(crate) fn catch(&self, direction: Direction, payload: &[u8]) -> Result<Vec<u8>> {
-        let header = match self.case.inner() {
-            Family::V4 => 20,
-            Family::V6 => 40,
-        };
-        let kept = match self.case.shape {
-            Shape::Tunnel { .. } => 0,
-            Shape::Transport(_) => header,
-        };
-        let len = header + UDP_HEADER + payload.len();
-        // Both directions have the same algorithm and mode, hence the same lengths.
-        let sealed_len = self.pair(Generation::First).outbound.sealed_len(len, kept);
-        let held = self.association.hold(direction, sealed_len);
+        let held = self.association.hold(direction, payload);
         self.hosts.send(direction, payload)?;
         let packet = held
             .recv_timeout(PATIENCE)
             .with_context(|| format!("no ESP packet for a datagram {direction}"));
         self.association.release(direction);
-        packet
+        let packet = packet?;
+        ensure!(
+            !self.case.tfc || packet.len() > TFC_LEN.into(),
+            "an ESP packet {direction} has only {} bytes",
+            packet.len()
+        );
+        Ok(packet)
     }
 }
