@@ -34,7 +34,8 @@ pub use fragment::{FRAGMENT_SLOTS, FragmentKey, FragmentRecord, Place};
 pub use judgement::{Fate, Judgement, Outcome, Pass};
 pub use line::{Header, Line, Roots};
 pub use map::{
-    Encapsulation, InboundEndpoint, MAX_QUEUES, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, map_names,
+    Encapsulation, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, MAX_QUEUES, RULE_COUNTERS, RULE_SET_FLAGS,
+    RuleCounter, map_names,
 };
 pub use metadata::{FrameMetadata, Kind};
 pub use parse::{Frame, IpPacket, Upper, parse, parse_ip};

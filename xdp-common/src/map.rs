@@ -5,6 +5,12 @@ use crate::Address;
 /// Most receive queues of a device.
 pub const MAX_QUEUES: u32 = 64;
 
+/// Room for inbound SAs: those of 131,072 connections, twice, so that all can be rekeyed at once.
+pub const INBOUND_SAS: u32 = 1 << 18;
+
+/// Flags of the map of inbound SAs: BPF_F_NO_PREALLOC, so that it takes memory for those that are there.
+pub const INBOUND_FLAGS: u32 = 1;
+
 /// Per-rule counters, unless user space asks for more when it loads the object.
 pub const RULE_COUNTERS: u32 = 1 << 16;
 

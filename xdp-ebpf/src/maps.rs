@@ -8,15 +8,12 @@ use aya_ebpf::macros::btf_map;
 use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, header_flags};
 use ravelin_xdp_common::{
     Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, FRAGMENT_SLOTS, Flow,
-    FragmentKey, FragmentRecord, Header, InboundEndpoint, IpPacket, Line, MAX_QUEUES, Pass, Ports,
+    FragmentKey, FragmentRecord, Header, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket, Line, MAX_QUEUES, Pass, Ports,
     RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, Verdict, Walk,
 };
 
 /// Line 0 is the header.
 pub type Lines = Array<Line, LINE_SLOTS, { RULE_SET_FLAGS as usize }>;
-
-/// Room for inbound SAs.
-const MAX_INBOUND: usize = 4096;
 
 /// Room for this machine's own addresses.
 const MAX_LOCAL: usize = 1024;
@@ -25,7 +22,8 @@ const MAX_LOCAL: usize = 1024;
 pub static RULE_SET: ArrayOfMaps<Lines, 1> = ArrayOfMaps::new();
 
 #[btf_map]
-pub static INBOUND: HashMap<u32, InboundEndpoint, MAX_INBOUND> = HashMap::new();
+pub static INBOUND: HashMap<u32, InboundEndpoint, { INBOUND_SAS as usize }, { INBOUND_FLAGS as usize }> =
+    HashMap::new();
 
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord, FRAGMENT_SLOTS> = LruHashMap::new();

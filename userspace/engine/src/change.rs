@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ravelin_policy::Surroundings;
 use tokio::sync::oneshot;
 
-use crate::enforcement::Difference;
+use crate::difference::Difference;
 use crate::engine::Engine;
 use crate::order::{Applied, ApplyRequest, Reply};
 use crate::policy_file::PolicyFile;
@@ -51,7 +51,7 @@ impl Engine {
 
     pub(crate) fn roll_back(&mut self, why: &str) {
         let file = self.enforcement.current().file.path().display().to_string();
-        match self.enforcement.roll_back() {
+        match self.enforcement.roll_back(&self.workers) {
             Ok(()) => {
                 self.nudge();
                 self.moved = true;
@@ -190,7 +190,7 @@ impl Engine {
                 .confirm_seconds
                 .map(|seconds| Duration::from_secs(u64::from(seconds)));
             let surroundings = prepared.surroundings.clone();
-            let result = self.enforcement.apply(prepared, trial);
+            let result = self.enforcement.apply(prepared, trial, &self.workers);
             self.nudge();
             let difference = result?;
             // The machine's addresses may have changed since.
@@ -199,6 +199,7 @@ impl Engine {
             self.last_error = None;
             policy = self.policy_status();
             warnings.extend(self.enforcement.strangers(&self.watch.surroundings.own));
+            warnings.extend(self.enforcement.missing_sas());
             eprintln!(
                 "ravelin: {} is in force: {} rules, {} connections, generation {}",
                 policy.file.display(),
@@ -212,6 +213,7 @@ impl Engine {
             rules_added,
             rules_removed,
             started,
+            rekeyed,
             stopped,
         } = difference;
         Ok(Applied {
@@ -221,6 +223,7 @@ impl Engine {
             rules_added,
             rules_removed,
             started,
+            rekeyed,
             stopped,
             warnings,
         })

@@ -12,8 +12,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::control::{ControlError, LONGEST, Whole, collect};
-use crate::order::{Applied, ApplyRequest, paths};
-use crate::status::{PolicyStatus, Status};
+use crate::order::{Applied, ApplyRequest, SaDeleted, SaSelector, paths};
+use crate::status::{PolicyStatus, SaEntry, Status};
 
 /// How long an answer may take that needs no work.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,6 +55,25 @@ pub fn confirm(socket: &Path) -> Result<PolicyStatus, ControlError> {
 /// [`ControlError::Refused`] if none is.
 pub fn roll_back(socket: &Path) -> Result<PolicyStatus, ControlError> {
     exchange(socket, &Method::POST, paths::ROLLBACK, &(), PATIENCE)
+}
+
+/// Asks a running engine for its SAs.
+///
+/// # Errors
+///
+/// [`ControlError`].
+pub fn fetch_sas(socket: &Path) -> Result<Vec<SaEntry>, ControlError> {
+    exchange(socket, &Method::GET, paths::SAS, &(), PATIENCE)
+}
+
+/// Has a running engine delete an SA; when this returns, neither driver nor workers have it any more.
+///
+/// # Errors
+///
+/// [`ControlError::Refused`] if there is none, or more than one.
+pub fn delete_sa(socket: &Path, spi: u32, selector: &SaSelector) -> Result<SaDeleted, ControlError> {
+    let path = format!("{}/{spi:#x}", paths::SAS);
+    exchange(socket, &Method::DELETE, &path, selector, PATIENCE)
 }
 
 fn exchange<T: DeserializeOwned>(

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ravelin_esp::{InboundSa, OutboundSa};
 use ravelin_policy::{self as policy, Encapsulation, IpsecProtocol};
@@ -10,9 +11,10 @@ use ravelin_xdp_common::{Address, InboundEndpoint};
 use crate::address::to_address;
 
 /// One connection with its SAs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Connection {
-    /// Its place: what the driver writes into [`ravelin_xdp_common::FrameMetadata`]. Kept across swaps of the policy.
+    /// Its place: what the driver writes into [`ravelin_xdp_common::FrameMetadata`] of clear packets. Kept across swaps of
+    /// the policy and when its SAs change.
     pub slot: u32,
     /// The first generation in which the slot was its own.
     pub since: u32,
@@ -24,37 +26,53 @@ pub struct Connection {
     pub remote_address: Address,
     /// Longest outer packet in bytes that the policy allows.
     pub path_mtu: Option<u32>,
-    /// What the driver checks about its inbound packets.
-    pub endpoint: InboundEndpoint,
-    /// Seals.
-    pub outbound: Arc<OutboundSa>,
-    /// Opens.
-    pub inbound: Arc<InboundSa>,
+    /// How long its SAs stay when it gets others.
+    pub rekey_grace: Duration,
+    /// The number of its pair of SAs, there or not.
+    pub pair: u32,
+    /// Seals; `None` when it was deleted.
+    pub outbound: Option<Outbound>,
+    /// Opens; `None` when it was deleted.
+    pub inbound: Option<Arc<Inbound>>,
 }
 
-impl Connection {
+/// An outbound SA.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// The number of its pair.
+    pub pair: u32,
+    /// The SA.
+    pub sa: Arc<OutboundSa>,
+}
+
+/// An inbound SA, and what driver and workers need to know about it.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The number of its pair: what the driver writes into the metadata of ESP packets.
+    pub pair: u32,
+    /// Slot of the connection that its packets must be for (RFC 4301 section 5.2).
+    pub connection: u32,
+    /// What the driver checks about its packets.
+    pub endpoint: InboundEndpoint,
+    /// The SA.
+    pub sa: Arc<InboundSa>,
+}
+
+impl Outbound {
     /// Makes the SA obey the device's MTU and the policy's, whichever is smaller.
-    pub(crate) fn limit_to(&self, device_mtu: u32) {
-        let mtu = self.path_mtu.map_or(device_mtu, |limit| limit.min(device_mtu));
-        if self.outbound.path_mtu() != Some(mtu) {
+    #[inline]
+    pub(crate) fn limit_to(&self, device_mtu: u32, path_mtu: Option<u32>) {
+        let mtu = path_mtu.map_or(device_mtu, |limit| limit.min(device_mtu));
+        if self.sa.path_mtu() != Some(mtu) {
             // Too small for the mode's minimum: the old limit stays, and longer packets fail at the device.
-            let _ = self.outbound.set_path_mtu(Some(mtu));
+            let _ = self.sa.set_path_mtu(Some(mtu));
         }
     }
+}
 
-    /// The same with another limit from the policy.
-    pub(crate) fn with_path_mtu(&self, path_mtu: Option<u32>) -> Self {
-        Self {
-            path_mtu,
-            name: self.name.clone(),
-            outbound: Arc::clone(&self.outbound),
-            inbound: Arc::clone(&self.inbound),
-            ..*self
-        }
-    }
-
+impl Inbound {
     /// What the driver checks about a connection's inbound packets.
-    pub(crate) fn inbound_endpoint(connection: &policy::Connection, slot: u32) -> InboundEndpoint {
+    pub(crate) fn endpoint(connection: &policy::Connection, pair: u32) -> InboundEndpoint {
         let (encapsulation, local_port, remote_port) = match connection.encapsulation {
             Encapsulation::None if connection.protocol == IpsecProtocol::Ah => {
                 (ravelin_xdp_common::Encapsulation::Ah, 0, 0)
@@ -68,7 +86,7 @@ impl Connection {
         InboundEndpoint {
             local: to_address(connection.local),
             remote: to_address(connection.remote),
-            slot,
+            slot: pair,
             local_port,
             remote_port,
             family: if connection.local.is_ipv4() { 4 } else { 6 },

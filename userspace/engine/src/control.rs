@@ -12,13 +12,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::geteuid;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use crate::order::{ApplyRequest, Order, Reply, paths};
+use crate::order::{Order, Reply, paths};
 
 /// How long a client may take for a request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -162,14 +163,23 @@ where
         },
         (&Method::POST, paths::CONFIRM) => ask(orders, Order::Confirm).await,
         (&Method::POST, paths::ROLLBACK) => ask(orders, Order::RollBack).await,
+        (&Method::GET, paths::SAS) => ask(orders, Order::Sas).await,
+        (&Method::DELETE, path) if let Some(spi) = spi_in(path) => match spi {
+            Ok(spi) => match read_or_default(request.into_body()).await {
+                Ok(selector) => ask(orders, |reply| Order::DeleteSa(spi, selector, reply)).await,
+                Err(error) => Err((StatusCode::BAD_REQUEST, error)),
+            },
+            Err(error) => Err((StatusCode::BAD_REQUEST, error)),
+        },
         _ => Err((
             StatusCode::NOT_FOUND,
             format!(
-                "there is GET {}, POST {}, POST {} and POST {}",
+                "there is GET {}, POST {}, POST {}, POST {}, GET {sas} and DELETE {sas}/SPI",
                 paths::STATUS,
                 paths::POLICY,
                 paths::CONFIRM,
-                paths::ROLLBACK
+                paths::ROLLBACK,
+                sas = paths::SAS
             ),
         )),
     };
@@ -197,15 +207,61 @@ async fn ask<T: Serialize>(
     serde_json::to_string(&answer).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-async fn read<B>(body: B) -> Result<ApplyRequest, String>
+/// The SPI that a path below [`paths::SAS`] names.
+fn spi_in(path: &str) -> Option<Result<u32, String>> {
+    let text = path.strip_prefix(paths::SAS)?.strip_prefix('/')?;
+    let spi = parse_spi(text);
+    Some(spi.ok_or_else(|| "an SPI is 256 to 4294967295, or 0x100 to 0xffffffff".to_owned()))
+}
+
+/// An SPI as people write it: decimal, or hexadecimal with `0x` in front. `None` for what is none, or reserved.
+#[must_use]
+pub fn parse_spi(text: &str) -> Option<u32> {
+    let spi = match text.strip_prefix("0x") {
+        Some(digits) if digits.starts_with(|first: char| first.is_ascii_hexdigit()) => {
+            u32::from_str_radix(digits, 16).ok()
+        }
+        Some(_) => None,
+        None if text.starts_with(|first: char| first.is_ascii_digit()) => text.parse().ok(),
+        None => None,
+    };
+    spi.filter(|spi| *spi > 255)
+}
+
+async fn read<T, B>(body: B) -> Result<T, String>
+where
+    T: DeserializeOwned,
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    parse(&whole(body).await?)
+}
+
+/// What an empty body stands for as well.
+async fn read_or_default<T, B>(body: B) -> Result<T, String>
+where
+    T: DeserializeOwned + Default,
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    match &*whole(body).await? {
+        [] => Ok(T::default()),
+        bytes => parse(bytes),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(bytes).map_err(|error| format!("not a request: {error}"))
+}
+
+async fn whole<B>(body: B) -> Result<Vec<u8>, String>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let bytes = timeout(PATIENCE, collect(body, LARGEST_ORDER))
+    timeout(PATIENCE, collect(body, LARGEST_ORDER))
         .await
-        .map_err(|_| "the request did not end in time".to_owned())??;
-    serde_json::from_slice(&bytes).map_err(|error| format!("not a request: {error}"))
+        .map_err(|_| "the request did not end in time".to_owned())?
 }
 
 /// A body in one piece.
@@ -244,4 +300,33 @@ where
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_spi;
+
+    #[test]
+    fn spis_as_people_write_them() {
+        for (text, spi) in [
+            ("256", Some(256)),
+            ("0x1001", Some(0x1001)),
+            ("0x00001001", Some(0x1001)),
+            ("4294967295", Some(u32::MAX)),
+            ("0xffffffff", Some(u32::MAX)),
+            ("255", None),
+            ("0", None),
+            ("4294967296", None),
+            ("0x100000000", None),
+            ("", None),
+            ("0x", None),
+            ("0x+100", None),
+            ("+256", None),
+            ("-1", None),
+            ("1001h", None),
+            ("256/", None),
+        ] {
+            assert_eq!(parse_spi(text), spi, "{text}");
+        }
+    }
 }

@@ -33,7 +33,7 @@ impl Counter {
 pub struct WorkerCounters {
     drops: [Counter; DropReason::COUNT],
     rules: Vec<[Counter; 2]>,
-    /// The generation of rules that the worker works with.
+    /// The edition of the regime that the worker works with.
     pub taken_up: TakenUp,
     /// Clear packets sealed and handed to the outer device.
     pub sealed: Counter,

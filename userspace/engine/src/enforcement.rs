@@ -2,17 +2,17 @@
 //!
 //! A swap is ordered so that every packet meets one policy whole, and nothing leaks meanwhile:
 //!
-//! 1. New SAs start; workers get to know them beside the old ones; the driver learns their SPIs.
+//! 1. New SAs start; workers get to know them beside the old ones. When all have, the driver learns the new SPIs.
 //! 2. The driver's rule set changes, for all packets at once. From here on clear packets are decided by the new one.
 //! 3. Workers take up the new rules, against which opened packets are held, and forget connections that are gone. A packet
 //!    that was redirected to one of those before is dropped.
 //! 4. The driver forgets SPIs that are gone.
-//! 5. When every worker has taken up the new generation, connections that are gone stop and counters of rules that are
-//!    gone may be used again.
+//! 5. When every worker has taken that up, SAs that are gone stop and counters of rules that are gone may be used again.
 //!
-//! What fails before the end of step 2 is undone.
+//! What fails before the end of step 2 is undone. A connection that only gets other SAs keeps its slot; its old ones stay
+//! for a while (`rekey.rs`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,17 +20,18 @@ use std::time::{Duration, Instant};
 
 use ravelin_esp::Provider;
 use ravelin_keying::KeyingError;
-use ravelin_policy::{Policy, Spi};
 use ravelin_xdp_common::RuleCounter;
 
 use crate::adjacency::Adjacencies;
-use crate::connection::Connection;
+use crate::connection::{Connection, Inbound};
+use crate::difference::Difference;
 use crate::filter::{Filter, FilterError};
 use crate::installed::{Installed, names};
 use crate::preflight::{check_connections, check_mtu};
 use crate::prepare::{ApplyError, Prepared};
 use crate::regime::{Regime, Shared};
-use crate::sas::Sas;
+use crate::rekey::Rekeys;
+use crate::sas::{Needed, Sas};
 use crate::slots::Slots;
 use crate::worker::Worker;
 
@@ -40,20 +41,16 @@ const SWEEP: usize = 4096;
 /// How long to wait before another attempt to roll back.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long to wait for workers to get to know new SAs. One that needs longer has no packets, or loses them anyway.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// A policy that is in force on trial.
 #[derive(Debug)]
 struct Trial {
     previous: Installed,
+    /// As they were when it began.
+    rekeys: Rekeys,
     deadline: Instant,
-}
-
-/// What a swap changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Difference {
-    pub(crate) rules_added: usize,
-    pub(crate) rules_removed: usize,
-    pub(crate) started: Vec<String>,
-    pub(crate) stopped: Vec<String>,
 }
 
 /// How an enforcement is to work.
@@ -82,9 +79,12 @@ pub(crate) struct Enforcement {
     outer: String,
     gateway: bool,
     current: Installed,
+    pub(crate) rekeys: Rekeys,
     trial: Option<Trial>,
     /// The generation given out last.
     generation: u32,
+    /// The edition published last.
+    edition: u64,
     /// What rules have counted that are gone.
     removed: RuleCounter,
     /// Connections and counters of earlier generations are to be taken down.
@@ -113,7 +113,7 @@ impl Enforcement {
         let generation = 1;
         let connections = match prepared.keys.take().filter(|_| gateway) {
             Some(mut keys) => {
-                sas.check(&prepared.policy, &mut keys)?;
+                sas.check(&prepared.policy, &mut keys, &[], &Rekeys::default())?;
                 sas.start(&prepared.policy, keys, &[], generation)?
             }
             None => Vec::new(),
@@ -128,19 +128,21 @@ impl Enforcement {
         let mut enforcement = Self {
             filter,
             sas,
-            shared: Arc::new(Shared::new(current.regime(), adjacencies)),
+            shared: Arc::new(Shared::new(current.regime(&Rekeys::default()), adjacencies)),
             slots,
             outer,
             gateway,
             current,
+            rekeys: Rekeys::default(),
             trial: None,
             generation,
+            edition: 1,
             removed: RuleCounter::default(),
             unswept: false,
         };
         let first = &enforcement.current;
         enforcement.filter.apply(&first.rules, generation)?;
-        announce(&mut enforcement.filter, &first.connections)?;
+        announce(&mut enforcement.filter, first.armed(&Rekeys::default()).values())?;
         Ok(enforcement)
     }
 
@@ -196,10 +198,12 @@ impl Enforcement {
     pub(crate) fn check(&self, prepared: &mut Prepared) -> Result<Difference, ApplyError> {
         check_connections(&prepared.policy, self.gateway)?;
         if let Some(keys) = prepared.keys.as_mut().filter(|_| self.gateway) {
-            self.sas.check(&prepared.policy, keys)?;
+            self.sas
+                .check(&prepared.policy, keys, &self.current.connections, &self.rekeys)?;
         }
         self.slots.check(names(&prepared.policy))?;
-        Ok(self.difference(&prepared.policy))
+        let sas = self.gateway.then_some(&self.sas);
+        Ok(Difference::new(&self.current, &prepared.policy, sas))
     }
 
     /// Puts another policy in force; with `trial` it has to be confirmed within that time.
@@ -211,16 +215,20 @@ impl Enforcement {
         &mut self,
         mut prepared: Prepared,
         trial: Option<Duration>,
+        workers: &[Worker],
     ) -> Result<Difference, ApplyError> {
         let difference = self.check(&mut prepared)?;
-        let result = self.replace(prepared);
+        let deadline = trial.map(|time| Instant::now() + time);
+        let rekeys = deadline.map(|_| self.rekeys.clone());
+        let result = self.replace(prepared, deadline, workers);
         // Of what was begun for a swap that failed, nothing is used.
         self.unswept = true;
         let previous = result?;
-        if let Some(time) = trial {
+        if let Some((deadline, rekeys)) = deadline.zip(rekeys) {
             self.trial = Some(Trial {
                 previous,
-                deadline: Instant::now() + time,
+                rekeys,
+                deadline,
             });
         }
         Ok(difference)
@@ -233,6 +241,7 @@ impl Enforcement {
     /// [`ApplyError::NothingPending`].
     pub(crate) fn confirm(&mut self) -> Result<(), ApplyError> {
         self.trial.take().ok_or(ApplyError::NothingPending)?;
+        self.rekeys.confirm(Instant::now());
         self.unswept = true;
         Ok(())
     }
@@ -242,20 +251,70 @@ impl Enforcement {
     /// # Errors
     ///
     /// [`ApplyError::NothingPending`]; [`ApplyError::Filter`], and the trial goes on a little.
-    pub(crate) fn roll_back(&mut self) -> Result<(), ApplyError> {
+    pub(crate) fn roll_back(&mut self, workers: &[Worker]) -> Result<(), ApplyError> {
         let mut trial = self.trial.take().ok_or(ApplyError::NothingPending)?;
         self.generation += 1;
         let previous = Installed {
             generation: self.generation,
             ..trial.previous.clone()
         };
-        if let Err(error) = self.swap(previous) {
+        let (before, after) = (&self.current.connections, &previous.connections);
+        let rekeys = trial.rekeys.clone().back(before, after, Instant::now());
+        if let Err(error) = self.swap(previous, rekeys, workers) {
             trial.deadline = trial.deadline.max(Instant::now() + RETRY);
             self.trial = Some(trial);
             return Err(error.into());
         }
         self.unswept = true;
         Ok(())
+    }
+
+    /// Goes on with rekeys under way: outbound SAs switch when it is time for them, old inbound SAs go. Whether there was
+    /// anything to do.
+    pub(crate) fn advance(&mut self) -> bool {
+        let progress = self.rekeys.advance(Instant::now());
+        let some = progress.is_some();
+        if some {
+            self.withdraw(&progress.gone);
+        }
+        some
+    }
+
+    /// Deletes an outbound SA. What is to follow it after a rekey seals now; else the connection is closed.
+    pub(crate) fn delete_outbound(&mut self, pair: u32) {
+        self.current.remove_outbound(pair);
+        self.rekeys.remove_outbound(pair);
+        if let Some(trial) = &mut self.trial {
+            trial.previous.remove_outbound(pair);
+            trial.rekeys.remove_outbound(pair);
+        }
+        self.withdraw(&[]);
+    }
+
+    /// Deletes an inbound SA.
+    pub(crate) fn delete_inbound(&mut self, pair: u32) {
+        let armed = self.current.armed(&self.rekeys).remove(&pair);
+        self.current.remove_inbound(pair);
+        self.rekeys.remove_inbound(pair);
+        if let Some(trial) = &mut self.trial {
+            trial.previous.remove_inbound(pair);
+            trial.rekeys.remove_inbound(pair);
+        }
+        self.withdraw(armed.as_slice());
+    }
+
+    /// Takes inbound SAs from driver and workers, and has workers take up what has changed.
+    fn withdraw(&mut self, gone: &[Arc<Inbound>]) {
+        withdraw(&mut self.filter, gone);
+        self.edition = self.shared.publish(self.current.regime(&self.rekeys));
+        self.unswept = true;
+    }
+
+    /// Whether every worker has taken up what was published last.
+    pub(crate) fn is_taken_up(&self, workers: &[Worker]) -> bool {
+        workers
+            .iter()
+            .all(|worker| worker.counters().taken_up.edition() >= self.edition)
     }
 
     /// Whether something of earlier generations is still to be taken down.
@@ -269,17 +328,12 @@ impl Enforcement {
     ///
     /// [`ApplyError::Filter`] when counters cannot be read; they are kept for another time.
     pub(crate) fn sweep(&mut self, workers: &[Worker]) -> Result<(), ApplyError> {
-        let generation = self.current.generation;
-        let taken_up = |worker: &Worker| worker.counters().taken_up.generation() >= generation;
-        if !self.unswept || !workers.iter().all(taken_up) {
+        if !self.unswept || !self.is_taken_up(workers) {
             return Ok(());
         }
         let kept = || [Some(&self.current), self.previous()].into_iter().flatten();
-        let connections = kept()
-            .flat_map(|one| one.connections.iter().map(|connection| connection.slot))
-            .collect();
         let rules = kept().flat_map(|one| one.rule_slots.iter().copied()).collect();
-        self.sas.stop_all_but(&connections);
+        self.sas.stop_all_but(&self.needed());
         let (filter, removed) = (&mut self.filter, &mut self.removed);
         let mut result = Ok(());
         let mut budget = SWEEP;
@@ -307,10 +361,39 @@ impl Enforcement {
     ///
     /// The first [`KeyingError`].
     pub(crate) fn keep_marks(&mut self, record: bool) -> Result<(), KeyingError> {
-        self.sas.keep_marks(record)
+        self.sas.keep_marks(&self.shared, record)
     }
 
-    fn replace(&mut self, mut prepared: Prepared) -> Result<Installed, ApplyError> {
+    /// The SAs of the policy in force and of the one that may come back, and those of rekeys under way.
+    fn needed(&self) -> Needed {
+        let trial = self.trial.as_ref();
+        let connections = [Some(&self.current), self.previous()].into_iter().flatten();
+        let rekeys = [Some(&self.rekeys), trial.map(|trial| &trial.rekeys)];
+        let mut needed = Needed::default();
+        for connection in connections.flat_map(|one| &*one.connections) {
+            needed.connections.insert(connection.pair);
+            needed
+                .outbound
+                .extend(connection.outbound.as_ref().map(|one| one.pair));
+            needed
+                .inbound
+                .extend(connection.inbound.as_ref().map(|one| one.pair));
+        }
+        for rekeys in rekeys.into_iter().flatten() {
+            needed.outbound.extend(rekeys.sealing_pairs());
+            needed
+                .inbound
+                .extend(rekeys.all_old().map(|old| old.inbound.pair));
+        }
+        needed
+    }
+
+    fn replace(
+        &mut self,
+        mut prepared: Prepared,
+        trial: Option<Instant>,
+        workers: &[Worker],
+    ) -> Result<Installed, ApplyError> {
         self.generation += 1;
         let current = &self.current.connections;
         let connections = match prepared.keys.take().filter(|_| self.gateway) {
@@ -320,79 +403,86 @@ impl Enforcement {
         let mtu = self.shared.adjacencies().current().outer.mtu;
         check_mtu(&prepared.policy, &connections, &self.outer, mtu)?;
         let next = Installed::new(prepared, &mut self.slots, connections, self.generation)?;
-        Ok(self.swap(next)?)
+        let mut rekeys = self.rekeys.clone();
+        let (before, after) = (&self.current.connections, &next.connections);
+        rekeys.begin(before, after, Instant::now(), trial);
+        Ok(self.swap(next, rekeys, workers)?)
     }
 
     /// Steps 1 to 4; returns what was in force.
-    fn swap(&mut self, next: Installed) -> Result<Installed, FilterError> {
-        let current = &self.current;
-        let added = missing_in(&next.connections, &current.connections);
-        let gone = missing_in(&current.connections, &next.connections);
-        let both = current.connections.iter().chain(&added).cloned();
-        self.shared
-            .publish(Regime::new(current.generation, Arc::clone(&current.rules), both));
+    fn swap(
+        &mut self,
+        next: Installed,
+        rekeys: Rekeys,
+        workers: &[Worker],
+    ) -> Result<Installed, FilterError> {
+        let (before, after) = (self.current.armed(&self.rekeys), next.armed(&rekeys));
+        let missing_in = |these: &BTreeMap<u32, Arc<Inbound>>, those: &BTreeMap<u32, Arc<Inbound>>| {
+            let missing = these.iter().filter(|(pair, _)| !those.contains_key(pair));
+            missing.map(|(_, inbound)| Arc::clone(inbound)).collect()
+        };
+        let armed: Vec<_> = missing_in(&after, &before);
+        let gone: Vec<_> = missing_in(&before, &after);
+        self.introduce(&next.connections, &armed, workers);
         let swapped =
-            announce(&mut self.filter, &added).and_then(|()| self.filter.apply(&next.rules, next.generation));
+            announce(&mut self.filter, &armed).and_then(|()| self.filter.apply(&next.rules, next.generation));
         if let Err(error) = swapped {
-            withdraw(&mut self.filter, &added);
-            self.shared.publish(current.regime());
+            self.withdraw(&armed);
             return Err(error);
         }
-        self.shared.publish(next.regime());
+        self.rekeys = rekeys;
+        let previous = std::mem::replace(&mut self.current, next);
+        // Workers first: what they do not know any more they drop.
+        self.edition = self.shared.publish(self.current.regime(&self.rekeys));
         withdraw(&mut self.filter, &gone);
-        Ok(std::mem::replace(&mut self.current, next))
+        Ok(previous)
     }
 
-    fn difference(&self, policy: &Policy) -> Difference {
-        let before: HashSet<&str> = names(&self.current.policy).collect();
-        let after: HashSet<&str> = names(policy).collect();
-        let connections = |policy: &Policy| -> HashMap<String, [Spi; 2]> {
-            policy
-                .connections()
+    /// Has workers know what is to come beside what is in force: connections in slots of their own, and inbound SAs. Waits
+    /// for it, because the driver is to know them only then.
+    fn introduce(&mut self, next: &[Arc<Connection>], armed: &[Arc<Inbound>], workers: &[Worker]) {
+        let current = &self.current;
+        let slots: HashSet<u32> = current.connections.iter().map(|one| one.slot).collect();
+        let added = next.iter().filter(|one| !slots.contains(&one.slot));
+        let mut added = added.cloned().peekable();
+        if armed.is_empty() && added.peek().is_none() {
+            return;
+        }
+        self.edition = self.shared.publish(Regime::new(
+            current.generation,
+            Arc::clone(&current.rules),
+            current
+                .connections
                 .iter()
-                .filter(|_| self.gateway)
-                .map(|one| (one.name.clone(), [one.keys.outbound.spi, one.keys.inbound.spi]))
-                .collect()
-        };
-        let (old, new) = (connections(&self.current.policy), connections(policy));
-        let others = |these: &HashMap<String, [Spi; 2]>, those: &HashMap<String, [Spi; 2]>| {
-            let mut names: Vec<String> = these
-                .iter()
-                .filter(|(name, spis)| those.get(*name) != Some(spis))
-                .map(|(name, _)| name.clone())
-                .collect();
-            names.sort_unstable();
-            names
-        };
-        Difference {
-            rules_added: after.difference(&before).count(),
-            rules_removed: before.difference(&after).count(),
-            started: others(&new, &old),
-            stopped: others(&old, &new),
+                .map(|one| self.rekeys.as_it_is(one))
+                .chain(added),
+            self.rekeys
+                .all_old()
+                .map(|old| &old.inbound)
+                .chain(armed)
+                .cloned(),
+        ));
+        workers.iter().for_each(Worker::nudge);
+        let started = Instant::now();
+        while !self.is_taken_up(workers) && started.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_micros(100));
         }
     }
 }
 
-/// Those of `these` whose slot none of `those` has.
-fn missing_in(these: &[Arc<Connection>], those: &[Arc<Connection>]) -> Vec<Arc<Connection>> {
-    let slots: HashSet<u32> = those.iter().map(|connection| connection.slot).collect();
-    these
-        .iter()
-        .filter(|connection| !slots.contains(&connection.slot))
-        .cloned()
-        .collect()
+fn announce<'i>(
+    filter: &mut Filter,
+    inbound: impl IntoIterator<Item = &'i Arc<Inbound>>,
+) -> Result<(), FilterError> {
+    inbound
+        .into_iter()
+        .try_for_each(|one| filter.add_inbound(one.sa.spi(), &one.endpoint))
 }
 
-fn announce(filter: &mut Filter, connections: &[Arc<Connection>]) -> Result<(), FilterError> {
-    connections
-        .iter()
-        .try_for_each(|one| filter.add_inbound(one.inbound.spi(), &one.endpoint))
-}
-
-fn withdraw(filter: &mut Filter, connections: &[Arc<Connection>]) {
-    for one in connections {
-        // Should it stay, its packets find no connection in the workers and are dropped.
-        let _ = filter.remove_inbound(one.inbound.spi());
+fn withdraw(filter: &mut Filter, inbound: &[Arc<Inbound>]) {
+    for one in inbound {
+        // Should it stay, its packets find no SA in the workers and are dropped.
+        let _ = filter.remove_inbound(one.sa.spi());
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::attach::{Attachments, Mode};
 use crate::change::{Job, Work};
 use crate::control::Control;
+use crate::delete::Deletion;
 use crate::device::Device;
 use crate::enforcement::{Enforcement, Means};
 use crate::error::EngineError;
@@ -78,6 +79,8 @@ pub struct Engine {
     /// What clients and signals want, in turn.
     pub(crate) queue: VecDeque<Work>,
     pub(crate) job: Option<Job>,
+    /// SAs that workers may still have, and who waits until they have not.
+    pub(crate) deletions: Vec<Deletion>,
     /// Policies that nobody waits for any more, while threads still do: their files do not answer.
     pub(crate) stalled: Vec<(PathBuf, Reading)>,
     pub(crate) renewal: Option<Renewal>,
@@ -156,6 +159,7 @@ impl Engine {
             orders,
             queue: VecDeque::new(),
             job: None,
+            deletions: Vec::new(),
             stalled: Vec::new(),
             renewal: None,
             moved: false,

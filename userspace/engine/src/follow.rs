@@ -50,7 +50,7 @@ impl Engine {
             return;
         }
         let warnings = prepared.warnings.clone();
-        let result = self.enforcement.apply(prepared, None);
+        let result = self.enforcement.apply(prepared, None, &self.workers);
         self.nudge();
         match result {
             Ok(_) => {

@@ -36,8 +36,8 @@ pub struct Forwarder<'a, 'u, P> {
     hold: Hold<'u>,
     pub(crate) icmp_budget: Budget,
     pub(crate) fragments: Fragments,
-    /// Of the regime and of the snapshot that were used last.
-    generations: (u32, u64),
+    /// The regime's edition and the snapshot's generation that were used last.
+    generations: (u64, u64),
     /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
     last_hop: Option<(Side, Address, Mac)>,
     /// Losses that were counted already: on receiving, on sending.
@@ -133,14 +133,11 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         let regime = shared.regime();
         let snapshot = shared.adjacencies().current();
         let (regime, snapshot): (&Regime, &Snapshot) = (&regime, &snapshot);
-        let generations = (regime.generation(), snapshot.generation);
+        let generations = (regime.edition(), snapshot.generation);
         if generations != self.generations {
             self.generations = generations;
             self.last_hop = None;
-            for connection in regime.connections() {
-                connection.limit_to(snapshot.outer.mtu);
-            }
-            self.counters.taken_up.set(regime.generation());
+            self.counters.taken_up.set(regime.edition());
         }
         self.release(snapshot, now);
         let mut received = self.inner.rx(&mut self.received);

@@ -1,14 +1,16 @@
 //! One policy as it is, was, or will be in force.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ravelin_classifier::RuleSet;
 use ravelin_policy::Policy;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Inbound};
 use crate::policy_file::PolicyFile;
 use crate::prepare::{ApplyError, Prepared};
 use crate::regime::Regime;
+use crate::rekey::Rekeys;
 use crate::slots::Slots;
 
 /// One policy as it is, was, or will be in force.
@@ -54,13 +56,43 @@ impl Installed {
         })
     }
 
-    /// What workers need of it.
-    pub(crate) fn regime(&self) -> Regime {
+    /// What workers need of it, with rekeys under way.
+    pub(crate) fn regime(&self, rekeys: &Rekeys) -> Regime {
         Regime::new(
             self.generation,
             Arc::clone(&self.rules),
-            self.connections.iter().cloned(),
+            self.connections.iter().map(|one| rekeys.as_it_is(one)),
+            rekeys.all_old().map(|old| Arc::clone(&old.inbound)),
         )
+    }
+
+    /// The inbound SAs that are armed, by the number of their pair.
+    pub(crate) fn armed(&self, rekeys: &Rekeys) -> BTreeMap<u32, Arc<Inbound>> {
+        let own = self.connections.iter().filter_map(|one| one.inbound.as_ref());
+        own.chain(rekeys.all_old().map(|old| &old.inbound))
+            .map(|inbound| (inbound.pair, Arc::clone(inbound)))
+            .collect()
+    }
+
+    /// Lets go of an outbound SA.
+    pub(crate) fn remove_outbound(&mut self, pair: u32) {
+        self.change(pair, |connection| connection.outbound = None);
+    }
+
+    /// Lets go of an inbound SA.
+    pub(crate) fn remove_inbound(&mut self, pair: u32) {
+        self.change(pair, |connection| connection.inbound = None);
+    }
+
+    /// Changes the connection that has a pair, if there is one.
+    fn change(&mut self, pair: u32, change: impl FnOnce(&mut Connection)) {
+        if let Some(at) = self.connections.iter().position(|one| one.pair == pair) {
+            let mut connection = Connection::clone(&self.connections[at]);
+            change(&mut connection);
+            let mut connections = self.connections.to_vec();
+            connections[at] = Arc::new(connection);
+            self.connections = connections.into();
+        }
     }
 }
 

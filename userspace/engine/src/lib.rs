@@ -7,7 +7,7 @@
 //! - [`Resolver`] follows the kernel's routes and neighbours and publishes [`Snapshot`]s of next hops.
 //! - [`Worker`] is a thread with one queue of both devices; [`Forwarder`] is its packet path, which also runs over
 //!   ports in memory, for tests and benches.
-//! - [`fetch_status`], [`apply()`], [`confirm`] and [`roll_back`] talk to a running engine over its control socket.
+//! - [`fetch_status`], [`apply()`], [`confirm`], [`roll_back`], [`fetch_sas`] and [`delete_sa`] talk to a running engine over its control socket.
 //!
 //! The engine never speaks IKE, never changes routes or addresses, and never touches a device that it was not given.
 #![forbid(unsafe_code)]
@@ -20,7 +20,9 @@ mod client;
 mod connection;
 mod control;
 mod counters;
+mod delete;
 mod device;
+mod difference;
 mod enforcement;
 mod engine;
 mod error;
@@ -41,37 +43,40 @@ mod preflight;
 mod prepare;
 mod reading;
 mod regime;
+mod rekey;
 mod report;
 mod resolver;
+mod sa_report;
 mod sas;
 mod seal;
 mod serve;
 mod slots;
 mod status;
 mod thread;
+mod touched;
 mod verify;
 mod watch;
 mod worker;
 
 pub use adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
 pub use attach::{AttachError, Attachments, Mode, detach_leftovers};
-pub use client::{apply, confirm, fetch_status, roll_back};
-pub use connection::Connection;
-pub use control::ControlError;
+pub use client::{apply, confirm, delete_sa, fetch_sas, fetch_status, roll_back};
+pub use connection::{Connection, Inbound, Outbound};
+pub use control::{ControlError, parse_spi};
 pub use counters::{Counter, WorkerCounters};
 pub use device::{Device, Mac};
 pub use engine::{Engine, Options};
 pub use error::EngineError;
 pub use filter::{Filter, FilterError, Side};
 pub use forwarder::{Forwarder, Turn};
-pub use order::{Applied, ApplyRequest};
+pub use order::{Applied, ApplyRequest, SaDeleted, SaSelector};
 pub use policy_file::PolicyFile;
 pub use prepare::ApplyError;
 pub use reading::Stalled;
 pub use regime::{Regime, Shared, TakenUp};
 pub use resolver::{News, Resolver};
 pub use status::{
-    ConnectionStatus, InterfaceStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus, SaStatus, Status,
-    WorkerStatus,
+    ConnectionStatus, InterfaceStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus, SaDirection,
+    SaEntry, SaState, SaStatus, Status, WorkerStatus,
 };
 pub use worker::{Sockets, Worker, WorkerError, WorkerOptions};

@@ -17,10 +17,11 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let mut admitted = self.admitted(|this, frame| this.admit_sealed(frame));
         for run in by_slot(&mut admitted) {
             // Should the slot have changed hands since the driver looked, the SPI is not this SA's.
-            if let Some(connection) = regime.connection(run[0].metadata.slot) {
+            if let Some(inbound) = regime.inbound(run[0].metadata.slot) {
                 transform(run, |packets, outcomes| {
-                    connection.inbound.open_batch(packets, outcomes, now);
+                    inbound.sa.open_batch(packets, outcomes, now);
                 });
+                self.shared.opened.set(inbound.pair);
             }
         }
         for mut one in admitted {
@@ -34,8 +35,8 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                     self.forward(one.frame, Side::Inner, destination, snapshot, now);
                 }
                 Err(reason) => {
-                    if let Some(connection) = regime.connection(one.metadata.slot) {
-                        connection.inbound.dropped(reason);
+                    if let Some(inbound) = regime.inbound(one.metadata.slot) {
+                        inbound.sa.dropped(reason);
                     }
                     self.counters.dropped(reason);
                 }
@@ -56,7 +57,8 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     }
 
     /// RFC 4301 section 5.2: the decrypted packet must match the selectors of the SA that brought it, which here
-    /// means that the best rule for it protects with the SA's own connection. Then it is forwarded like any packet.
+    /// means that the best rule for it protects with the SA's own connection, whether the SA is the connection's present
+    /// one or stays after a rekey. Then it is forwarded like any packet.
     fn accept(
         &mut self,
         one: &mut Admitted<'u>,
@@ -76,8 +78,11 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         } else {
             classify()
         };
+        let connection = regime
+            .inbound(one.metadata.slot)
+            .map(|inbound| inbound.connection);
         match verdict.decision {
-            Decision::Protect if verdict.connection == one.metadata.slot => {}
+            Decision::Protect if Some(verdict.connection) == connection => {}
             Decision::FragmentUnknown => return Err(DropReason::FragmentUnknown),
             Decision::FragmentOverlap => return Err(DropReason::FragmentOverlap),
             _ => return Err(DropReason::InnerPolicy),

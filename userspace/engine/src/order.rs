@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::status::{PolicyStatus, Status};
+use crate::status::{PolicyStatus, SaDirection, SaEntry, Status};
 
 /// Paths of the control socket.
 pub(crate) mod paths {
@@ -17,6 +17,9 @@ pub(crate) mod paths {
     pub(crate) const CONFIRM: &str = "/v1/confirm";
     /// POST: [`PolicyStatus`](crate::PolicyStatus).
     pub(crate) const ROLLBACK: &str = "/v1/rollback";
+    /// GET: a list of [`SaEntry`](crate::SaEntry). DELETE [`SaSelector`](crate::SaSelector) below it, by SPI:
+    /// [`SaDeleted`](crate::SaDeleted).
+    pub(crate) const SAS: &str = "/v1/sas";
 }
 
 /// A policy to put in force: the body of `POST /v1/policy`.
@@ -48,10 +51,35 @@ pub struct Applied {
     pub rules_removed: usize,
     /// Connections that started.
     pub started: Vec<String>,
+    /// Connections that got other SAs; those they had stay for a while.
+    #[serde(default)]
+    pub rekeyed: Vec<String>,
     /// Connections that stopped.
     pub stopped: Vec<String>,
     /// What its author should look at.
     pub warnings: Vec<String>,
+}
+
+/// Which of the SAs with an SPI: the body of `DELETE /v1/sas/SPI`, which may be empty if there is but one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaSelector {
+    /// Which way it works.
+    #[serde(default)]
+    pub direction: Option<SaDirection>,
+    /// Its connection.
+    #[serde(default)]
+    pub connection: Option<String>,
+}
+
+/// An SA that was deleted: neither driver nor workers have it any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaDeleted {
+    /// As it was last.
+    #[serde(flatten)]
+    pub entry: SaEntry,
+    /// What its connection does now, in a sentence.
+    pub effect: String,
 }
 
 /// Where an answer goes: the answer, or why not.
@@ -64,4 +92,6 @@ pub(crate) enum Order {
     Apply(ApplyRequest, Reply<Applied>),
     Confirm(Reply<PolicyStatus>),
     RollBack(Reply<PolicyStatus>),
+    Sas(Reply<Vec<SaEntry>>),
+    DeleteSa(u32, SaSelector, Reply<SaDeleted>),
 }

@@ -70,7 +70,10 @@ pub(crate) fn check_mtu(
         let mtu = connection
             .path_mtu
             .map_or(device_mtu, |limit| limit.min(device_mtu));
-        let inner = connection.outbound.inner_mtu_at(mtu).unwrap_or(0);
+        let Some(outbound) = &connection.outbound else {
+            continue;
+        };
+        let inner = outbound.sa.inner_mtu_at(mtu).unwrap_or(0);
         let least = if v6 { 1280 } else { 576 };
         if inner < least {
             return Err(ApplyError::MtuTooSmall {

@@ -51,8 +51,11 @@ pub enum ApplyError {
         /// Counters that there are.
         capacity: u32,
     },
-    /// More connections than the driver has room for.
-    #[error("the policy needs more than the {0} connections that are possible")]
+    /// More SAs than the driver has room for.
+    #[error(
+        "with the SAs that stay for a while after a rekey, the policy needs more than the {0} pairs of SAs that are possible; \
+         wait until those are gone (`ravelin sa list`), or give connections a shorter `rekey-grace`"
+    )]
     TooManyConnections(u32),
     /// The state folder.
     #[error(transparent)]

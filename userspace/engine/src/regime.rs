@@ -1,20 +1,25 @@
 //! What is in force: one generation of rules and connections, which workers take up whole.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use ravelin_classifier::RuleSet;
 use ravelin_xdp_common::FrameMetadata;
 
 use crate::adjacency::Adjacencies;
-use crate::connection::Connection;
+use crate::connection::{Connection, Inbound};
+use crate::touched::Touched;
 
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
     regime: ArcSwap<Regime>,
     adjacencies: Arc<Adjacencies>,
+    /// Whose outbound SA has sealed.
+    pub(crate) sealed: Touched,
+    /// Whose inbound SA has opened.
+    pub(crate) opened: Touched,
 }
 
 impl Shared {
@@ -24,6 +29,8 @@ impl Shared {
         Self {
             regime: ArcSwap::from_pointee(regime),
             adjacencies,
+            sealed: Touched::default(),
+            opened: Touched::default(),
         }
     }
 
@@ -33,9 +40,11 @@ impl Shared {
         self.regime.load()
     }
 
-    /// Puts another in force. Workers take it up with their next turn.
-    pub fn publish(&self, regime: Regime) {
-        self.regime.store(Arc::new(regime));
+    /// Puts another in force, from one thread; returns its edition. Workers take it up with their next turn.
+    pub fn publish(&self, regime: Regime) -> u64 {
+        let edition = self.regime().edition + 1;
+        self.regime.store(Arc::new(Regime { edition, ..regime }));
+        edition
     }
 
     /// Next hops.
@@ -49,31 +58,40 @@ impl Shared {
 #[derive(Clone, Debug)]
 pub struct Regime {
     generation: u32,
+    /// Counts what was published: SAs change without rules.
+    edition: u64,
     rules: Arc<RuleSet>,
     /// By slot.
     connections: Vec<Option<Arc<Connection>>>,
+    /// By pair.
+    inbound: Vec<Option<Arc<Inbound>>>,
 }
 
 impl Regime {
-    /// `rules` name their connections by slot.
+    /// `rules` name their connections by slot. `old` are inbound SAs beside those that the connections have.
     #[must_use]
     pub fn new(
         generation: u32,
         rules: Arc<RuleSet>,
         connections: impl IntoIterator<Item = Arc<Connection>>,
+        old: impl IntoIterator<Item = Arc<Inbound>>,
     ) -> Self {
-        let mut slots = Vec::new();
+        let (mut by_slot, mut by_pair) = (Vec::new(), Vec::new());
         for connection in connections {
-            let slot = connection.slot as usize;
-            if slots.len() <= slot {
-                slots.resize(slot + 1, None);
+            if let Some(inbound) = &connection.inbound {
+                put(&mut by_pair, inbound.pair, Arc::clone(inbound));
             }
-            slots[slot] = Some(connection);
+            put(&mut by_slot, connection.slot, connection);
+        }
+        for inbound in old {
+            put(&mut by_pair, inbound.pair, inbound);
         }
         Self {
             generation,
+            edition: 1,
             rules,
-            connections: slots,
+            connections: by_slot,
+            inbound: by_pair,
         }
     }
 
@@ -83,21 +101,28 @@ impl Regime {
         self.generation
     }
 
+    /// Which of the regimes that were published this is, from 1.
+    #[must_use]
+    pub const fn edition(&self) -> u64 {
+        self.edition
+    }
+
     /// The rules that opened packets are held against.
     #[must_use]
     pub fn rules(&self) -> &RuleSet {
         &self.rules
     }
 
-    /// All connections.
-    pub fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.connections.iter().flatten()
-    }
-
     /// The connection in a slot.
     #[must_use]
     pub fn connection(&self, slot: u32) -> Option<&Connection> {
         self.connections.get(slot as usize)?.as_deref()
+    }
+
+    /// The inbound SA of a pair: a connection's own, or one that stays for a while after a rekey.
+    #[must_use]
+    pub fn inbound(&self, pair: u32) -> Option<&Inbound> {
+        self.inbound.get(pair as usize)?.as_deref()
     }
 
     /// The connection that the driver meant when it redirected a clear packet.
@@ -114,18 +139,26 @@ impl Regime {
     }
 }
 
-/// The generation that a worker has taken up: packets of earlier ones are out of its hands.
+fn put<T>(places: &mut Vec<Option<Arc<T>>>, place: u32, what: Arc<T>) {
+    let place = place as usize;
+    if places.len() <= place {
+        places.resize(place + 1, None);
+    }
+    places[place] = Some(what);
+}
+
+/// The edition that a worker has taken up: what earlier ones had is out of its hands.
 #[derive(Debug, Default)]
-pub struct TakenUp(AtomicU32);
+pub struct TakenUp(AtomicU64);
 
 impl TakenUp {
-    pub(crate) fn set(&self, generation: u32) {
-        self.0.store(generation, Ordering::Release);
+    pub(crate) fn set(&self, edition: u64) {
+        self.0.store(edition, Ordering::Release);
     }
 
-    /// The generation.
+    /// The edition.
     #[must_use]
-    pub fn generation(&self) -> u32 {
+    pub fn edition(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 }

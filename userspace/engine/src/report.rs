@@ -5,13 +5,10 @@ use std::time::Instant;
 use ravelin_policy::Policy;
 use ravelin_xdp_common::{DropReason, Pass};
 
-use crate::connection::Connection;
 use crate::engine::Engine;
 use crate::filter::FilterError;
 use crate::policy_file::PolicyFile;
-use crate::status::{
-    ConnectionStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus, SaStatus, Status, WorkerStatus,
-};
+use crate::status::{PendingStatus, PolicyStatus, RuleCount, RuleStatus, Status, WorkerStatus};
 
 impl Engine {
     /// Everything the engine tells about itself, at this moment.
@@ -95,11 +92,7 @@ impl Engine {
                 packets: removed.packets,
                 bytes: removed.bytes,
             },
-            connections: current
-                .connections
-                .iter()
-                .map(|connection| connection_status(connection))
-                .collect(),
+            connections: self.enforcement.connection_status(),
             workers: workers
                 .iter()
                 .map(|worker| {
@@ -132,26 +125,5 @@ impl Engine {
             rules: policy.rules().len(),
             connections: policy.connections().len(),
         }
-    }
-}
-
-fn connection_status(connection: &Connection) -> ConnectionStatus {
-    let (sent, received) = (connection.outbound.counters(), connection.inbound.counters());
-    ConnectionStatus {
-        name: connection.name.clone(),
-        remote: connection.remote.to_string(),
-        outbound: SaStatus {
-            spi: connection.outbound.spi(),
-            packets: sent.packets,
-            bytes: sent.bytes,
-            sequence: connection.outbound.sequence().last_used(),
-        },
-        inbound: SaStatus {
-            spi: connection.inbound.spi(),
-            packets: received.packets,
-            bytes: received.bytes,
-            sequence: connection.inbound.highest_sequence().unwrap_or(0),
-        },
-        unexpected_ecn: connection.inbound.unexpected_ecn(),
     }
 }

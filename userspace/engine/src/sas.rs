@@ -1,28 +1,50 @@
-//! The connections that run, by slot, with what keeps their sequence numbers.
+//! The pairs of SAs that there are, by number, with what keeps their sequence numbers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ravelin_esp::Provider;
 use ravelin_keying::{Holder, KeyingError, StateFolder, StaticConnection, StaticKeys};
-use ravelin_policy::Policy;
+use ravelin_policy::{self as policy, Policy};
 
 use crate::address::to_address;
-use crate::connection::Connection;
+use crate::connection::{Connection, Inbound, Outbound};
 use crate::prepare::ApplyError;
+use crate::regime::Shared;
+use crate::rekey::Rekeys;
+use crate::touched::MOST_PAIRS;
 
-/// Room for inbound SAs at the driver.
-const MOST: u32 = 4096;
-
-/// Connections in their slots: those in force, and those that may come into force again or are still under way out.
+/// Pairs of SAs: of the connections in force, of those that may come into force again, and those on their way out.
 #[derive(Debug)]
 pub(crate) struct Sas {
     state: PathBuf,
     /// Opened with the first connection.
     folder: Option<Arc<StateFolder>>,
     provider: Provider,
-    running: BTreeMap<u32, StaticConnection>,
+    /// By number.
+    pairs: Vec<Option<Pair>>,
+    /// Pairs whose outbound SA has used numbers, and is to be given others.
+    spent: BTreeSet<u32>,
+    /// Pairs whose inbound SA has seen numbers that are to be recorded.
+    seen: BTreeSet<u32>,
+}
+
+#[derive(Debug)]
+struct Pair {
+    sas: StaticConnection,
+    /// Of the connection.
+    slot: u32,
+}
+
+/// Which SAs are still needed, by the number of their pair.
+#[derive(Debug, Default)]
+pub(crate) struct Needed {
+    /// Pairs of connections in force, with or without their SAs.
+    pub(crate) connections: HashSet<u32>,
+    pub(crate) outbound: HashSet<u32>,
+    pub(crate) inbound: HashSet<u32>,
 }
 
 impl Sas {
@@ -31,34 +53,56 @@ impl Sas {
             state,
             folder: None,
             provider,
-            running: BTreeMap::new(),
+            pairs: Vec::new(),
+            spent: BTreeSet::new(),
+            seen: BTreeSet::new(),
         }
     }
 
     /// The AEAD implementation, if there is anything to do for one.
     pub(crate) fn provider(&self) -> Option<Provider> {
-        (!self.running.is_empty()).then_some(self.provider)
+        self.pairs.iter().any(Option::is_some).then_some(self.provider)
     }
 
-    /// Finds out which connections of a policy go on as they are, and whether the others may start.
+    /// Finds out which connections of a policy go on as they are, and whether the others may start. `current` are those
+    /// in force.
     ///
     /// # Errors
     ///
     /// [`ApplyError::Keying`], [`ApplyError::TooManyConnections`].
-    pub(crate) fn check(&self, policy: &Policy, keys: &mut StaticKeys) -> Result<(), ApplyError> {
-        keys.keep(policy, self.running.values().map(Holder::Current))?;
-        if self.running.len() + keys.count() > MOST as usize {
-            return Err(ApplyError::TooManyConnections(MOST));
+    pub(crate) fn check(
+        &self,
+        policy: &Policy,
+        keys: &mut StaticKeys,
+        current: &[Arc<Connection>],
+        rekeys: &Rekeys,
+    ) -> Result<(), ApplyError> {
+        let now = Instant::now();
+        let current: HashSet<u32> = current.iter().map(|connection| connection.pair).collect();
+        let old: HashMap<u32, Duration> = rekeys
+            .all_old()
+            .map(|old| (old.inbound.pair, old.until.saturating_duration_since(now)))
+            .collect();
+        let holders = self.numbered().map(|(number, pair)| {
+            if current.contains(&number) {
+                Holder::Current(&pair.sas)
+            } else {
+                Holder::Old(&pair.sas, old.get(&number).copied().unwrap_or_default())
+            }
+        });
+        keys.keep(policy, holders)?;
+        if self.numbered().count() + keys.count() > MOST_PAIRS as usize {
+            return Err(ApplyError::TooManyConnections(MOST_PAIRS));
         }
         Ok(())
     }
 
-    /// Starts the connections of a policy that do not run yet; returns all of them, in the order of the policy. `keys`
-    /// was checked. `since` is the generation that they start with.
+    /// Starts the connections of a policy that do not run yet, or not with these SAs; returns all of them, in the order of
+    /// the policy. `keys` was checked. `since` is the generation that they start with.
     ///
     /// # Errors
     ///
-    /// [`ApplyError::Keying`], [`ApplyError::State`].
+    /// [`ApplyError::Keying`], [`ApplyError::State`]; then none was started.
     pub(crate) fn start(
         &mut self,
         policy: &Policy,
@@ -76,65 +120,176 @@ impl Sas {
         let mut started = keys.start(policy, &folder, self.provider)?.into_iter().peekable();
         let current: HashMap<&str, &Arc<Connection>> =
             current.iter().map(|one| (one.name.as_str(), one)).collect();
-        let mut free = 0;
+        let taken: HashSet<u32> = self.numbered().map(|(_, pair)| pair.slot).collect();
+        let mut slots = (0..).filter(|slot| !taken.contains(slot));
+        let mut number = 0;
         let mut connections = Vec::with_capacity(policy.connections().len());
         for definition in policy.connections() {
-            let path_mtu = definition.path_mtu.map(u32::from);
+            let before = current.get(definition.name.as_str()).copied();
             let Some(sas) = started.next_if(|sas| sas.name() == definition.name) else {
-                // Goes on: the same SAs in the same slot.
-                connections.extend(current.get(definition.name.as_str()).map(|one| {
-                    if one.path_mtu == path_mtu {
-                        Arc::clone(one)
-                    } else {
-                        Arc::new(one.with_path_mtu(path_mtu))
-                    }
-                }));
+                connections.extend(before.map(|one| goes_on(one, definition)));
                 continue;
             };
-            let (Some(outbound), Some(inbound)) = (sas.outbound(), sas.inbound()) else {
-                continue;
-            };
-            while self.running.contains_key(&free) {
-                free += 1;
+            while self.pair(number).is_some() {
+                number += 1;
             }
-            connections.push(Arc::new(Connection {
-                slot: free,
-                since,
-                name: definition.name.clone(),
-                remote: definition.remote,
-                remote_address: to_address(definition.remote),
-                path_mtu,
-                endpoint: Connection::inbound_endpoint(definition, free),
-                outbound: Arc::clone(outbound),
-                inbound: Arc::clone(inbound),
-            }));
-            self.running.insert(free, sas);
+            let before = before.filter(|one| self.is_rekey(one, definition));
+            let place = before
+                .map(|one| (one.slot, one.since))
+                .or_else(|| Some((slots.next()?, since)));
+            // Not reached: there are as many slots as numbers.
+            let Some((slot, since)) = place else { continue };
+            connections.push(Arc::new(connection(definition, &sas, number, slot, since)));
+            if self.pairs.len() <= number as usize {
+                self.pairs.resize_with(number as usize + 1, || None);
+            }
+            self.pairs[number as usize] = Some(Pair { sas, slot });
         }
         Ok(connections)
     }
 
-    /// Stops all connections but those in `used`: marks are written, keys go with the last worker that has them.
-    pub(crate) fn stop_all_but(&mut self, used: &HashSet<u32>) {
-        self.running.retain(|slot, _| used.contains(slot));
+    /// Whether a connection gets other SAs between the same ends, so that those it has may stay for a while.
+    pub(crate) fn is_rekey(&self, before: &Connection, after: &policy::Connection) -> bool {
+        self.pair(before.pair).is_some_and(|pair| {
+            let ends = |one: &policy::Connection| (one.mode, one.local, one.remote);
+            before.name == after.name && ends(pair.sas.definition()) == ends(after)
+        })
     }
 
-    /// Keeps sequence numbers ready to be used, and on disk those that were used and seen.
+    /// The connection that a pair was made for, as the policy had it then.
+    pub(crate) fn definition(&self, pair: u32) -> Option<&policy::Connection> {
+        Some(self.pair(pair)?.sas.definition())
+    }
+
+    fn pair(&self, number: u32) -> Option<&Pair> {
+        self.pairs.get(number as usize)?.as_ref()
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (u32, &Pair)> {
+        let numbered = (0..).zip(&self.pairs);
+        numbered.filter_map(|(number, pair)| Some((number, pair.as_ref()?)))
+    }
+
+    /// Stops SAs that nobody needs any more: marks are written, keys go with the last worker that has them.
+    pub(crate) fn stop_all_but(&mut self, needed: &Needed) {
+        // What inbound SAs have seen is recorded together; each would do it for itself otherwise, and does if this fails.
+        if let Some(folder) = &self.folder {
+            let gone = (0..).zip(&mut self.pairs).filter_map(|(number, pair)| {
+                let pair = pair.as_mut()?;
+                (!needed.inbound.contains(&number)).then_some(&mut pair.sas)
+            });
+            let _ = StaticConnection::record_received(folder, gone);
+        }
+        for (number, place) in (0..).zip(&mut self.pairs) {
+            let Some(Pair { sas, .. }) = place else { continue };
+            if !needed.inbound.contains(&number) {
+                sas.remove_inbound();
+            }
+            if !needed.outbound.contains(&number) {
+                sas.remove_outbound();
+            }
+            let none = sas.inbound().is_none() && sas.outbound().is_none();
+            if none && !needed.connections.contains(&number) {
+                *place = None;
+            }
+        }
+    }
+
+    /// Keeps sequence numbers ready to be used by the SAs that have used some, and with `record` on disk those that were seen.
     ///
     /// # Errors
     ///
     /// The first [`KeyingError`]; all connections had their turn.
-    pub(crate) fn keep_marks(&mut self, record: bool) -> Result<(), KeyingError> {
+    pub(crate) fn keep_marks(&mut self, shared: &Shared, record: bool) -> Result<(), KeyingError> {
         let Some(folder) = &self.folder else {
             return Ok(());
         };
-        let extended = StaticConnection::extend(folder, self.running.values_mut());
-        if record {
-            extended.and(Ok(StaticConnection::record_received(
-                folder,
-                self.running.values_mut(),
-            )?))
-        } else {
-            extended
+        self.spent.extend(shared.sealed.take());
+        let extended = StaticConnection::extend(folder, among(&mut self.pairs, &self.spent));
+        match &extended {
+            // Those of which one could not be recorded at all come again; one that sends no more does not.
+            Err(KeyingError::Marks(_)) => {}
+            _ => self.spent.clear(),
         }
+        if record {
+            self.seen.extend(shared.opened.take());
+            StaticConnection::record_received(folder, among(&mut self.pairs, &self.seen))?;
+            self.seen.clear();
+        }
+        extended
+    }
+}
+
+impl Drop for Sas {
+    fn drop(&mut self) {
+        // Together; each does it for itself if this fails.
+        if let Some(folder) = &self.folder {
+            let all = self.pairs.iter_mut().flatten().map(|pair| &mut pair.sas);
+            let _ = StaticConnection::record_received(folder, all);
+        }
+    }
+}
+
+/// Those of the pairs that have these numbers.
+fn among<'p>(
+    mut pairs: &'p mut [Option<Pair>],
+    numbers: &BTreeSet<u32>,
+) -> impl Iterator<Item = &'p mut StaticConnection> {
+    let mut first = 0;
+    numbers.iter().filter_map(move |number| {
+        let skipped = *number as usize - first;
+        let (pair, rest) = std::mem::take(&mut pairs).get_mut(skipped..)?.split_first_mut()?;
+        (pairs, first) = (rest, first + skipped + 1);
+        Some(&mut pair.as_mut()?.sas)
+    })
+}
+
+/// The same SAs in the same slot, with what the policy now says beside.
+fn goes_on(connection: &Arc<Connection>, definition: &policy::Connection) -> Arc<Connection> {
+    let (path_mtu, rekey_grace) = beside(definition);
+    if (connection.path_mtu, connection.rekey_grace) == (path_mtu, rekey_grace) {
+        return Arc::clone(connection);
+    }
+    Arc::new(Connection {
+        path_mtu,
+        rekey_grace,
+        ..Connection::clone(connection)
+    })
+}
+
+/// What a policy may change without other SAs.
+fn beside(definition: &policy::Connection) -> (Option<u32>, Duration) {
+    (definition.path_mtu.map(u32::from), definition.rekey_grace)
+}
+
+fn connection(
+    definition: &policy::Connection,
+    sas: &StaticConnection,
+    pair: u32,
+    slot: u32,
+    since: u32,
+) -> Connection {
+    let (path_mtu, rekey_grace) = beside(definition);
+    Connection {
+        slot,
+        since,
+        name: definition.name.clone(),
+        remote: definition.remote,
+        remote_address: to_address(definition.remote),
+        path_mtu,
+        rekey_grace,
+        pair,
+        outbound: sas.outbound().map(|sa| Outbound {
+            pair,
+            sa: Arc::clone(sa),
+        }),
+        inbound: sas.inbound().map(|sa| {
+            Arc::new(Inbound {
+                pair,
+                connection: slot,
+                endpoint: Inbound::endpoint(definition, pair),
+                sa: Arc::clone(sa),
+            })
+        }),
     }
 }

@@ -17,10 +17,12 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     pub(crate) fn seal(&mut self, regime: &Regime, snapshot: &Snapshot, now: Instant) {
         let mut admitted = self.admitted(|this, frame| this.admit_clear(frame, regime, snapshot, now));
         for run in by_slot(&mut admitted) {
-            if let Some(connection) = regime.connection(run[0].metadata.slot) {
+            let connection = regime.connection(run[0].metadata.slot);
+            if let Some(outbound) = connection.and_then(|connection| connection.outbound.as_ref()) {
                 transform(run, |packets, outcomes| {
-                    connection.outbound.seal_batch(packets, outcomes, now);
+                    outbound.sa.seal_batch(packets, outcomes, now);
                 });
+                self.shared.sealed.set(outbound.pair);
             }
         }
         for one in admitted {
@@ -48,10 +50,14 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             Ok(_) => return self.drop(DropReason::MetadataInvalid),
             Err(reason) => return self.drop(reason),
         };
-        let Some(connection) = regime.sealing(&one.metadata) else {
+        let connection = regime.sealing(&one.metadata);
+        let Some((connection, outbound)) = connection.and_then(|one| Some((one, one.outbound.as_ref()?)))
+        else {
             return self.drop(DropReason::SaMissing);
         };
-        let inner_mtu = connection.outbound.inner_mtu().unwrap_or(u32::MAX);
+        // Here, and not for all SAs when the MTU changes: there may be many, and few are in use.
+        outbound.limit_to(snapshot.outer.mtu, connection.path_mtu);
+        let inner_mtu = outbound.sa.inner_mtu().unwrap_or(u32::MAX);
         let too_big = u32::from(one.metadata.l3_length) > inner_mtu;
         let checked = forward::verify_checksum(one.packet_mut()).and_then(|()| {
             if too_big {

@@ -109,6 +109,9 @@ impl Engine {
         }
         self.lose_patience();
         self.watch();
+        if self.enforcement.advance() {
+            self.nudge();
+        }
         Ok(())
     }
 
@@ -159,6 +162,11 @@ impl Engine {
                 drop(reply.send(Err(ApplyError::Busy.to_string())));
             }
             Order::Apply(request, reply) => self.queue.push_back(Work::Apply(request, reply)),
+            Order::Sas(reply) => {
+                let sas = self.enforcement.sas(None).into_iter();
+                drop(reply.send(Ok(sas.map(|(_, entry)| entry).collect())));
+            }
+            Order::DeleteSa(spi, selector, reply) => self.delete_sa(spi, &selector, reply),
             Order::Confirm(reply) => {
                 let result = self.enforcement.confirm().map_err(|error| error.to_string());
                 if result.is_ok() {
@@ -167,7 +175,10 @@ impl Engine {
                 drop(reply.send(result.map(|()| self.policy_status())));
             }
             Order::RollBack(reply) => {
-                let result = self.enforcement.roll_back().map_err(|error| error.to_string());
+                let result = self
+                    .enforcement
+                    .roll_back(&self.workers)
+                    .map_err(|error| error.to_string());
                 if result.is_ok() {
                     self.nudge();
                     self.moved = true;
@@ -190,6 +201,7 @@ impl Engine {
                 self.fail(error);
             }
         }
+        self.answer_deletions();
     }
 }
 

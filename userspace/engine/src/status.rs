@@ -105,10 +105,17 @@ pub struct ConnectionStatus {
     pub name: String,
     /// The peer's outer address.
     pub remote: String,
-    /// What it sends.
+    /// The SA that seals now.
     pub outbound: SaStatus,
-    /// What it receives.
+    /// After a rekey: the SAs that are to seal after it, in order. The first does when the peer has shown that it has
+    /// its pair, or when its seconds are over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next: Vec<SaStatus>,
+    /// The SA that opens.
     pub inbound: SaStatus,
+    /// After a rekey: SAs that open as well for some seconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub old: Vec<SaStatus>,
     /// Packets received whose outer and inner ECN fields no honest path makes (RFC 6040 section 4.2).
     #[serde(default)]
     pub unexpected_ecn: u64,
@@ -119,12 +126,82 @@ pub struct ConnectionStatus {
 pub struct SaStatus {
     /// Security parameters index.
     pub spi: u32,
+    /// What it does.
+    pub state: SaState,
+    /// How long it stays so at most, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
     /// Packets sealed or opened.
     pub packets: u64,
     /// Their bytes on the clear side.
     pub bytes: u64,
     /// The highest sequence number used or accepted.
     pub sequence: u64,
+}
+
+/// What an SA does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaState {
+    /// It seals or opens.
+    InUse,
+    /// It is to seal after the one that does now.
+    Next,
+    /// Its connection has another one, and it opens what still comes under it.
+    Old,
+    /// It does nothing, and comes back with the policy before, unless the one on trial is confirmed.
+    Kept,
+    /// It was deleted.
+    Deleted,
+}
+
+impl SaState {
+    /// In a word or two.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InUse => "in use",
+            Self::Next => "next",
+            Self::Old => "old",
+            Self::Kept => "kept",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// Which way an SA works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaDirection {
+    /// It seals.
+    Outbound,
+    /// It opens.
+    Inbound,
+}
+
+impl SaDirection {
+    /// `outbound` or `inbound`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+/// One SA by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaEntry {
+    /// The connection's name in the policy.
+    pub connection: String,
+    /// The peer's outer address.
+    pub remote: String,
+    /// Which way it works.
+    pub direction: SaDirection,
+    /// The rest.
+    #[serde(flatten)]
+    pub sa: SaStatus,
 }
 
 /// One worker.

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use crate::address::{Address, Family};
-use crate::connection::{Connection, Encapsulation, MIN_PATH_MTU, Mode};
+use crate::connection::{Connection, MIN_PATH_MTU, Mode};
 use crate::diagnostic::{Position, Report, quote};
-use crate::filter::{Filter, Selector};
+use crate::endpoints::{Endpoints, carries};
+use crate::filter::Filter;
 use crate::policy::{MAX_FILTERS, Policy};
-use crate::protocol::Protocol;
 use crate::rule::{Action, Rule};
 
 /// RFC 8200 section 5: every link carries IPv6 packets of 1280 bytes.
@@ -34,9 +34,11 @@ pub(crate) fn check(policy: &Policy, report: &mut Report<'_>) {
     }
     check_spis_and_keys(policy.connections(), report);
     check_endpoints(policy.connections(), report);
+    let mut endpoints = Endpoints::new(policy.connections());
     for rule in policy.rules() {
         if let Action::Protect { connection, .. } = rule.action {
-            check_protect(policy, rule, &policy.connections()[connection], report);
+            let connection = &policy.connections()[connection];
+            check_protect(policy, rule, connection, &mut endpoints, report);
         }
         warn_open(rule, report);
     }
@@ -128,7 +130,13 @@ fn check_endpoints(connections: &[Connection], report: &mut Report<'_>) {
     }
 }
 
-fn check_protect(policy: &Policy, rule: &Rule, connection: &Connection, report: &mut Report<'_>) {
+fn check_protect<'p>(
+    policy: &'p Policy,
+    rule: &Rule,
+    connection: &'p Connection,
+    endpoints: &mut Endpoints<'p>,
+    report: &mut Report<'_>,
+) {
     let mut looped = false;
     for filter in policy.filters(rule) {
         match connection.mode {
@@ -139,7 +147,7 @@ fn check_protect(policy: &Policy, rule: &Rule, connection: &Connection, report: 
             warn_not_mirrored(filter, rule, report);
         }
         if !looped && rule.active {
-            looped = warn_endpoint_inside(policy, filter, rule, connection, report);
+            looped = warn_endpoint_inside(filter, rule, connection, endpoints, report);
         }
     }
     for template in &policy.filter_lists()[rule.filter_list].templates {
@@ -238,17 +246,19 @@ fn check_inner_mtu(filter: &Filter, rule: &Rule, connection: &Connection, report
 
 /// Warns when the ESP packets of a connection match a protect filter themselves. ESP that Ravelin makes is not
 /// filtered, so nothing loops, but other packets between the gateways are expected inside the tunnel.
-fn warn_endpoint_inside(
-    policy: &Policy,
+fn warn_endpoint_inside<'p>(
     filter: &Filter,
     rule: &Rule,
-    connection: &Connection,
+    connection: &'p Connection,
+    endpoints: &mut Endpoints<'p>,
     report: &mut Report<'_>,
 ) -> bool {
-    let inside = policy
-        .connections()
-        .iter()
-        .find(|other| other.mode == Mode::Tunnel && carries(filter, other));
+    let own = connection.mode == Mode::Tunnel && carries(filter, connection);
+    let inside = if own {
+        Some(connection)
+    } else {
+        endpoints.carried(filter)
+    };
     let Some(inside) = inside else { return false };
     let (local, remote) = (inside.local, inside.remote);
     let message = if inside.name == connection.name {
@@ -268,28 +278,6 @@ fn warn_endpoint_inside(
     };
     report.warn(filter.position, message);
     true
-}
-
-/// Whether ESP from the connection's local to its remote end matches the filter.
-fn carries(filter: &Filter, connection: &Connection) -> bool {
-    let protocol = match connection.encapsulation {
-        Encapsulation::None => Protocol::ESP,
-        Encapsulation::Udp { .. } => Protocol::UDP,
-    };
-    let ports = match (&filter.selector, connection.encapsulation) {
-        (Selector::Any, _) => true,
-        (
-            Selector::Ports { source, destination },
-            Encapsulation::Udp {
-                local_port,
-                remote_port,
-            },
-        ) => source.contains(local_port) && destination.contains(remote_port),
-        _ => false,
-    };
-    ports
-        && filter.protocol.is_none_or(|wanted| wanted == protocol)
-        && filter.matches_addresses(connection.local, connection.remote)
 }
 
 fn warn_unused(policy: &Policy, report: &mut Report<'_>) {

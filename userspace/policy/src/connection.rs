@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ravelin_gcm::Algorithm;
 
@@ -89,6 +90,12 @@ pub(crate) static CONNECTION: TableSpec = TableSpec {
         outer_header::ECN,
         outer_header::FLOW_LABEL,
         outer_header::HOP_LIMIT,
+        Key::default(
+            "rekey-grace",
+            Kind::Integer(0, 3_600),
+            Literal::Integer(30),
+            "Seconds that the SAs it had before stay when it gets others",
+        ),
         Key::required(
             "static",
             Kind::Table(&STATIC),
@@ -173,6 +180,8 @@ pub struct Connection {
     pub tfc_padding: TfcPadding,
     /// How outer headers relate to inner ones.
     pub outer_header: OuterHeader,
+    /// How long inbound SAs that it had before stay when it gets others; outbound ones at most half of that.
+    pub rekey_grace: Duration,
     /// Its keys.
     pub keys: StaticKeys,
     /// Where it is defined.
@@ -302,6 +311,7 @@ impl Connection {
             table.or_default(key, None, read)
         });
         let outer_header = OuterHeader::read(report, &table);
+        let rekey_grace: Option<Option<u32>> = table.integer(report, "rekey-grace");
         let keys = table
             .required(report, "static")
             .and_then(|node| StaticKeys::read(report, node, folder));
@@ -337,6 +347,7 @@ impl Connection {
             path_mtu: path_mtu?,
             tfc_padding: tfc_padding?,
             outer_header: outer_header?,
+            rekey_grace: Duration::from_secs(rekey_grace??.into()),
             keys: keys?,
             position: report.position(table.span()),
         })

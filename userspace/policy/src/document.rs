@@ -82,7 +82,7 @@ pub(crate) static POLICY: TableSpec = TableSpec {
 
 /// Limits against a file that is only there to exhaust memory; far above any real policy.
 pub const MAX_RULES: usize = 262_144;
-const MAX_CONNECTIONS: usize = 1_024;
+const MAX_CONNECTIONS: usize = 131_072;
 
 /// Longest name of a rule, filter list or connection, in characters.
 pub(crate) const MAX_NAME: usize = 64;

@@ -24,6 +24,7 @@ mod connection;
 mod diagnostic;
 pub mod diff;
 mod document;
+mod endpoints;
 pub mod explain;
 mod filter;
 mod group;

@@ -105,6 +105,7 @@ fn every_key_is_explained_and_shown() {
         "remote-port",
         "path-mtu",
         "tfc-padding",
+        "rekey-grace",
         "original-local",
         "original-remote",
         "df",

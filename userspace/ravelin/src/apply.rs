@@ -74,7 +74,11 @@ fn print(applied: &Applied) {
         applied.rules_removed,
         applied.policy.connections
     );
-    for (what, names) in [("started", &applied.started), ("stopped", &applied.stopped)] {
+    for (what, names) in [
+        ("started", &applied.started),
+        ("rekeyed", &applied.rekeyed),
+        ("stopped", &applied.stopped),
+    ] {
         if !names.is_empty() {
             println!("connections {what}: {}", names.join(", "));
         }

@@ -14,6 +14,7 @@ mod instance;
 mod keygen;
 mod policy_file;
 mod run;
+mod sa;
 mod schema;
 mod status;
 
@@ -55,6 +56,7 @@ enum Command {
     Confirm(apply::Confirm),
     Rollback(apply::Rollback),
     Status(status::Arguments),
+    Sa(sa::Arguments),
     Keygen(keygen::Arguments),
     Detach(detach::Arguments),
     Import(import::Arguments),
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Confirm(arguments) => apply::confirm(&arguments),
         Command::Rollback(arguments) => apply::roll_back(&arguments),
         Command::Status(arguments) => status::status(&arguments),
+        Command::Sa(arguments) => sa::sa(&arguments),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::Import(arguments) => import::import(&arguments),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use clap::Args;
-use ravelin_engine::{Status, fetch_status};
+use ravelin_engine::{SaState, SaStatus, Status, fetch_status};
 
 use crate::instance::Instance;
 
@@ -88,11 +88,19 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
         )?;
     }
     for connection in &status.connections {
-        for (direction, sa) in [("out", &connection.outbound), ("in", &connection.inbound)] {
+        let outbound = std::iter::once(&connection.outbound).chain(&connection.next);
+        let inbound = std::iter::once(&connection.inbound).chain(&connection.old);
+        let sas = outbound.map(|sa| ("out", sa)).chain(inbound.map(|sa| ("in", sa)));
+        for (direction, sa) in sas {
             writeln!(
                 out,
-                "{:<20} {direction:<4} {:#010x} {:>14} {:>18} {:>14}",
-                connection.name, sa.spi, sa.packets, sa.bytes, sa.sequence
+                "{:<20} {direction:<4} {:#010x} {:>14} {:>18} {:>14}{}",
+                connection.name,
+                sa.spi,
+                sa.packets,
+                sa.bytes,
+                sa.sequence,
+                described(sa)
             )?;
         }
     }
@@ -121,4 +129,14 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What is to be said about an SA that is not simply in use.
+fn described(sa: &SaStatus) -> String {
+    match (sa.state, sa.seconds_left) {
+        (SaState::InUse, _) => String::new(),
+        (SaState::Next, Some(seconds)) => format!("  next, within {seconds} s"),
+        (SaState::Old, Some(seconds)) => format!("  old, for {seconds} s"),
+        (state, _) => format!("  {}", state.name()),
+    }
 }

@@ -3,26 +3,29 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 use ravelin_classifier::{RuleSet, compile};
 use ravelin_esp::checksum::ipv4_header;
 use ravelin_esp::{Algorithm, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
-use ravelin_policy::Policy;
+use ravelin_policy::{self as policy, Policy};
 use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{DropReason, FrameMetadata, Kind};
 use ravelin_xsk::twin::{TwinEnd, TwinPort};
 use ravelin_xsk::{HugePages, PortOptions, Umem, UmemOptions};
 
+mod many;
+
 use super::Forwarder;
 use crate::address::to_address;
 use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
-use crate::connection::Connection;
+use crate::connection::{Connection, Inbound, Outbound};
 use crate::counters::WorkerCounters;
 use crate::filter::Side;
 use crate::regime::{Regime, Shared};
+use crate::touched::Touched;
 
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
@@ -31,6 +34,7 @@ const INNER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// What a gateway needs beside its packet memory. Site 1 is 10.1/16 behind 192.0.2.1, site 2 is 10.2/16.
 struct Site {
+    definition: policy::Connection,
     shared: Shared,
     rules: Arc<RuleSet>,
     counters: WorkerCounters,
@@ -62,41 +66,13 @@ impl Site {
             "#
         );
         let (policy, _) = Policy::parse(&policy, "test").unwrap();
-        let remote = IpAddr::V4(Ipv4Addr::new(192, 0, 2, there));
-        let connections = (0..connections)
-            .map(|index| Connection {
-                slot: index,
-                since: 0,
-                name: format!("c{index}"),
-                remote,
-                remote_address: to_address(remote),
-                path_mtu: None,
-                endpoint: Connection::inbound_endpoint(&policy.connections()[0], index),
-                outbound: OutboundSa::new(
-                    parameters(here, there, here, index),
-                    Provider::AwsLc,
-                    0,
-                    Instant::now(),
-                )
-                .unwrap()
-                .into(),
-                inbound: InboundSa::new(
-                    parameters(here, there, there, index),
-                    Provider::AwsLc,
-                    0,
-                    Instant::now(),
-                )
-                .unwrap()
-                .into(),
-            })
-            .collect::<Vec<_>>();
-        for connection in &connections {
-            connection.outbound.sequence().raise_ceiling(1 << 20);
-        }
+        let definition = &policy.connections()[0];
+        let connections = (0..connections).map(|index| Arc::new(connection(definition, here, index, index)));
         let rules = Arc::new(compile(&policy).unwrap());
-        let regime = Regime::new(1, Arc::clone(&rules), connections.into_iter().map(Arc::new));
+        let regime = Regime::new(1, Arc::clone(&rules), connections, []);
         let (adjacencies, questions) = Adjacencies::new(snapshot(0, &[])).unwrap();
         Self {
+            definition: definition.clone(),
             shared: Shared::new(regime, adjacencies),
             rules,
             counters: WorkerCounters::new(1),
@@ -115,6 +91,34 @@ impl Site {
             ],
         ));
         site
+    }
+}
+
+/// A connection to the other site with the SAs of a pair.
+fn connection(definition: &policy::Connection, here: u8, slot: u32, pair: u32) -> Connection {
+    let (there, now) = (3 - here, Instant::now());
+    let outbound = OutboundSa::new(parameters(here, there, here, pair), Provider::AwsLc, 0, now).unwrap();
+    outbound.sequence().raise_ceiling(1 << 20);
+    let inbound = InboundSa::new(parameters(here, there, there, pair), Provider::AwsLc, 0, now).unwrap();
+    Connection {
+        slot,
+        since: 0,
+        name: format!("c{slot}"),
+        remote: definition.remote,
+        remote_address: to_address(definition.remote),
+        path_mtu: None,
+        rekey_grace: Duration::from_secs(30),
+        pair,
+        outbound: Some(Outbound {
+            pair,
+            sa: outbound.into(),
+        }),
+        inbound: Some(Arc::new(Inbound {
+            pair,
+            connection: slot,
+            endpoint: Inbound::endpoint(definition, pair),
+            sa: inbound.into(),
+        })),
     }
 }
 
@@ -402,11 +406,108 @@ fn an_opened_packet_must_fit_its_connection() {
     assert_eq!(inner2.take(), None);
     assert_eq!(site2.counters.drops(DropReason::InnerPolicy), 1);
     let regime = site2.shared.regime();
-    let by_sa = [0, 1].map(|slot| regime.connection(slot).unwrap().inbound.counters());
+    let by_sa = [0, 1].map(|slot| regime.inbound(slot).unwrap().sa.counters());
     assert_eq!(
         by_sa.map(|counts| counts.dropped(DropReason::InnerPolicy)),
         [0, 1]
     );
+}
+
+/// After a rekey packets under the old SA are for the same connection as those under the new one, and for no other.
+#[test]
+fn an_old_inbound_sa_opens_for_its_own_connection_only() {
+    let (site1, site2) = (Site::resolved(1, 2), Site::resolved(2, 2));
+    let (umem1, umem2) = (umem(), umem());
+    let (mut one, inner1, outer1) = gateway(&site1, &umem1);
+    let (mut two, inner2, outer2) = gateway(&site2, &umem2);
+    // Both connections of site 2 have other SAs by now, and only the old ones of the first are still armed.
+    let old: Vec<_> = {
+        let regime = site2.shared.regime();
+        let connections = [0, 1].map(|slot| regime.connection(slot).unwrap());
+        connections
+            .map(|one| Arc::clone(one.inbound.as_ref().unwrap()))
+            .into()
+    };
+    let rekeyed = || [0, 1].map(|slot| Arc::new(connection(&site2.definition, 2, slot, slot + 2)));
+    let mut deliver = |slot, expected: Result<(), DropReason>| {
+        inject(&inner1, Kind::Seal, slot, &clear_frame(b"x", 64));
+        one.turn().unwrap();
+        inject(&outer2, Kind::OpenEsp, slot, &outer1.take().unwrap());
+        let before = expected.err().map(|reason| site2.counters.drops(reason));
+        two.turn().unwrap();
+        assert_eq!(inner2.take().is_some(), expected.is_ok(), "slot {slot}");
+        if let Some(reason) = expected.err() {
+            assert_eq!(Some(site2.counters.drops(reason)), before.map(|count| count + 1));
+        }
+    };
+    let regime = Regime::new(2, Arc::clone(&site2.rules), rekeyed(), old.clone());
+    site2.shared.publish(regime);
+    deliver(0, Ok(()));
+    // The rule is for connection 0: RFC 4301 section 5.2.
+    deliver(1, Err(DropReason::InnerPolicy));
+    let regime = Regime::new(2, Arc::clone(&site2.rules), rekeyed(), old[1..].to_vec());
+    site2.shared.publish(regime);
+    // What the driver still had redirected finds no SA any more.
+    deliver(0, Err(DropReason::SaMissing));
+    deliver(1, Err(DropReason::InnerPolicy));
+}
+
+/// A connection without an outbound SA is closed.
+#[test]
+fn nothing_is_sent_without_an_outbound_sa() {
+    let site = Site::resolved(1, 1);
+    let memory = umem();
+    let (mut forwarder, inner, outer) = gateway(&site, &memory);
+    let mut closed = connection(&site.definition, 1, 0, 0);
+    closed.outbound = None;
+    site.shared
+        .publish(Regime::new(1, Arc::clone(&site.rules), [closed.into()], []));
+    inject(&inner, Kind::Seal, 0, &clear_frame(b"x", 64));
+    forwarder.turn().unwrap();
+    assert_eq!((outer.take(), inner.take()), (None, None));
+    assert_eq!(site.counters.drops(DropReason::SaMissing), 1);
+}
+
+/// The engine looks only after SAs that were used.
+#[test]
+fn used_sas_are_marked() {
+    let (site1, site2) = (Site::resolved(1, 3), Site::resolved(2, 3));
+    let (umem1, umem2) = (umem(), umem());
+    let (mut one, inner1, outer1) = gateway(&site1, &umem1);
+    let (mut two, _inner2, outer2) = gateway(&site2, &umem2);
+    for slot in [2, 0] {
+        inject(&inner1, Kind::Seal, slot, &clear_frame(b"x", 64));
+        one.turn().unwrap();
+        inject(&outer2, Kind::OpenEsp, slot, &outer1.take().unwrap());
+        two.turn().unwrap();
+    }
+    let taken = |touched: &Touched| touched.take().collect::<Vec<_>>();
+    assert_eq!(taken(&site1.shared.sealed), [0, 2]);
+    assert_eq!(taken(&site1.shared.opened), [0; 0]);
+    assert_eq!(taken(&site2.shared.sealed), [0; 0]);
+    assert_eq!(taken(&site2.shared.opened), [0, 2]);
+}
+
+/// The device's MTU counts for every SA when it is used, whenever it came.
+#[test]
+fn a_changed_mtu_counts_at_once() {
+    let site = Site::resolved(1, 1);
+    let memory = umem();
+    let (mut forwarder, inner, outer) = gateway(&site, &memory);
+    for (generation, mtu, fits) in [(2, 1500, true), (3, 1000, false), (4, 1500, true)] {
+        let mut snapshot = snapshot(generation, &[(Side::Outer, [192, 0, 2, 2], Hop::Ready(PEER_MAC))]);
+        snapshot.outer.mtu = mtu;
+        site.shared.adjacencies().publish(snapshot);
+        // Also for SAs that came after the MTU.
+        for pair in [0, generation as u32] {
+            let connection = connection(&site.definition, 1, 0, pair);
+            let regime = Regime::new(1, Arc::clone(&site.rules), [connection.into()], []);
+            site.shared.publish(regime);
+            inject(&inner, Kind::Seal, 0, &clear_frame(&[1; 1200], 64));
+            forwarder.turn().unwrap();
+            assert_eq!(outer.take().is_some(), fits, "{generation} {pair}");
+        }
+    }
 }
 
 /// RFC 4301 section 5.1 would be void if a packet were sealed for another connection than its rule's.
@@ -422,11 +523,11 @@ fn a_slot_that_changed_hands_seals_only_what_was_meant_for_its_new_connection() 
         Arc::new(Connection {
             slot: 0,
             since: 40_000,
-            ..second.with_path_mtu(None)
+            ..second.clone()
         })
     };
     site.shared
-        .publish(Regime::new(40_000, Arc::clone(&site.rules), [moved]));
+        .publish(Regime::new(40_000, Arc::clone(&site.rules), [moved], []));
     for (generation, slot, sealed) in [
         (39_999, 0, false),
         (40_000, 0, true),
@@ -449,7 +550,7 @@ fn a_slot_that_changed_hands_seals_only_what_was_meant_for_its_new_connection() 
             missing + u64::from(!sealed)
         );
     }
-    assert_eq!(site.counters.taken_up.generation(), 40_000);
+    assert_eq!(site.counters.taken_up.edition(), 2);
 }
 
 #[test]

@@ -6,9 +6,11 @@
 
 mod following;
 mod lifetime;
+mod make_before_break;
 mod mistakes;
 mod path_mtu;
 mod rekeying;
+mod sas;
 mod support;
 mod surroundings;
 mod swap;

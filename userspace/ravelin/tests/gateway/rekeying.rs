@@ -157,6 +157,7 @@ fn a_connection_comes_and_goes_and_the_other_loses_nothing() {
     drop(d2);
 }
 
+/// Without a grace time: what is replaced is gone at once.
 #[test]
 fn a_connection_gets_new_keys_and_spis() {
     let lab = lab();
@@ -175,13 +176,11 @@ fn a_connection_gets_new_keys_and_spis() {
             .replace("a.key", "e.key")
             .replace("b.key", "f.key")
             .replace("0x100", "0x300")
+            .replace("mode = ", "rekey-grace = 0\nmode = ")
     };
     g2.applied(&renewed(2), &[]);
     let said = g1.applied(&renewed(1), &["--confirm", "3600"]);
-    assert!(
-        said.contains("connections started: c\nconnections stopped: c"),
-        "{said}"
-    );
+    assert!(said.contains("connections rekeyed: c\n"), "{said}");
     let mark = capture.mark();
     wait_until("UDP after", || echo.udp(&lab.h1, H2[0], b"after"));
     assert_eq!(spis(&capture, mark), [0x3001]);
@@ -192,7 +191,11 @@ fn a_connection_gets_new_keys_and_spis() {
     wait_until("UDP with the old keys", || echo.udp(&lab.h1, H2[0], b"old"));
     assert_eq!(spis(&capture, mark), [0x1001]);
     let packets = capture.packets();
-    assert!(clear(&packets).is_empty());
+    // Nothing stayed for a while, so the kernel was offered ESP that nobody knew, and said so (RFC 1122 section 3.2.2.1).
+    let protocol_unreachable = |packet: &Ip| packet.protocol == 1 && packet.payload[..2] == [3, 2];
+    let mut clear = clear(&packets);
+    clear.retain(|packet| !protocol_unreachable(packet));
+    assert!(clear.is_empty(), "clear on the wire: {clear:?}");
     assert_sequence_numbers_fresh(&packets);
     assert_eq!(d1.status().connections[0].outbound.spi, 0x1001);
 }
