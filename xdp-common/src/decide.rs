@@ -1,10 +1,11 @@
 //! The decision for one packet at each hook.
 
 use crate::line::{NO_RULE, header_flags};
+use crate::parse::protocol;
 use crate::{
     Action, Address, Decision, Direction, DropReason, Encapsulation, Family, Flow, FragmentKey,
     FragmentRecord, Frame, FrameMetadata, Header, InboundEndpoint, IpPacket, Judgement, Kind, Pass, Place,
-    Ports, Reader, Upper, Verdict, parse,
+    Ports, Reader, TunnelEnds, Upper, Verdict, parse,
 };
 
 /// The tables a decision needs: BPF maps in the kernel, plain collections on the host.
@@ -29,6 +30,9 @@ pub trait Tables {
 
     /// The inbound SA with this SPI (host order).
     fn inbound(&self, spi: u32) -> Option<InboundEndpoint>;
+
+    /// Whether ESP or AH, without UDP around it, comes to us between these addresses.
+    fn is_tunnel(&self, ends: &TunnelEnds) -> bool;
 
     /// Whether the address is one of this machine's own.
     fn is_local(&self, address: &Address) -> bool;
@@ -78,6 +82,9 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         Upper::NeighbourDiscovery | Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
     }
     let (verdict, _) = ask(&packet, Direction::Inbound, Place::Outer, tables);
+    if matches!(verdict.decision, Decision::Reassemble) {
+        return to_reassembly(&packet, FrameMetadata::NO_SLOT);
+    }
     if matches!(verdict.decision, Decision::Protect) && !verdict.accept_unsecured {
         return Judgement::dropped_or_audited(DropReason::ClearNotAllowed, verdict.audit)
             .by(verdict.rule_id, packet.l3_length);
@@ -147,7 +154,8 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
         Decision::FragmentOverlap => {
             Judgement::dropped_or_audited(DropReason::FragmentOverlap, verdict.audit)
         }
-        Decision::NoRuleSet => Judgement::dropped(DropReason::NoRuleSet),
+        // Nothing is reassembled on its way out.
+        Decision::NoRuleSet | Decision::Reassemble => Judgement::dropped(DropReason::NoRuleSet),
         Decision::Permit | Decision::Block | Decision::Exempt => Judgement::passed(Pass::Default),
     }
 }
@@ -213,7 +221,7 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     let (encapsulation, udp_header) = match kind {
         Kind::OpenUdpEsp => (Encapsulation::Udp, 8),
         Kind::OpenAh => (Encapsulation::Ah, 0),
-        Kind::OpenEsp | Kind::Seal => (Encapsulation::None, 0),
+        _ => (Encapsulation::None, 0),
     };
     let expected = endpoint.family == flow.family as u8
         && endpoint.local == flow.destination
@@ -225,7 +233,8 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
         return Some(Judgement::dropped(DropReason::SpiWrongEndpoint));
     }
     if packet.fragment {
-        return Some(Judgement::dropped(DropReason::EspFragment));
+        remember_unfiltered(packet, &Verdict::REASSEMBLE, Place::Outer, tables);
+        return Some(to_reassembly(packet, endpoint.slot));
     }
     if packet.upper_length() < udp_header + endpoint.shortest {
         return Some(Judgement::dropped(DropReason::EspTruncated));
@@ -235,18 +244,34 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     Some(Judgement::redirected(metadata).by(NO_RULE, packet.l3_length))
 }
 
+/// A fragment of ESP, for the worker to put together with others of its datagram.
+///
+/// RFC 4303 section 3.4.1: "If required, reassembly is performed prior to ESP processing."
+#[inline(always)]
+fn to_reassembly(packet: &IpPacket, slot: u32) -> Judgement {
+    let metadata = metadata(packet, slot, NO_RULE, Kind::Reassemble, 0);
+    Judgement::redirected(metadata).by(NO_RULE, packet.l3_length)
+}
+
 /// Traffic that filters do not judge; nor the fragments that follow it.
 #[inline(always)]
 fn lifeline<T: Tables>(packet: &IpPacket, place: Place, tables: &T) -> Judgement {
-    if packet.fragment
-        && let Some(header) = tables
-            .rule_set()
-            .and_then(|rule_set| filled_header(rule_set, tables))
-    {
-        let record = FragmentRecord::new(packet, &Verdict::EXEMPT, header.generation, tables.now());
-        tables.remember(&FragmentKey::of(packet, place), &record);
+    if packet.fragment {
+        remember_unfiltered(packet, &Verdict::EXEMPT, place, tables);
     }
     Judgement::passed(Pass::Lifeline)
+}
+
+/// Keeps what holds for the fragments that follow a first one of which the filters were not asked.
+#[inline(always)]
+fn remember_unfiltered<T: Tables>(packet: &IpPacket, verdict: &Verdict, place: Place, tables: &T) {
+    if let Some(header) = tables
+        .rule_set()
+        .and_then(|rule_set| filled_header(rule_set, tables))
+    {
+        let record = FragmentRecord::new(packet, verdict, header.generation, tables.now());
+        tables.remember(&FragmentKey::of(packet, place), &record);
+    }
 }
 
 /// What the rule set says, and its generation.
@@ -270,6 +295,8 @@ fn ask<T: Tables>(packet: &IpPacket, direction: Direction, place: Place, tables:
             if record.contradicts(packet, now) {
                 return (Verdict::overlap(&header), generation);
             }
+        } else if matches!(place, Place::Outer) && is_later_esp(packet, tables) {
+            return (Verdict::REASSEMBLE, generation);
         }
     }
     let verdict = if header.exemptions < 3 && is_exempt(packet, header.exemptions) {
@@ -282,6 +309,15 @@ fn ask<T: Tables>(packet: &IpPacket, direction: Direction, place: Place, tables:
         tables.remember(&key, &record);
     }
     (verdict, generation)
+}
+
+/// Whether this may be a later fragment of ESP or AH for one of our SAs. It shows no SPI, so its addresses decide. Should the first
+/// one have come before it, what was decided about that counts: the kernel beside us may have SAs between the same addresses.
+#[inline(always)]
+fn is_later_esp<T: Tables>(packet: &IpPacket, tables: &T) -> bool {
+    packet.fragment_offset != 0
+        && matches!(packet.flow.protocol, protocol::ESP | protocol::AH)
+        && tables.is_tunnel(&TunnelEnds::of(&packet.flow))
 }
 
 /// The header of a rule set that was filled. An array that never was has generation 0; it must not read as "no rule,
@@ -323,7 +359,8 @@ fn is_exempt(packet: &IpPacket, level: u8) -> bool {
 fn filtered(verdict: &Verdict, packet: &IpPacket) -> Judgement {
     let judgement = match verdict.decision {
         Decision::Exempt => return Judgement::passed(Pass::Exempt),
-        Decision::NoRuleSet => return Judgement::dropped(DropReason::NoRuleSet),
+        // The outer hook, where alone anything is reassembled, has dealt with that.
+        Decision::NoRuleSet | Decision::Reassemble => return Judgement::dropped(DropReason::NoRuleSet),
         Decision::FragmentOverlap => {
             return Judgement::dropped_or_audited(DropReason::FragmentOverlap, verdict.audit);
         }

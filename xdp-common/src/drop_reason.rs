@@ -74,7 +74,12 @@ drop_reasons! {
     AhTruncated = "ah_truncated", "The packet ends inside its authentication header.";
     AhLength = "ah_length", "The authentication header's length field is not that of the SA's algorithm (RFC 4302 section 2.2).";
     AhHeaders = "ah_headers", "More than 512 bytes of IP headers in front of the authentication header.";
-    EspFragment = "esp_fragment", "A fragment of an ESP packet; reassembly is not supported.";
+    EspFragment = "esp_fragment", "ESP that is a fragment of an IP packet still (RFC 4303 section 3.4.1).";
+    ReassemblyTimeout = "reassembly_timeout", "A fragment of an ESP packet whose others did not come in time.";
+    ReassemblyOverlap = "reassembly_overlap", "Fragments of an ESP packet with bytes in common; all of the packet is dropped (RFC 5722).";
+    ReassemblyDuplicate = "reassembly_duplicate", "A fragment of an ESP packet that was there already.";
+    ReassemblyMalformed = "reassembly_malformed", "A fragment of an ESP packet that fits no packet, or contradicts others of its packet.";
+    ReassemblyFull = "reassembly_full", "A fragment of an ESP packet that had to make room for newer ones.";
     EspMisaligned = "esp_misaligned", "The ciphertext is not a multiple of four bytes, or of the cipher's block (RFC 4303 section 2.4).";
     SequenceZero = "sequence_zero", "Sequence number 0 with anti-replay enabled.";
     ReplayOld = "replay_old", "The sequence number is left of the replay window.";

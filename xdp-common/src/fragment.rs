@@ -125,6 +125,10 @@ impl FragmentRecord {
     #[must_use]
     #[inline(always)]
     pub const fn verdict(&self, packet: &IpPacket, header: &Header) -> Verdict {
+        // Whether such fragments overlap is for the worker to see: it drops their whole datagram.
+        if self.decision == Decision::Reassemble as u8 {
+            return Verdict::REASSEMBLE;
+        }
         if packet.fragment_offset < self.length {
             return Verdict::overlap(header);
         }

@@ -35,7 +35,7 @@ pub use judgement::{Fate, Judgement, Outcome, Pass};
 pub use line::{Header, Line, Roots};
 pub use map::{
     Encapsulation, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, MAX_QUEUES, RULE_COUNTERS, RULE_SET_FLAGS,
-    RuleCounter, map_names,
+    RuleCounter, TunnelEnds, map_names,
 };
 pub use metadata::{FrameMetadata, Kind};
 pub use parse::{Frame, IpPacket, Upper, parse, parse_ip};

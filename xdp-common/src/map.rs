@@ -1,6 +1,6 @@
 //! Names, sizes and values of the BPF maps.
 
-use crate::Address;
+use crate::{Address, Flow};
 
 /// Most receive queues of a device.
 pub const MAX_QUEUES: u32 = 64;
@@ -23,6 +23,8 @@ pub mod map_names {
     pub const RULE_SET: &str = "RULE_SET";
     /// Hash from SPI (host order) to [`crate::InboundEndpoint`].
     pub const INBOUND: &str = "INBOUND";
+    /// Hash whose keys are the [`crate::TunnelEnds`] of inbound SAs without UDP encapsulation.
+    pub const TUNNELS: &str = "TUNNELS";
     /// Hash whose keys are this machine's own [`crate::Address`]es.
     pub const LOCAL: &str = "LOCAL";
     /// XSK map of the outer device, by queue.
@@ -83,6 +85,53 @@ pub struct InboundEndpoint {
 
 const _: () = assert!(size_of::<InboundEndpoint>() == 48);
 
+impl InboundEndpoint {
+    /// The ends of the SA's tunnel, by which later fragments are known; `None` with UDP encapsulation, where only the first
+    /// fragment tells what the others are.
+    #[must_use]
+    pub const fn tunnel(&self) -> Option<TunnelEnds> {
+        if self.encapsulation == Encapsulation::Udp as u8 {
+            return None;
+        }
+        Some(TunnelEnds {
+            local: self.local,
+            remote: self.remote,
+            family: self.family as u32,
+            reserved: 0,
+        })
+    }
+}
+
+/// The outer addresses of ESP packets to us: all that a later fragment of one shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct TunnelEnds {
+    /// Our outer address: the packet's destination.
+    pub local: Address,
+    /// The peer's outer address: the packet's source.
+    pub remote: Address,
+    /// 4 or 6, the outer family.
+    pub family: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl TunnelEnds {
+    /// The ends of the tunnel that a packet to us would have come through.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(flow: &Flow) -> Self {
+        Self {
+            local: flow.destination,
+            remote: flow.source,
+            family: flow.family as u32,
+            reserved: 0,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<TunnelEnds>() == 40);
+
 /// What one rule has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -96,13 +145,15 @@ pub struct RuleCounter {
 /// The ABI structs hold integers only, have no padding and allow every bit pattern.
 #[cfg(feature = "aya")]
 mod pod {
-    use super::{InboundEndpoint, RuleCounter};
+    use super::{InboundEndpoint, RuleCounter, TunnelEnds};
     use crate::Line;
 
     // SAFETY: `repr(C)`, integers only, 64 bytes without padding (asserted beside the type).
     unsafe impl aya::Pod for Line {}
     // SAFETY: `repr(C)`, integers only, 48 bytes without padding (asserted beside the type).
     unsafe impl aya::Pod for InboundEndpoint {}
+    // SAFETY: `repr(C)`, integers only, 40 bytes without padding (asserted beside the type).
+    unsafe impl aya::Pod for TunnelEnds {}
     // SAFETY: `repr(C)`, two u64.
     unsafe impl aya::Pod for RuleCounter {}
 }

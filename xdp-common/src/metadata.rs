@@ -12,6 +12,9 @@ pub enum Kind {
     OpenUdpEsp = 3,
     /// AH (RFC 4302): open it with inbound SA `slot`.
     OpenAh = 4,
+    /// A fragment of a packet with ESP or AH: put it together, then open it with the `slot` that came with its first fragment;
+    /// others have [`FrameMetadata::NO_SLOT`].
+    Reassemble = 5,
 }
 
 /// Metadata in front of a redirected packet, written with `bpf_xdp_adjust_meta`.
@@ -37,6 +40,9 @@ pub struct FrameMetadata {
 }
 
 impl FrameMetadata {
+    /// A slot that nothing has.
+    pub const NO_SLOT: u32 = u32::MAX;
+
     /// Length in bytes, a multiple of four as the kernel demands.
     pub const LENGTH: usize = 20;
 
@@ -72,6 +78,7 @@ impl FrameMetadata {
             2 => Kind::OpenEsp,
             3 => Kind::OpenUdpEsp,
             4 => Kind::OpenAh,
+            5 => Kind::Reassemble,
             _ => return None,
         };
         if word(0) != Self::MAGIC {

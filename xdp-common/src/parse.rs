@@ -104,7 +104,7 @@ mod ether_type {
     pub(super) const QINQ: u16 = 0x88a8;
 }
 
-mod protocol {
+pub(crate) mod protocol {
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ICMP: u8 = 1;
     pub(super) const TCP: u8 = 6;
@@ -112,8 +112,8 @@ mod protocol {
     pub(super) const DCCP: u8 = 33;
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const ESP: u8 = 50;
-    pub(super) const AH: u8 = 51;
+    pub(crate) const ESP: u8 = 50;
+    pub(crate) const AH: u8 = 51;
     pub(super) const ICMP6: u8 = 58;
     pub(super) const DESTINATION_OPTIONS: u8 = 60;
     pub(super) const SCTP: u8 = 132;

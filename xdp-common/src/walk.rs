@@ -41,6 +41,8 @@ pub enum Decision {
     Exempt = 5,
     /// Drop: a fragment that contradicts the first one of its datagram.
     FragmentOverlap = 6,
+    /// To the worker: a later fragment of a packet with ESP. Of the outer device only.
+    Reassemble = 7,
 }
 
 impl Verdict {
@@ -70,6 +72,12 @@ impl Verdict {
         ..Self::NONE
     };
 
+    /// What is said about a later fragment of ESP for one of our SAs, which no filter sees.
+    pub const REASSEMBLE: Self = Self {
+        decision: Decision::Reassemble,
+        ..Self::NONE
+    };
+
     /// The verdict for a packet that no entry matches.
     #[must_use]
     #[inline(always)]
@@ -96,7 +104,8 @@ impl Verdict {
             | Decision::FragmentUnknown
             | Decision::FragmentOverlap
             | Decision::NoRuleSet
-            | Decision::Exempt => Action::Block,
+            | Decision::Exempt
+            | Decision::Reassemble => Action::Block,
             Decision::Protect => Action::Protect,
         };
         let connection = if self.connection < CONNECTION_LIMIT {

@@ -8,8 +8,8 @@ use aya_ebpf::macros::btf_map;
 use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, header_flags};
 use ravelin_xdp_common::{
     Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, FRAGMENT_SLOTS, Flow,
-    FragmentKey, FragmentRecord, Header, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket, Line, MAX_QUEUES, Pass, Ports,
-    RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, Verdict, Walk,
+    FragmentKey, FragmentRecord, Header, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket, Line,
+    MAX_QUEUES, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, TunnelEnds, Verdict, Walk,
 };
 
 /// Line 0 is the header.
@@ -23,6 +23,10 @@ pub static RULE_SET: ArrayOfMaps<Lines, 1> = ArrayOfMaps::new();
 
 #[btf_map]
 pub static INBOUND: HashMap<u32, InboundEndpoint, { INBOUND_SAS as usize }, { INBOUND_FLAGS as usize }> =
+    HashMap::new();
+
+#[btf_map]
+pub static TUNNELS: HashMap<TunnelEnds, u32, { INBOUND_SAS as usize }, { INBOUND_FLAGS as usize }> =
     HashMap::new();
 
 #[btf_map]
@@ -104,6 +108,11 @@ impl Tables for KernelTables {
         // SAFETY: entries are written whole before their SPI is announced to a peer and removed long after; a
         // torn read would fail the endpoint check, and user space checks the SA again.
         unsafe { INBOUND.get(spi) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_tunnel(&self, ends: &TunnelEnds) -> bool {
+        TUNNELS.get_ptr(ends).is_some()
     }
 
     #[inline(always)]

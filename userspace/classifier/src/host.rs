@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use ravelin_policy::{Connection, Encapsulation, IpsecProtocol, Policy};
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation as Carrier, FRAGMENT_SLOTS, Flow, FragmentKey, FragmentRecord, Header,
-    InboundEndpoint, Judgement, Outcome, Reader, SliceReader, Tables, Verdict, decide_egress, decide_inner,
-    decide_outer,
+    InboundEndpoint, Judgement, Outcome, Reader, SliceReader, Tables, TunnelEnds, Verdict, decide_egress,
+    decide_inner, decide_outer,
 };
 
 use crate::expand::to_address;
@@ -108,6 +108,12 @@ impl Tables for Host {
 
     fn inbound(&self, spi: u32) -> Option<InboundEndpoint> {
         self.inbound.get(&spi).copied()
+    }
+
+    fn is_tunnel(&self, ends: &TunnelEnds) -> bool {
+        self.inbound
+            .values()
+            .any(|endpoint| endpoint.tunnel() == Some(*ends))
     }
 
     fn is_local(&self, address: &Address) -> bool {

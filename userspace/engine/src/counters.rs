@@ -39,6 +39,8 @@ pub struct WorkerCounters {
     pub sealed: Counter,
     /// ESP packets opened and handed to the inner device.
     pub opened: Counter,
+    /// ESP packets put together of fragments.
+    pub reassembled: Counter,
     /// ICMP errors sent to hosts of the clear side.
     pub icmp_errors: Counter,
     /// Packets that waited for a neighbour.
@@ -57,6 +59,7 @@ impl WorkerCounters {
             taken_up: TakenUp::default(),
             sealed: Counter::default(),
             opened: Counter::default(),
+            reassembled: Counter::default(),
             icmp_errors: Counter::default(),
             waited: Counter::default(),
             sleeps: Counter::default(),

@@ -12,12 +12,14 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use ravelin_classifier::RuleSet;
 use ravelin_xdp_common::line::LINE_SLOTS;
 use ravelin_xdp_common::{
-    Address, DropReason, Header, InboundEndpoint, Line, Pass, RULE_SET_FLAGS, RuleCounter, map_names,
+    Address, DropReason, Header, InboundEndpoint, Line, Pass, RULE_SET_FLAGS, RuleCounter, TunnelEnds,
+    map_names,
 };
 use ravelin_xsk::MapMemory;
 use thiserror::Error;
 
 use crate::address::to_address;
+use crate::tunnels::Tunnels;
 
 /// `enum bpf_map_type`, include/uapi/linux/bpf.h.
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -99,6 +101,7 @@ pub struct Filter {
     #[cfg(feature = "log")]
     logger: Option<Logger>,
     rule_set: ArrayOfMaps<MapData, Array<MapData, Line>>,
+    tunnels: Tunnels,
 }
 
 impl Filter {
@@ -130,6 +133,7 @@ impl Filter {
             #[cfg(feature = "log")]
             logger,
             rule_set,
+            tunnels: Tunnels::default(),
         })
     }
 
@@ -171,7 +175,12 @@ impl Filter {
         let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
         let mut inbound: HashMap<_, u32, InboundEndpoint> =
             HashMap::try_from(map).map_err(map_error(name))?;
-        inbound.insert(spi, endpoint, 0).map_err(map_error(name))
+        inbound.insert(spi, endpoint, 0).map_err(map_error(name))?;
+        if let Some(ends) = endpoint.tunnel().and_then(|ends| self.tunnels.add(spi, ends)) {
+            let name = map_names::TUNNELS;
+            self.tunnel_map()?.insert(ends, 1, 0).map_err(map_error(name))?;
+        }
+        Ok(())
     }
 
     /// Takes an inbound SA back. That it is not there is no error.
@@ -185,9 +194,23 @@ impl Filter {
         let mut inbound: HashMap<_, u32, InboundEndpoint> =
             HashMap::try_from(map).map_err(map_error(name))?;
         match inbound.remove(&spi) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(map_error(name)(error)),
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(map_error(name)(error)),
         }
+        if let Some(ends) = self.tunnels.remove(spi) {
+            let name = map_names::TUNNELS;
+            match self.tunnel_map()?.remove(&ends) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(map_error(name)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn tunnel_map(&mut self) -> Result<HashMap<&mut MapData, TunnelEnds, u32>, FilterError> {
+        let name = map_names::TUNNELS;
+        let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
+        HashMap::try_from(map).map_err(map_error(name))
     }
 
     /// Makes the set of this machine's own addresses exactly `addresses`.

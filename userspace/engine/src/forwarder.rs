@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use ravelin_esp::Packet;
-use ravelin_xdp_common::{Address, DropReason, Family, FrameMetadata};
+use ravelin_esp::{Packet, Reassembly};
+use ravelin_xdp_common::line::NO_RULE;
+use ravelin_xdp_common::{Address, DropReason, Family, FrameMetadata, Kind};
 use ravelin_xsk::{BATCH, Batch, Frame, Kick, Port, PortError};
 
 use crate::adjacency::{Hop, Question, Snapshot};
@@ -36,6 +37,8 @@ pub struct Forwarder<'a, 'u, P> {
     hold: Hold<'u>,
     pub(crate) icmp_budget: Budget,
     pub(crate) fragments: Fragments,
+    /// ESP packets of which fragments have come; away while a batch is opened.
+    pub(crate) reassembly: Option<Box<Reassembly>>,
     /// The regime's edition and the snapshot's generation that were used last.
     generations: (u64, u64),
     /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
@@ -84,6 +87,24 @@ impl<'u> Admitted<'u> {
         })
     }
 
+    /// An ESP packet for the SA in a slot, from its IP header on.
+    pub(crate) fn sealed(frame: Frame<'u>, slot: u32) -> Self {
+        let l3_length = frame.len() as u16;
+        Self {
+            frame,
+            metadata: FrameMetadata {
+                slot,
+                rule_id: NO_RULE,
+                l3_offset: 0,
+                l3_length,
+                generation: 0,
+                kind: Kind::OpenEsp,
+                family: 0,
+            },
+            outcome: Err(DropReason::SaMissing),
+        }
+    }
+
     /// Cuts off what surrounds the IP packet.
     pub(crate) fn trim(&mut self) -> Result<(), DropReason> {
         let trimmed = self.frame.trim_front(self.metadata.l3_offset.into());
@@ -115,6 +136,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             hold: Hold::new(),
             icmp_budget: Budget::new(Instant::now()),
             fragments: Fragments::new(Instant::now()),
+            reassembly: Some(Box::default()),
             generations: (0, 0),
             last_hop: None,
             published: [0; 2],
@@ -140,6 +162,9 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             self.counters.taken_up.set(regime.edition());
         }
         self.release(snapshot, now);
+        if let Some(reassembly) = &mut self.reassembly {
+            reassembly.expire(now, |reason, count| self.counters.lost(reason, count as u64));
+        }
         let mut received = self.inner.rx(&mut self.received);
         if received != 0 {
             self.seal(regime, snapshot, now);

@@ -54,6 +54,7 @@ mod slots;
 mod status;
 mod thread;
 mod touched;
+mod tunnels;
 mod verify;
 mod watch;
 mod worker;

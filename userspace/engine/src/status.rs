@@ -215,6 +215,9 @@ pub struct WorkerStatus {
     pub sealed: u64,
     /// Packets opened and handed to the inner device.
     pub opened: u64,
+    /// ESP packets put together of fragments.
+    #[serde(default)]
+    pub reassembled: u64,
     /// ICMP errors sent.
     pub icmp_errors: u64,
     /// Packets that waited for a neighbour.

@@ -18,9 +18,9 @@ pub(crate) const PROTOCOL_FRAGMENT: u8 = 44;
 pub(crate) const PROTOCOL_ESP: u8 = 50;
 pub(crate) const PROTOCOL_AH: u8 = 51;
 pub(crate) const PROTOCOL_NO_NEXT_HEADER: u8 = 59;
-const PROTOCOL_HOP_BY_HOP: u8 = 0;
-const PROTOCOL_ROUTING: u8 = 43;
-const PROTOCOL_DESTINATION_OPTIONS: u8 = 60;
+pub(crate) const PROTOCOL_HOP_BY_HOP: u8 = 0;
+pub(crate) const PROTOCOL_ROUTING: u8 = 43;
+pub(crate) const PROTOCOL_DESTINATION_OPTIONS: u8 = 60;
 
 /// Extension headers that are walked; the XDP side drops packets with more.
 const MAX_EXTENSIONS: usize = 8;

@@ -5,12 +5,13 @@
 //!   build what the fast path reads.
 //! - A [`Packet`] is an IP packet inside a larger buffer, with room in front and behind.
 //! - [`OutboundSa::seal_batch`] takes numbers from the [`SequenceCounter`], encrypts and encapsulates.
+//! - [`Reassembly`] puts received packets together again that routers have fragmented.
 //! - [`InboundSa::open_batch`] asks the [`ReplayWindow`], verifies, decrypts and decapsulates.
 //!
 //! Each packet ends as [`Sealed`] or [`Opened`], or with the one [`DropReason`] that says why it must be dropped; after
 //! a drop the buffer's content is unspecified. One packet's fate never touches another's.
 //!
-//! This crate never looks up an SA, applies policy, fragments or reassembles, decrements a TTL or keeps keys anywhere
+//! This crate never looks up an SA, applies policy, fragments, decrements a TTL or keeps keys anywhere
 //! but in its SAs. It does not allocate once an SA exists.
 
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod checksum;
 mod counters;
 mod decapsulation;
 mod ecn;
+mod fragment;
 mod inbound;
 mod ip;
 mod layout;
@@ -31,6 +33,7 @@ mod outer_options;
 mod packet;
 mod parameters;
 mod plan;
+mod reassembly;
 mod replay;
 mod sequence;
 mod tfc;
@@ -46,6 +49,7 @@ pub use packet::{NoRoom, Packet};
 pub use parameters::{Encapsulation, Mode, Protocol, SaError, SaParameters};
 pub use ravelin_gcm::{AesKey, Algorithm, Hmac, IcvLen, Provider, Secret};
 pub use ravelin_xdp_common::DropReason;
+pub use reassembly::{Reassembly, Whole};
 pub use replay::ReplayWindow;
 pub use sequence::{SequenceCounter, SequenceNumber, SequenceNumbers};
 pub use tfc::TfcPadding;

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::{Batch, PortError};
+use crate::{Batch, PortError, Umem};
 
 /// One queue of one device: frames in, frames out.
 ///
@@ -41,6 +41,9 @@ pub trait Port<'u> {
     /// # Errors
     /// [`PortError::DeviceDown`], [`PortError::DeviceGone`].
     fn check(&mut self) -> Result<(), PortError>;
+
+    /// The packet memory that its frames live in.
+    fn umem(&self) -> &'u Umem;
 
     /// The kernel's counters; one system call.
     ///

@@ -261,6 +261,10 @@ impl<'u> Port<'u> for Socket<'u> {
         }
     }
 
+    fn umem(&self) -> &'u Umem {
+        self.umem
+    }
+
     fn statistics(&self) -> Result<Statistics, PortError> {
         let statistics = syscall::statistics(self.fd.as_fd())
             .map_err(|error| self.failed("getsockopt(XDP_STATISTICS)", error))?;

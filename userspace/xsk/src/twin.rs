@@ -226,6 +226,10 @@ impl<'u> Port<'u> for TwinPort<'u> {
         self.link()
     }
 
+    fn umem(&self) -> &'u Umem {
+        self.umem
+    }
+
     fn statistics(&self) -> Result<Statistics, PortError> {
         let rx_ring_full = self.receive.lock().refused;
         Ok(Statistics {

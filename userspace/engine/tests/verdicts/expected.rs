@@ -35,13 +35,26 @@ fn fragment(hook: Hook, truth: &Truth, piece: Piece, world: &World) -> Option<Ju
     };
     if piece.offset > 0 {
         return Some(match known {
+            // The worker sees to it that such fragments do not overlap.
+            Some((_, first)) if is_reassembled(&first) => reassembled(truth, FrameMetadata::NO_SLOT),
             Some((length, _)) if piece.offset < length => overlap,
             Some((_, first)) => follows(hook, &first, truth),
+            None if hook == Hook::Outer && is_between_tunnel_ends(truth, world) => {
+                reassembled(truth, FrameMetadata::NO_SLOT)
+            }
             None => whole(hook, truth, world),
         });
     }
     let judgement = whole(hook, truth, world);
-    // Only what the filters judge, and the lifeline, is remembered: not what the shield says about ESP.
+    // Only what the filters judge, the lifeline, and what is put together is remembered: not that the shield dropped ESP.
+    if is_reassembled(&judgement) {
+        let first = Memory::First {
+            length: piece.length,
+            judgement,
+        };
+        world.memory.borrow_mut().insert(key, first);
+        return Some(judgement);
+    }
     let shielded = hook == Hook::Outer && shield(truth, world).is_some();
     if truth.content.truncated() || shielded {
         return Some(judgement);
@@ -58,6 +71,30 @@ fn fragment(hook: Hook, truth: &Truth, piece: Piece, world: &World) -> Option<Ju
     };
     world.memory.borrow_mut().insert(key, first);
     Some(judgement)
+}
+
+fn is_reassembled(judgement: &Judgement) -> bool {
+    matches!(judgement.outcome(), Outcome::Redirect(metadata) if metadata.kind == Kind::Reassemble)
+}
+
+/// A fragment that a worker puts together with others.
+fn reassembled(truth: &Truth, slot: u32) -> Judgement {
+    Judgement::redirected(FrameMetadata {
+        slot,
+        rule_id: NO_RULE,
+        l3_offset: truth.l3_offset,
+        l3_length: truth.l3_length,
+        generation: 0,
+        kind: Kind::Reassemble,
+        family: truth.family(),
+    })
+    .by(NO_RULE, truth.l3_length)
+}
+
+/// Whether a packet says that it is ESP or AH, and its addresses are those of an SA that has no UDP around it.
+fn is_between_tunnel_ends(truth: &Truth, world: &World) -> bool {
+    [50, 51].contains(&truth.packet.protocol)
+        && world.has_tunnel(truth.packet.source, truth.packet.destination)
 }
 
 /// The judgement on a first fragment, for another one of its datagram.
@@ -176,7 +213,7 @@ fn filtered(hook: Hook, truth: &Truth, world: &World, verdict: &Verdict) -> Outc
         Decision::Block if by_rule => Outcome::Drop(DropReason::RuleBlock),
         Decision::Block => Outcome::Drop(DropReason::DefaultBlock),
         Decision::FragmentUnknown => Outcome::Drop(DropReason::FragmentUnknown),
-        Decision::NoRuleSet | Decision::Exempt | Decision::FragmentOverlap => {
+        Decision::NoRuleSet | Decision::Exempt | Decision::FragmentOverlap | Decision::Reassemble => {
             panic!("the reference knows none of them")
         }
         Decision::Protect if hook == Hook::Outer && verdict.accept_unsecured => Outcome::Pass(Pass::Rule),
@@ -235,7 +272,7 @@ fn shield(truth: &Truth, world: &World) -> Option<Outcome> {
         return Some(Outcome::Drop(DropReason::SpiWrongEndpoint));
     }
     if truth.fragment.is_some() {
-        return Some(Outcome::Drop(DropReason::EspFragment));
+        return reassembled(truth, endpoint.slot).outcome().into();
     }
     // RFC 4303 section 2 with RFC 4106: SPI, sequence number, IV, four bytes of padding and trailer, ICV.
     // AH: RFC 4302 section 2, with a tag of 16 bytes.

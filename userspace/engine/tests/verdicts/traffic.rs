@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ravelin_classifier::arbitrary::{self, Rng};
 use ravelin_classifier::reference::{Packet, Transport};
 use ravelin_policy::Policy;
-use ravelin_xdp_common::{DropReason, address_bytes};
+use ravelin_xdp_common::{DropReason, InboundEndpoint, address_bytes};
 
 use crate::frame::{Content, Envelope, Fragment, Made, Piece, Truth, ethernet, frame};
 use crate::world::World;
@@ -25,6 +25,7 @@ pub(crate) fn frames(rng: &mut Rng, policy: Option<&Policy>, count: usize) -> Ve
                 frames.push(mangled(rng, made));
             }
             8 => frames.append(&mut datagram(rng, policy)),
+            9 => frames.append(&mut esp_datagram(rng)),
             _ => frames.push(whole_frame(rng, policy)),
         }
     }
@@ -161,10 +162,8 @@ fn lifeline(rng: &mut Rng) -> Made {
     packet_frame(rng, packet)
 }
 
-/// ESP over IP and over UDP, and AH: of a known SA, and of one that differs in a single respect.
-fn esp(rng: &mut Rng) -> Made {
-    let endpoints = World::endpoints();
-    let (spi, endpoint) = *rng.pick(&endpoints);
+/// The selector values of ESP or AH for an inbound SA.
+fn esp_packet(endpoint: &InboundEndpoint) -> Packet {
     let ip = |address| -> IpAddr {
         let v6 = std::net::Ipv6Addr::from(address_bytes(address));
         if endpoint.family == 4 {
@@ -174,7 +173,7 @@ fn esp(rng: &mut Rng) -> Made {
         }
     };
     let udp = endpoint.encapsulation == 1;
-    let mut packet = Packet {
+    Packet {
         source: ip(endpoint.remote),
         destination: ip(endpoint.local),
         protocol: match endpoint.encapsulation {
@@ -187,7 +186,15 @@ fn esp(rng: &mut Rng) -> Made {
         } else {
             Transport::Absent
         },
-    };
+    }
+}
+
+/// ESP over IP and over UDP, and AH: of a known SA, and of one that differs in a single respect.
+fn esp(rng: &mut Rng) -> Made {
+    let endpoints = World::endpoints();
+    let (spi, endpoint) = *rng.pick(&endpoints);
+    let udp = endpoint.encapsulation == 1;
+    let mut packet = esp_packet(&endpoint);
     match rng.below(12) {
         0 => packet = packet.reversed(),
         1 => packet.source = packet.destination,
@@ -311,6 +318,46 @@ fn datagram(rng: &mut Rng, policy: Option<&Policy>) -> Vec<Made> {
     }
     for index in (1..pieces.len()).rev() {
         pieces.swap(index, rng.below(index + 1));
+    }
+    pieces
+}
+
+/// Fragments of ESP for a known SA, or between its ends for another SPI, in any order of arrival, which may overlap.
+fn esp_datagram(rng: &mut Rng) -> Vec<Made> {
+    let endpoints = World::endpoints();
+    let (spi, endpoint) = *rng.pick(&endpoints);
+    let packet = esp_packet(&endpoint);
+    let spi = if rng.chance(80) { spi } else { rng.bits() as u32 };
+    let id = rng.below(1 << 16) as u32;
+    let fragment = |offset, more| Fragment { id, offset, more };
+    let mut body = if packet.protocol == 51 {
+        vec![6, 5, 0, 0]
+    } else {
+        Vec::new()
+    };
+    body.extend(spi.to_be_bytes());
+    body.extend([0; 36]);
+    let mut pieces = vec![fragment_of(rng, packet, fragment(0, true), &body)];
+    let later = Packet {
+        transport: match packet.transport {
+            Transport::Ports(..) => Transport::LaterFragment,
+            other => other,
+        },
+        ..packet
+    };
+    for index in 0..1 + rng.below(3) {
+        let offset = (3 + rng.below(6)) as u16;
+        pieces.push(fragment_of(
+            rng,
+            later,
+            fragment(offset, index % 2 == 0),
+            &[0; 24],
+        ));
+    }
+    if rng.chance(50) {
+        for index in (1..pieces.len()).rev() {
+            pieces.swap(index, rng.below(index + 1));
+        }
     }
     pieces
 }

@@ -10,8 +10,8 @@ use ravelin_classifier::{RuleSet, compile};
 use ravelin_policy::Policy;
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation, Family, Flow, FragmentKey, FragmentRecord, Frame, Header,
-    InboundEndpoint, IpPacket, Judgement, Ports, SliceReader, Tables, Verdict, address_bytes, address_v6,
-    decide_egress, decide_inner, decide_outer, mapped_v4, parse,
+    InboundEndpoint, IpPacket, Judgement, Ports, SliceReader, Tables, TunnelEnds, Verdict, address_bytes,
+    address_v6, decide_egress, decide_inner, decide_outer, mapped_v4, parse,
 };
 
 use crate::frame::{Piece, Truth};
@@ -208,6 +208,14 @@ impl World {
             .map(|(_, endpoint)| endpoint)
     }
 
+    /// Whether an SA without UDP encapsulation is for packets from `remote` to `local`.
+    pub(crate) fn has_tunnel(&self, remote: IpAddr, local: IpAddr) -> bool {
+        let (remote, local) = (to_address(remote), to_address(local));
+        self.endpoints
+            .iter()
+            .any(|(_, one)| one.encapsulation != 1 && (one.remote, one.local) == (remote, local))
+    }
+
     /// What the host decides.
     pub(crate) fn decide(&self, hook: Hook, frame: &[u8]) -> Judgement {
         let reader = SliceReader(frame);
@@ -293,6 +301,14 @@ impl Tables for World {
 
     fn inbound(&self, spi: u32) -> Option<InboundEndpoint> {
         self.endpoint(spi).copied()
+    }
+
+    fn is_tunnel(&self, ends: &TunnelEnds) -> bool {
+        self.endpoints.iter().any(|(_, endpoint)| {
+            endpoint.encapsulation != 1
+                && (endpoint.local, endpoint.remote) == (ends.local, ends.remote)
+                && u32::from(endpoint.family) == ends.family
+        })
     }
 
     fn is_local(&self, address: &Address) -> bool {

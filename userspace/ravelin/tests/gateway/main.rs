@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
 mod following;
+mod fragments;
 mod lifetime;
 mod make_before_break;
 mod mistakes;

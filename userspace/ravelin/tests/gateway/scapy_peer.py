@@ -7,7 +7,15 @@ import sys
 logging.getLogger("scapy").setLevel(logging.ERROR)
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, fragment
-from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6PacketTooBig, ICMPv6TimeExceeded, IPerror6, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
+    ICMPv6TimeExceeded,
+    IPerror6,
+    IPv6,
+    IPv6ExtHdrFragment,
+    fragment6,
+)
 from scapy.layers.ipsec import ESP, SecurityAssociation
 from scapy.packet import Raw, raw
 
@@ -48,6 +56,24 @@ def open_(request):
     return {"packet": raw(association(request).decrypt(ip(bytes.fromhex(request["packet"])))).hex()}
 
 
+def fragments(request):
+    packet = ip(bytes.fromhex(request["packet"]))
+    if packet.version == 4:
+        packet.id = request["id"]
+        packet.flags = 0
+        del packet.chksum
+        pieces = fragment(packet, fragsize=request["size"])
+    else:
+        header = IPv6ExtHdrFragment(id=request["id"], nh=packet.nh)
+        payload = packet.payload
+        packet.remove_payload()
+        del packet.plen
+        packet.nh = 44
+        # fragment6 counts the headers in.
+        pieces = fragment6(packet / header / Raw(raw(payload)), request["size"] + 48)
+    return {"packets": [raw(piece).hex() for piece in pieces]}
+
+
 def icmp_error(request):
     packet = ip(bytes.fromhex(request["packet"]))
     # What scapy computes by itself must be what was on the wire.
@@ -79,7 +105,7 @@ def icmp_error(request):
     }
 
 
-OPERATIONS = {"build": build, "seal": seal, "open": open_, "icmp_error": icmp_error}
+OPERATIONS = {"build": build, "seal": seal, "open": open_, "fragments": fragments, "icmp_error": icmp_error}
 
 for line in sys.stdin:
     request = json.loads(line)

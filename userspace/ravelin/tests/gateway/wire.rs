@@ -1,69 +1,12 @@
 //! Scapy is the peer: it opens what the daemon sealed, the daemon opens what scapy sealed, and what nobody should
 //! open is dropped for the right reason.
 
-use crate::support::capture::{Capture, Ip};
+use crate::support::capture::Ip;
 use crate::support::echo::Echo;
 use crate::support::lab::{G1, G2, H1, H2, Half, PORT, Policy};
-use crate::support::scapy::{Sa, Scapy};
+use crate::support::peer::Peer;
+use crate::support::scapy::Sa;
 use crate::support::wait_until;
-
-/// The peer: its SAs, its place on the wire, and scapy to speak for it.
-struct Peer<'h> {
-    half: &'h Half,
-    scapy: Scapy,
-    wire: Capture,
-    /// From the daemon.
-    sealed: Sa,
-    /// To the daemon.
-    own: Sa,
-}
-
-impl<'h> Peer<'h> {
-    fn new(half: &'h Half, outer: usize, extended: bool, udp: bool) -> Self {
-        let sa = |key: &str, spi, source, destination| Sa {
-            key: half.key(key),
-            spi,
-            source,
-            destination,
-            extended,
-            udp,
-        };
-        Self {
-            half,
-            scapy: Scapy::start(),
-            wire: Capture::start(&half.peer, "peer0"),
-            sealed: sa("a", 0x1001, G1[outer], G2[outer]),
-            own: sa("b", 0x1002, G2[outer], G1[outer]),
-        }
-    }
-
-    /// Puts an IP packet on the wire towards the gateway.
-    fn send(&self, packet: &[u8]) {
-        let ether_type = if packet[0] >> 4 == 4 {
-            [0x08, 0x00]
-        } else {
-            [0x86, 0xdd]
-        };
-        let (gateway, own) = (self.half.g1.mac("out0"), self.half.peer.mac("peer0"));
-        self.wire
-            .send(&[&gateway[..], &own, &ether_type, packet].concat());
-    }
-
-    /// A datagram from h2 to h1, from its IP header on.
-    fn datagram(&mut self, family: usize, text: &str) -> Vec<u8> {
-        let ip = ["IP", "IPv6"][family];
-        self.scapy.build(&format!(
-            "{ip}(src='{}', dst='{}')/UDP(sport=1234, dport={PORT})/Raw(b'{text}')",
-            H2[family], H1[family]
-        ))
-    }
-
-    /// Seals a datagram to h1.
-    fn sealed_datagram(&mut self, sequence: u64, text: &str) -> Vec<u8> {
-        let clear = self.datagram(0, text);
-        self.scapy.seal(&self.own, sequence, &clear)
-    }
-}
 
 fn received(echo: &Echo, text: &str) -> bool {
     echo.received().iter().any(|datagram| datagram == text.as_bytes())
@@ -165,13 +108,6 @@ fn what_must_not_pass_is_dropped_for_its_reason() {
         ));
         daemon.expect_drops("esp_truncated", 1, || peer.send(&packet));
     }
-
-    let sealed = peer.sealed_datagram(4, &"fragment ".repeat(60));
-    let hex = crate::support::scapy::to_hex(&sealed);
-    let fragment = peer
-        .scapy
-        .build(&format!("fragment(IP(bytes.fromhex('{hex}')), fragsize=256)[0]"));
-    daemon.expect_drops("esp_fragment", 1, || peer.send(&fragment));
 
     // Authentic, but not what the connection is for: RFC 4301 section 5.2.
     for (sequence, (source, destination)) in [(5, ("10.9.0.2", H1[0])), (6, (H2[0], "10.1.0.2"))] {

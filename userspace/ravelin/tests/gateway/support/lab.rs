@@ -230,7 +230,7 @@ pub(crate) fn keygen(file: &Path, algorithm: &str) {
     );
 }
 
-fn host(namespace: &Namespace, site: usize) {
+pub(crate) fn host(namespace: &Namespace, site: usize) {
     namespace.ip(&format!(
         "address add 10.{site}.0.2/24 dev eth0\naddress add fd0{site}::2/64 dev eth0 nodad\n\
          route add default via 10.{site}.0.1\nroute add ::/0 via fd0{site}::1"

@@ -5,6 +5,8 @@ pub(crate) mod daemon;
 pub(crate) mod echo;
 pub(crate) mod lab;
 pub(crate) mod namespace;
+pub(crate) mod peer;
+pub(crate) mod routed;
 pub(crate) mod scapy;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -61,6 +61,17 @@ impl Scapy {
         packet(&self.ask(&request("open", sa, sequence, sealed)))
     }
 
+    /// A packet in fragments whose payloads have about `size` bytes.
+    pub(crate) fn fragments(&mut self, bytes: &[u8], id: u32, size: usize) -> Vec<Vec<u8>> {
+        let request = json!({ "operation": "fragments", "packet": to_hex(bytes), "id": id, "size": size });
+        let answer = self.ask(&request);
+        let packets = answer["packets"].as_array().unwrap_or_else(|| panic!("{answer}"));
+        packets
+            .iter()
+            .map(|packet| from_hex(packet.as_str().unwrap()))
+            .collect()
+    }
+
     /// What an ICMP error says, with all checksums verified.
     pub(crate) fn icmp_error(&mut self, bytes: &[u8]) -> Value {
         self.ask(&json!({ "operation": "icmp_error", "packet": to_hex(bytes) }))

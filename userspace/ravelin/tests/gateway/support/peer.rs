@@ -1,0 +1,63 @@
+//! The other gateway, spoken for by the test and scapy.
+
+use super::capture::Capture;
+use super::lab::{G1, G2, H1, H2, Half, PORT};
+use super::scapy::{Sa, Scapy};
+
+/// The peer: its SAs, its place on the wire, and scapy to speak for it.
+pub(crate) struct Peer<'h> {
+    pub(crate) half: &'h Half,
+    pub(crate) scapy: Scapy,
+    pub(crate) wire: Capture,
+    /// From the daemon.
+    pub(crate) sealed: Sa,
+    /// To the daemon.
+    pub(crate) own: Sa,
+}
+
+impl<'h> Peer<'h> {
+    pub(crate) fn new(half: &'h Half, outer: usize, extended: bool, udp: bool) -> Self {
+        let sa = |key: &str, spi, source, destination| Sa {
+            key: half.key(key),
+            spi,
+            source,
+            destination,
+            extended,
+            udp,
+        };
+        Self {
+            half,
+            scapy: Scapy::start(),
+            wire: Capture::start(&half.peer, "peer0"),
+            sealed: sa("a", 0x1001, G1[outer], G2[outer]),
+            own: sa("b", 0x1002, G2[outer], G1[outer]),
+        }
+    }
+
+    /// Puts an IP packet on the wire towards the gateway.
+    pub(crate) fn send(&self, packet: &[u8]) {
+        let ether_type = if packet[0] >> 4 == 4 {
+            [0x08, 0x00]
+        } else {
+            [0x86, 0xdd]
+        };
+        let (gateway, own) = (self.half.g1.mac("out0"), self.half.peer.mac("peer0"));
+        self.wire
+            .send(&[&gateway[..], &own, &ether_type, packet].concat());
+    }
+
+    /// A datagram from h2 to h1, from its IP header on.
+    pub(crate) fn datagram(&mut self, family: usize, text: &str) -> Vec<u8> {
+        let ip = ["IP", "IPv6"][family];
+        self.scapy.build(&format!(
+            "{ip}(src='{}', dst='{}')/UDP(sport=1234, dport={PORT})/Raw(b'{text}')",
+            H2[family], H1[family]
+        ))
+    }
+
+    /// Seals a datagram to h1.
+    pub(crate) fn sealed_datagram(&mut self, sequence: u64, text: &str) -> Vec<u8> {
+        let clear = self.datagram(0, text);
+        self.scapy.seal(&self.own, sequence, &clear)
+    }
+}
