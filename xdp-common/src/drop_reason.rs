@@ -103,6 +103,7 @@ drop_reasons! {
     NoNeighbour = "no_neighbour", "The next hop's link-layer address did not resolve in time.";
     LocalDelivery = "local_delivery", "A decrypted packet for the gateway itself; gateway mode forwards only.";
     FrameShort = "frame_short", "The frame buffer has no room for the headers or the trailer.";
+    NoFrame = "no_frame", "No packet memory was free for a fragment.";
     MetadataInvalid = "metadata_invalid", "The metadata in front of a redirected packet is not ours or contradicts it.";
     ReceiveOverrun = "receive_overrun", "The worker did not keep up: the kernel found no room to receive into.";
     TransmitFailed = "transmit_failed", "The transmit ring stayed full or the device refused the frame.";

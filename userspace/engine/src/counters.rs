@@ -39,6 +39,8 @@ pub struct WorkerCounters {
     pub sealed: Counter,
     /// ESP packets opened and handed to the inner device.
     pub opened: Counter,
+    /// Clear packets cut into fragments, before they were sealed or after they were opened.
+    pub fragmented: Counter,
     /// ESP packets put together of fragments.
     pub reassembled: Counter,
     /// ICMP errors sent to hosts of the clear side.
@@ -59,6 +61,7 @@ impl WorkerCounters {
             taken_up: TakenUp::default(),
             sealed: Counter::default(),
             opened: Counter::default(),
+            fragmented: Counter::default(),
             reassembled: Counter::default(),
             icmp_errors: Counter::default(),
             waited: Counter::default(),

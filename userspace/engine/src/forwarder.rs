@@ -87,8 +87,8 @@ impl<'u> Admitted<'u> {
         })
     }
 
-    /// An ESP packet for the SA in a slot, from its IP header on.
-    pub(crate) fn sealed(frame: Frame<'u>, slot: u32) -> Self {
+    /// A packet that no driver has seen as it is, from its IP header on, for the SA in a slot.
+    pub(crate) fn inside(frame: Frame<'u>, slot: u32) -> Self {
         let l3_length = frame.len() as u16;
         Self {
             frame,
@@ -180,17 +180,6 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             unsent,
             holding: !self.hold.is_empty(),
         })
-    }
-
-    /// The received frames, as far as `admit` lets them.
-    pub(crate) fn admitted(
-        &mut self,
-        mut admit: impl FnMut(&mut Self, Frame<'u>) -> Option<Admitted<'u>>,
-    ) -> ArrayVec<Admitted<'u>, BATCH> {
-        let mut received = std::mem::take(&mut self.received);
-        let admitted = received.drain().filter_map(|frame| admit(self, frame)).collect();
-        self.received = received;
-        admitted
     }
 
     /// Hands what is ready to the devices.

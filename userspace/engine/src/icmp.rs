@@ -33,16 +33,40 @@ pub(crate) fn answer<'u>(
     port: &Port,
     error: IcmpError,
 ) -> Option<Frame<'u>> {
-    let sender: [u8; 6] = *frame.data().get(6..)?.first_chunk()?;
+    let link: [u8; 12] = *frame.data().first_chunk()?;
     frame.trim_front(l3_offset).ok()?;
-    let mut packet = IpPacket::EMPTY;
-    parse_ip(&SliceReader(frame.data()), &mut packet).ok()?;
-    let v6 = frame.data().first()? >> 4 == 6;
-    if !may_answer(frame.data(), &packet, v6) {
+    // RFC 1812 section 4.3.2.7: none about "a packet sent as a Link Layer broadcast"; the same goes for multicast.
+    if link[0] & 1 != 0 || !may_answer(frame.data()) {
         return None;
     }
+    let mut frame = about(frame, port, error, usize::MAX)?;
+    let v6 = is_v6(frame.data())?;
+    let ethernet = frame.prepend(ETHERNET).ok()?;
+    ethernet[..6].copy_from_slice(&link[6..]);
+    ethernet[6..12].copy_from_slice(&port.mac);
+    ethernet[12..].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
+    Some(frame)
+}
+
+/// How many bytes of a packet an error quotes at most.
+pub(crate) const LONGEST_QUOTE: usize = LONGEST[1] - 40 - ICMP;
+
+fn is_v6(packet: &[u8]) -> Option<bool> {
+    packet.first().map(|first| first >> 4 == 6)
+}
+
+/// Turns a frame with an IP packet, or the start of one, into the ICMP packet about it of at most `longest` bytes, from the
+/// address that the device has. Whether one may be sent was asked before.
+pub(crate) fn about<'u>(
+    mut frame: Frame<'u>,
+    port: &Port,
+    error: IcmpError,
+    longest: usize,
+) -> Option<Frame<'u>> {
+    let v6 = is_v6(frame.data())?;
     let header = if v6 { 40 } else { 20 };
-    let quoted = frame.len().min(LONGEST[usize::from(v6)] - header - ICMP);
+    let longest = longest.min(LONGEST[usize::from(v6)]);
+    let quoted = frame.len().min(longest.checked_sub(header + ICMP)?);
     frame.truncate(quoted).ok()?;
     if v6 {
         let source = port.v6?;
@@ -94,10 +118,6 @@ pub(crate) fn answer<'u>(
         let sum = checksum::ipv4_header(ip);
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
     }
-    let ethernet = frame.prepend(ETHERNET).ok()?;
-    ethernet[..6].copy_from_slice(&sender);
-    ethernet[6..12].copy_from_slice(&port.mac);
-    ethernet[12..].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
     Some(frame)
 }
 
@@ -108,21 +128,24 @@ fn write_icmp(header: &mut [u8], kind: u8, code: u8, value: u32) {
     header[4..8].copy_from_slice(&value.to_be_bytes());
 }
 
-/// RFC 1812 section 4.3.2.7 and RFC 4443 section 2.4 (e): no error about an ICMP error, a later fragment, or a packet
-/// whose source or destination is not one host.
-fn may_answer(bytes: &[u8], packet: &IpPacket, v6: bool) -> bool {
-    use ravelin_xdp_common::Ports;
-    let flow = &packet.flow;
-    if flow.ports == Ports::Unknown {
+/// Whether the sender of an IP packet may be told about it.
+///
+/// RFC 1812 section 4.3.2.7 and RFC 4443 section 2.4 (e): no error about an ICMP error, a packet whose source or destination
+/// is not one host, and in IPv4 a later fragment.
+pub(crate) fn may_answer(bytes: &[u8]) -> bool {
+    let mut packet = IpPacket::EMPTY;
+    if parse_ip(&SliceReader(bytes), &mut packet).is_err() {
         return false;
     }
-    if v6 {
+    let flow = &packet.flow;
+    if is_v6(bytes) == Some(true) {
         let (Some(source), Some(destination)) = (bytes.get(8), bytes.get(24)) else {
             return false;
         };
         let unspecified = bytes
             .get(8..24)
             .is_none_or(|source| source.iter().all(|byte| *byte == 0));
+        // Of a later fragment the type is unknown, and counts as 0.
         let icmp_error = flow.protocol == 58 && flow.source_port < 128;
         !(unspecified || *source == 0xff || *destination == 0xff || icmp_error)
     } else {
@@ -131,7 +154,7 @@ fn may_answer(bytes: &[u8], packet: &IpPacket, v6: bool) -> bool {
         };
         let one_host = |first: u8| (1..224).contains(&first) && first != 127;
         let icmp_error = flow.protocol == 1 && matches!(flow.source_port, 3..=5 | 11 | 12);
-        one_host(addresses[0]) && one_host(addresses[4]) && !icmp_error
+        one_host(addresses[0]) && one_host(addresses[4]) && !icmp_error && packet.fragment_offset == 0
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
-use ravelin_esp::{Reassembly, Whole};
+use ravelin_esp::{Fragmentation, Reassembly, Whole};
 use ravelin_xdp_common::{Decision, Direction, DropReason, Header, IpPacket, Kind, SliceReader, parse_ip};
 use ravelin_xsk::{BATCH, Frame, Port};
 
@@ -11,6 +11,7 @@ use crate::adjacency::Snapshot;
 use crate::filter::Side;
 use crate::forward;
 use crate::forwarder::{Admitted, Forwarder, by_slot, destination_of, transform};
+use crate::icmp::IcmpError;
 use crate::regime::Regime;
 
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
@@ -34,7 +35,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 continue;
             };
             if let Some(frame) = self.frame_of(whole.packet.bytes()) {
-                admitted.push(Admitted::sealed(frame, whole.label));
+                admitted.push(Admitted::inside(frame, whole.label));
             } else {
                 // What came before goes first.
                 self.open_admitted(&mut admitted, regime, snapshot, now);
@@ -54,7 +55,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         now: Instant,
     ) {
         for run in by_slot(admitted) {
-            // Should the slot have changed hands since the driver looked, the SPI is not this SA's.
+            // Should the pair have changed hands since the driver looked, the SPI is not this SA's.
             if let Some(inbound) = regime.inbound(run[0].metadata.slot) {
                 transform(run, |packets, outcomes| {
                     inbound.sa.open_batch(packets, outcomes, now);
@@ -62,18 +63,15 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 self.shared.opened.set(inbound.pair);
             }
         }
-        for mut one in admitted.drain(..) {
+        for one in admitted.drain(..) {
             if let Err(reason) = one.outcome {
                 self.counters.dropped(reason);
                 continue;
             }
-            let slot = one.metadata.slot;
-            match self.accept(one.frame.data_mut(), slot, regime, snapshot, now) {
-                Ok(packet) => {
-                    let destination = destination_of(packet.flow.destination, packet.flow.family);
-                    self.forward(one.frame, Side::Inner, destination, snapshot, now);
-                }
-                Err(reason) => self.refuse(slot, reason, regime),
+            let pair = one.metadata.slot;
+            match self.accept(one.frame.data(), pair, regime, now) {
+                Ok(packet) => self.deliver(one.frame, pair, &packet, (regime, snapshot), now),
+                Err(reason) => self.refuse(pair, reason, regime),
             }
         }
     }
@@ -104,13 +102,6 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         Some(whole)
     }
 
-    /// A frame with a packet, if it fits into one.
-    fn frame_of(&self, packet: &[u8]) -> Option<Frame<'u>> {
-        let mut frame = self.outer.umem().frame()?;
-        frame.append(packet.len()).ok()?.copy_from_slice(packet);
-        Some(frame)
-    }
-
     /// Opens a packet that is too long for a frame as long as it is sealed.
     fn open_large(&mut self, whole: &mut Whole<'_>, regime: &Regime, snapshot: &Snapshot, now: Instant) {
         let mut outcomes = [Err(DropReason::SaMissing)];
@@ -124,26 +115,82 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             self.counters.dropped(reason);
             return;
         }
-        let accepted = self
-            .accept(whole.packet.bytes_mut(), whole.label, regime, snapshot, now)
+        let (pair, there) = (whole.label, (regime, snapshot));
+        let result = self
+            .accept(whole.packet.bytes(), pair, regime, now)
             .and_then(|packet| {
-                let frame = self
-                    .frame_of(whole.packet.bytes())
-                    .ok_or(DropReason::FrameShort)?;
-                Ok((packet, frame))
-            });
-        match accepted {
-            Ok((packet, frame)) => {
+                let frames = self.outward(whole.packet.bytes_mut(), pair, there, now)?;
                 let destination = destination_of(packet.flow.destination, packet.flow.family);
-                self.forward(frame, Side::Inner, destination, snapshot, now);
-            }
-            Err(reason) => self.refuse(whole.label, reason, regime),
+                for frame in frames {
+                    self.forward(frame, Side::Inner, destination, snapshot, now);
+                }
+                Ok(())
+            });
+        if let Err(reason) = result {
+            self.refuse(pair, reason, regime);
         }
     }
 
+    /// Sends an opened packet on: its way is that of any packet through a router.
+    fn deliver(
+        &mut self,
+        mut frame: Frame<'u>,
+        pair: u32,
+        packet: &IpPacket,
+        there: (&Regime, &Snapshot),
+        now: Instant,
+    ) {
+        let (regime, snapshot) = there;
+        let destination = destination_of(packet.flow.destination, packet.flow.family);
+        let fits = frame.len() as u64 <= u64::from(snapshot.inner.mtu);
+        if fits && forward::decrement_ttl(frame.data_mut()).is_ok() {
+            return self.forward(frame, Side::Inner, destination, snapshot, now);
+        }
+        match self.outward(frame.data_mut(), pair, there, now) {
+            Ok(frames) => {
+                for frame in frames {
+                    self.forward(frame, Side::Inner, destination, snapshot, now);
+                }
+            }
+            Err(reason) => self.refuse(pair, reason, regime),
+        }
+    }
+
+    /// The frames in which an opened packet leaves: one, or the fragments that the device takes. The sender of a packet that
+    /// cannot leave hears of it.
+    fn outward(
+        &mut self,
+        bytes: &mut [u8],
+        pair: u32,
+        there: (&Regime, &Snapshot),
+        now: Instant,
+    ) -> Result<ArrayVec<Frame<'u>, BATCH>, DropReason> {
+        let mtu = there.1.inner.mtu;
+        let frames = forward::check_ttl(bytes).and_then(|()| {
+            if bytes.len() as u64 > u64::from(mtu) {
+                // It is asked first, because an error quotes the packet as it came.
+                Fragmentation::new(bytes, mtu as usize)?;
+                forward::decrement_ttl(bytes)?;
+                return self.cut(bytes, mtu as usize);
+            }
+            forward::decrement_ttl(bytes)?;
+            let frame = self.frame_of(bytes).ok_or(DropReason::NoFrame)?;
+            Ok(ArrayVec::from_iter([frame]))
+        });
+        let error = match frames {
+            Err(DropReason::PacketTooBig) => Some(IcmpError::TooBig(mtu)),
+            Err(DropReason::TtlExceeded) => Some(IcmpError::TimeExceeded),
+            _ => None,
+        };
+        if let Some(error) = error {
+            self.tell_peer(bytes, pair, error, there, now);
+        }
+        frames
+    }
+
     /// Counts a packet that was opened and still goes no further.
-    fn refuse(&self, slot: u32, reason: DropReason, regime: &Regime) {
-        if let Some(inbound) = regime.inbound(slot) {
+    fn refuse(&self, pair: u32, reason: DropReason, regime: &Regime) {
+        if let Some(inbound) = regime.inbound(pair) {
             inbound.sa.dropped(reason);
         }
         self.counters.dropped(reason);
@@ -151,13 +198,12 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
 
     /// RFC 4301 section 5.2: the decrypted packet must match the selectors of the SA that brought it, which here
     /// means that the best rule for it protects with the SA's own connection, whether the SA is the connection's present
-    /// one or stays after a rekey. Then it is forwarded like any packet.
+    /// one or stays after a rekey.
     fn accept(
         &mut self,
-        bytes: &mut [u8],
-        slot: u32,
+        bytes: &[u8],
+        pair: u32,
         regime: &Regime,
-        snapshot: &Snapshot,
         now: Instant,
     ) -> Result<IpPacket, DropReason> {
         let mut packet = IpPacket::EMPTY;
@@ -172,7 +218,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         } else {
             classify()
         };
-        let connection = regime.inbound(slot).map(|inbound| inbound.connection);
+        let connection = regime.inbound(pair).map(|inbound| inbound.connection);
         match verdict.decision {
             Decision::Protect if Some(verdict.connection) == connection => {}
             Decision::FragmentUnknown => return Err(DropReason::FragmentUnknown),
@@ -180,10 +226,6 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             _ => return Err(DropReason::InnerPolicy),
         }
         self.counters.matched(verdict.rule_id, bytes.len());
-        if bytes.len() as u64 > u64::from(snapshot.inner.mtu) {
-            return Err(DropReason::PacketTooBig);
-        }
-        forward::decrement_ttl(bytes)?;
         Ok(packet)
     }
 }

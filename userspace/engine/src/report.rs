@@ -102,6 +102,7 @@ impl Engine {
                         zero_copy: worker.zero_copy(),
                         sealed: counters.sealed.value(),
                         opened: counters.opened.value(),
+                        fragmented: counters.fragmented.value(),
                         reassembled: counters.reassembled.value(),
                         icmp_errors: counters.icmp_errors.value(),
                         waited: counters.waited.value(),

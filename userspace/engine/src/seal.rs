@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use ravelin_xdp_common::{DropReason, Kind};
-use ravelin_xsk::{Frame, Port};
+use arrayvec::ArrayVec;
+use ravelin_esp::{Fragmentation, Mode};
+use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceReader, parse_ip};
+use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::Snapshot;
 use crate::filter::Side;
@@ -15,8 +17,58 @@ use crate::regime::Regime;
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Seals the batch that the inner port received and sends it to the peers.
     pub(crate) fn seal(&mut self, regime: &Regime, snapshot: &Snapshot, now: Instant) {
-        let mut admitted = self.admitted(|this, frame| this.admit_clear(frame, regime, snapshot, now));
-        for run in by_slot(&mut admitted) {
+        let mut received = std::mem::take(&mut self.received);
+        let mut admitted = ArrayVec::new();
+        for frame in received.drain() {
+            let Some((one, inner_mtu)) = self.admit_clear(frame, regime, snapshot, now) else {
+                continue;
+            };
+            if one.frame.len() <= inner_mtu {
+                self.push(one, &mut admitted, regime, snapshot, now);
+                continue;
+            }
+            match self.cut(one.frame.data(), inner_mtu) {
+                Ok(pieces) => {
+                    for piece in pieces {
+                        self.push(
+                            Admitted::inside(piece, one.metadata.slot),
+                            &mut admitted,
+                            regime,
+                            snapshot,
+                            now,
+                        );
+                    }
+                }
+                Err(reason) => self.counters.dropped(reason),
+            }
+        }
+        self.received = received;
+        self.seal_admitted(&mut admitted, regime, snapshot, now);
+    }
+
+    /// Puts a packet among those to be sealed; when there are as many as go at once, they are.
+    fn push(
+        &mut self,
+        one: Admitted<'u>,
+        admitted: &mut ArrayVec<Admitted<'u>, BATCH>,
+        regime: &Regime,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        if admitted.is_full() {
+            self.seal_admitted(admitted, regime, snapshot, now);
+        }
+        admitted.push(one);
+    }
+
+    fn seal_admitted(
+        &mut self,
+        admitted: &mut ArrayVec<Admitted<'u>, BATCH>,
+        regime: &Regime,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        for run in by_slot(admitted) {
             let connection = regime.connection(run[0].metadata.slot);
             if let Some(outbound) = connection.and_then(|connection| connection.outbound.as_ref()) {
                 transform(run, |packets, outcomes| {
@@ -25,7 +77,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 self.shared.sealed.set(outbound.pair);
             }
         }
-        for one in admitted {
+        for one in admitted.drain(..) {
             match (one.outcome, regime.connection(one.metadata.slot)) {
                 (Ok(()), Some(connection)) => {
                     let destination = (connection.remote, connection.remote_address);
@@ -37,14 +89,15 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         }
     }
 
-    /// Checks a clear packet as a router does, before anything is spent on it.
+    /// Checks a clear packet as a router does, before anything is spent on it. With it comes the longest packet that the SA
+    /// takes: a longer one may be cut.
     fn admit_clear(
         &mut self,
         frame: Frame<'u>,
         regime: &Regime,
         snapshot: &Snapshot,
         now: Instant,
-    ) -> Option<Admitted<'u>> {
+    ) -> Option<(Admitted<'u>, usize)> {
         let mut one = match Admitted::new(frame) {
             Ok(one) if one.metadata.kind == Kind::Seal => one,
             Ok(_) => return self.drop(DropReason::MetadataInvalid),
@@ -62,17 +115,15 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let checked = forward::verify_checksum(one.packet_mut()).and_then(|()| {
             if too_big {
                 // The TTL counts first: an expired packet gets that answer.
-                forward::check_ttl(one.packet_mut()).and(Err(DropReason::PacketTooBig))
-            } else {
-                forward::decrement_ttl(one.packet_mut())
+                forward::check_ttl(one.packet_mut())?;
+                may_cut(one.packet_mut(), inner_mtu, outbound.sa.mode())?;
             }
+            forward::decrement_ttl(one.packet_mut())
         });
         match checked.and_then(|()| one.trim()) {
-            Ok(()) => Some(one),
+            Ok(()) => Some((one, inner_mtu as usize)),
             Err(reason) => {
                 let error = match reason {
-                    // Sent whether or not DF is set: the sender then makes fragments that fit, and this path makes
-                    // none.
                     DropReason::PacketTooBig => Some(IcmpError::TooBig(inner_mtu)),
                     DropReason::TtlExceeded => Some(IcmpError::TimeExceeded),
                     _ => None,
@@ -83,6 +134,19 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 self.drop(reason)
             }
         }
+    }
+
+    /// The fragments of a packet, each in a frame of its own.
+    pub(crate) fn cut(&self, packet: &[u8], mtu: usize) -> Result<ArrayVec<Frame<'u>, BATCH>, DropReason> {
+        let mut frames = ArrayVec::new();
+        for piece in Fragmentation::new(packet, mtu)? {
+            let mut frame = self.outer.umem().frame().ok_or(DropReason::NoFrame)?;
+            let room = frame.append(piece.len()).map_err(|_| DropReason::FrameShort)?;
+            piece.write(room);
+            frames.try_push(frame).map_err(|_| DropReason::PacketTooBig)?;
+        }
+        self.counters.fragmented.add(1);
+        Ok(frames)
     }
 
     /// Sends an ICMP error to the host that sent a frame which was not trimmed yet.
@@ -97,9 +161,70 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         }
     }
 
+    /// Sends an ICMP error to the host behind the peer that sent an opened packet, if that goes through the very SAs that the
+    /// packet came through.
+    ///
+    /// RFC 4301 section 6: ICMP that this machine makes is subject to the SPD like anything else.
+    pub(crate) fn tell_peer(
+        &mut self,
+        packet: &[u8],
+        pair: u32,
+        error: IcmpError,
+        (regime, snapshot): (&Regime, &Snapshot),
+        now: Instant,
+    ) {
+        let connection = regime
+            .inbound(pair)
+            .and_then(|inbound| regime.connection(inbound.connection));
+        let Some((connection, outbound)) = connection.and_then(|one| Some((one, one.outbound.as_ref()?)))
+        else {
+            return;
+        };
+        if !icmp::may_answer(packet) || !self.icmp_budget.take(now) {
+            return;
+        }
+        outbound.limit_to(snapshot.outer.mtu, connection.path_mtu);
+        let longest = outbound.sa.inner_mtu().unwrap_or(u32::MAX) as usize;
+        let quoted = packet.get(..icmp::LONGEST_QUOTE).unwrap_or(packet);
+        let answer = self
+            .frame_of(quoted)
+            .and_then(|frame| icmp::about(frame, &snapshot.inner, error, longest));
+        let mut parsed = IpPacket::EMPTY;
+        let Some(answer) = answer.filter(|frame| parse_ip(&SliceReader(frame.data()), &mut parsed).is_ok())
+        else {
+            return;
+        };
+        let verdict = regime.rules().classify(&parsed.flow, Direction::Outbound);
+        if verdict.decision != Decision::Protect || verdict.connection != connection.slot {
+            return;
+        }
+        self.counters.icmp_errors.add(1);
+        let mut admitted = ArrayVec::new();
+        admitted.push(Admitted::inside(answer, connection.slot));
+        self.seal_admitted(&mut admitted, regime, snapshot, now);
+    }
+
+    /// A frame with a packet, if it fits into one.
+    pub(crate) fn frame_of(&self, packet: &[u8]) -> Option<Frame<'u>> {
+        let mut frame = self.outer.umem().frame()?;
+        frame.append(packet.len()).ok()?.copy_from_slice(packet);
+        Some(frame)
+    }
+
     /// Counts a packet that ends here.
     pub(crate) fn drop<T>(&self, reason: DropReason) -> Option<T> {
         self.counters.dropped(reason);
         None
+    }
+}
+
+/// Whether a packet that does not fit may be cut into fragments that do.
+///
+/// RFC 4301 section 8.1: "If the DF bit is clear … fragment before applying IPsec". In transport mode ESP covers whole datagrams
+/// only (RFC 4303 section 3.3.4).
+fn may_cut(packet: &[u8], mtu: u32, mode: Mode) -> Result<(), DropReason> {
+    match mode {
+        Mode::Tunnel { .. } => Fragmentation::new(packet, mtu as usize).map(drop),
+        Mode::Transport => Err(DropReason::PacketTooBig),
     }
 }

@@ -215,6 +215,9 @@ pub struct WorkerStatus {
     pub sealed: u64,
     /// Packets opened and handed to the inner device.
     pub opened: u64,
+    /// Clear packets cut into fragments.
+    #[serde(default)]
+    pub fragmented: u64,
     /// ESP packets put together of fragments.
     #[serde(default)]
     pub reassembled: u64,

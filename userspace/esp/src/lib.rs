@@ -4,6 +4,7 @@
 //! - [`SaParameters`] say what a security association is; [`OutboundSa::new`] and [`InboundSa::new`] check them and
 //!   build what the fast path reads.
 //! - A [`Packet`] is an IP packet inside a larger buffer, with room in front and behind.
+//! - A [`Fragmentation`] cuts clear packets that would be too long.
 //! - [`OutboundSa::seal_batch`] takes numbers from the [`SequenceCounter`], encrypts and encapsulates.
 //! - [`Reassembly`] puts received packets together again that routers have fragmented.
 //! - [`InboundSa::open_batch`] asks the [`ReplayWindow`], verifies, decrypts and decapsulates.
@@ -11,8 +12,7 @@
 //! Each packet ends as [`Sealed`] or [`Opened`], or with the one [`DropReason`] that says why it must be dropped; after
 //! a drop the buffer's content is unspecified. One packet's fate never touches another's.
 //!
-//! This crate never looks up an SA, applies policy, fragments, decrements a TTL or keeps keys anywhere
-//! but in its SAs. It does not allocate once an SA exists.
+//! This crate never looks up an SA, applies policy, decrements a TTL or keeps keys anywhere but in its SAs. It does not allocate once an SA exists.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ mod counters;
 mod decapsulation;
 mod ecn;
 mod fragment;
+mod fragmentation;
 mod inbound;
 mod ip;
 mod layout;
@@ -40,6 +41,7 @@ mod tfc;
 mod trailer;
 
 pub use counters::Counts;
+pub use fragmentation::{Fragmentation, Piece};
 pub use inbound::{InboundSa, Opened};
 pub use layout::{MAX_BATCH, MAX_HEADROOM, MAX_TAILROOM};
 pub use nat::NatOriginal;

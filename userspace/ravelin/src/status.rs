@@ -115,10 +115,11 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for worker in &status.workers {
         writeln!(
             out,
-            "\nworker {}: {} sealed, {} opened, {} reassembled, {} waited for a neighbour, {} ICMP errors, {}",
+            "\nworker {}: {} sealed, {} opened, {} fragmented, {} reassembled, {} waited for a neighbour, {} ICMP errors, {}",
             worker.queue,
             worker.sealed,
             worker.opened,
+            worker.fragmented,
             worker.reassembled,
             worker.waited,
             worker.icmp_errors,

@@ -1,5 +1,7 @@
 //! The packet path over ports in memory: what goes in on one side of two gateways comes out on the other.
 
+mod sizes;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -582,7 +584,7 @@ proptest! {
         let (mut forwarder, inner, outer) = gateway(&site, &memory);
         for (to_inner, garbage, packet, slot, choice) in &packets {
             let end = if *to_inner { &inner } else { &outer };
-            let kind = [Kind::Seal, Kind::OpenEsp, Kind::OpenUdpEsp][usize::from(*choice) % 3];
+            let kind = [Kind::Seal, Kind::OpenEsp, Kind::OpenUdpEsp, Kind::Reassemble][usize::from(*choice) % 4];
             let head = if *choice < 64 { garbage.clone() } else { metadata(kind, *slot, packet) };
             prop_assert!(end.inject(&head, packet));
         }

@@ -1,9 +1,9 @@
 //! ESP that was fragmented on its way: put together, opened, or dropped whole for the right reason.
 
-use crate::support::capture::Capture;
+use crate::support::capture::{Capture, Ip};
 use crate::support::daemon::Gateway;
 use crate::support::echo::Echo;
-use crate::support::lab::{H2, Half, PORT, Policy};
+use crate::support::lab::{H1, H2, Half, Lab, PORT, Policy};
 use crate::support::peer::Peer;
 use crate::support::routed::Routed;
 use crate::support::scapy::to_hex;
@@ -159,4 +159,71 @@ fn what_a_router_fragmented_arrives() {
             );
         }
     }
+}
+
+/// RFC 4301 section 8.1: clear packets without DF are cut before they are sealed; the kernel of the other host puts them together.
+#[test]
+fn packets_that_may_be_cut_arrive_whatever_their_length() {
+    for outer in [0, 1] {
+        let lab = Lab::new();
+        lab.h1.sysctl("ipv4/ip_no_pmtu_disc", "1");
+        lab.h2.sysctl("ipv4/ip_no_pmtu_disc", "1");
+        let pair = lab.start(&policy(outer, false));
+        let wire = lab.capture();
+        let echo = Echo::start(&lab.h2, PORT);
+        for length in [1372, 1418, 1419, 1450, 1472, 1473, 4000, 30_000] {
+            wait_until("a datagram there and back", || {
+                echo.udp(&lab.h1, H2[0], &vec![7; length])
+            });
+        }
+        let esp: Vec<Ip> = wire
+            .packets()
+            .into_iter()
+            .filter(|packet| packet.esp().is_some())
+            .collect();
+        assert!(esp.iter().all(|packet| packet.bytes.len() <= 1500));
+        for daemon in [&pair.d1, &pair.d2] {
+            let worker = &daemon.status().workers[0];
+            // Two of 1,500 bytes, one of each in 4,000 and many in 30,000.
+            assert!(worker.fragmented >= 20, "{worker:?}");
+            assert_eq!((worker.icmp_errors, daemon.drops("packet_too_big")), (0, 0));
+        }
+    }
+}
+
+/// What was opened and is too long for the clear side is cut there, or its sender hears of it through the tunnel.
+#[test]
+fn a_narrow_clear_side_behind_the_tunnel_is_found_out() {
+    let lab = Lab::new();
+    for (namespace, device) in [(&lab.g2, "in0"), (&lab.h2, "eth0")] {
+        namespace.ip(&format!("link set {device} mtu 1300"));
+    }
+    let pair = lab.start(&policy(0, false));
+    let echo = Echo::start(&lab.h2, PORT);
+    let host = Capture::start(&lab.h1, "eth0");
+    for family in [0, 1] {
+        // The first ones are lost; then the kernel knows and makes fragments that fit.
+        wait_until("a datagram there and back", || {
+            echo.udp(&lab.h1, H2[family], &[7; 1350])
+        });
+        let gateway = ["10.2.0.1", "fd02::1"][family];
+        let mtu = host.find("an ICMP error of the other gateway", 0, |seen| {
+            let packet = Ip::parse(&seen.frame)?;
+            let error = matches!(packet.payload[..2], [3, 4] | [2, 0]) && [1, 58].contains(&packet.protocol);
+            (error && packet.source.to_string() == gateway && packet.destination.to_string() == H1[family])
+                .then(|| u32::from_be_bytes(packet.payload[4..8].try_into().unwrap()))
+        });
+        assert_eq!(mtu, 1300);
+    }
+    assert!(pair.d2.drops("packet_too_big") >= 2);
+    assert_eq!(pair.d2.status().workers[0].fragmented, 0);
+    // Now without DF.
+    lab.h1.sysctl("ipv4/ip_no_pmtu_disc", "1");
+    lab.h1.ip("route flush cache");
+    let dropped = pair.d2.drops("packet_too_big");
+    wait_until("a datagram there and back", || {
+        echo.udp(&lab.h1, H2[0], &[7; 1360])
+    });
+    assert!(pair.d2.status().workers[0].fragmented >= 1);
+    assert_eq!(pair.d2.drops("packet_too_big"), dropped);
 }
