@@ -96,6 +96,7 @@ drop_reasons! {
     // Sending.
     SaMissing = "sa_missing", "The connection has no SA to send with.";
     SequenceExhausted = "sequence_exhausted", "No sequence number is left or may be used yet; the SA does not send.";
+    LifetimeExpired = "lifetime_expired", "A hard limit of the SA's lifetime is reached: seconds, bytes or packets (RFC 4301 section 4.4.2.1).";
     FragmentTransport = "fragment_transport", "A fragment for a transport-mode SA, which protects whole datagrams only (RFC 4303 section 3.3.4).";
     TtlExceeded = "ttl_exceeded", "TTL or hop limit reached zero.";
     PacketTooBig = "packet_too_big", "The packet does not fit the path MTU after encapsulation.";

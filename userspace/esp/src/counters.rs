@@ -58,6 +58,9 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// Bytes from the start of what every batch writes.
+    pub(crate) const WRITTEN_BY_EVERY_BATCH: usize = std::mem::offset_of!(Self, drops);
+
     /// Adds a batch that came out as `outcomes` when the SA was `age` milliseconds old; `lengths` has the clear bytes of
     /// each packet, those of failed ones do not matter.
     pub(crate) fn add<T>(

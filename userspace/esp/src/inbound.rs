@@ -6,14 +6,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
-use ravelin_gcm::{Aead, OpenJob, Provider};
+use ravelin_gcm::{Aead, Algorithm, OpenJob, Provider};
 use ravelin_xdp_common::DropReason;
 
 use crate::ah::{self, Ah};
 use crate::counters::{Counters, Counts, age};
 use crate::decapsulation::{self, Payload};
+use crate::expiry::{Expiry, LifetimeStatus, Spent};
 use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_AH, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
+use crate::lifetime::LifetimeEvent;
 use crate::nat::ChecksumFixUp;
 use crate::nonce::{self, Salt};
 use crate::outer_options::{DSCP_MASK, InnerDscp};
@@ -42,7 +44,9 @@ pub struct InboundSa {
     dscp_copied: u8,
     /// In transport mode behind a NAT.
     fix_up: Option<ChecksumFixUp>,
+    algorithm: Algorithm,
     since: Instant,
+    expiry: Expiry,
     running: Running,
 }
 
@@ -51,11 +55,19 @@ pub struct InboundSa {
 #[derive(Debug)]
 #[repr(C, align(128))]
 struct Running {
-    counters: Counters,
+    spent: Spent,
+    /// Accepted, and before the SA's start.
+    packets: AtomicU64,
+    /// Checked, if there is a limit.
+    icvs: AtomicU64,
     /// `None` with anti-replay off. Locked twice per batch, never while a packet is decrypted.
     window: Option<Mutex<ReplayWindow>>,
     unexpected_ecn: AtomicU64,
+    counters: Counters,
 }
+
+// What a batch without failures writes is two lines.
+const _: () = assert!(std::mem::offset_of!(Running, counters) + Counters::WRITTEN_BY_EVERY_BATCH <= 128);
 
 /// Where the parts of a received packet are.
 #[derive(Clone, Copy, Debug)]
@@ -99,10 +111,13 @@ impl InboundSa {
             replay_window,
             outer,
             nat_original,
+            algorithm,
             ..
         } = parameters;
-        let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
-        let ah = (parameters.protocol == Protocol::Ah).then(|| Ah::new(parameters.algorithm));
+        let layout = Layout::new(algorithm, parameters.implicit_iv);
+        let ah = (parameters.protocol == Protocol::Ah).then(|| Ah::new(algorithm));
+        let packets_before = parameters.lifetime.packets_before;
+        let expiry = Expiry::inbound(&parameters.lifetime, algorithm);
         let (aead, salt) = parameters.into_key(provider)?;
         let window = (replay_window != 0)
             .then(|| Mutex::new(ReplayWindow::new(replay_window, extended, highest_seen)));
@@ -115,12 +130,17 @@ impl InboundSa {
             salt,
             layout,
             ah,
+            algorithm,
             since: now,
             running: Running {
-                counters: Counters::default(),
+                spent: expiry.begin(),
+                packets: AtomicU64::new(packets_before),
+                icvs: AtomicU64::new(0),
                 window,
                 unexpected_ecn: AtomicU64::new(0),
+                counters: Counters::default(),
             },
+            expiry,
             dscp_copied: match outer.inner_dscp {
                 InnerDscp::Keep => 0,
                 InnerDscp::Copy => DSCP_MASK,
@@ -151,6 +171,28 @@ impl InboundSa {
     #[must_use]
     pub fn counters(&self) -> Counts {
         self.running.counters.counts(self.since)
+    }
+
+    /// What encrypts and authenticates.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// How much of the SA's life is over.
+    #[must_use]
+    pub fn lifetime(&self, now: Instant) -> LifetimeStatus {
+        let accepted = self.running.packets.load(Ordering::Relaxed);
+        self.expiry
+            .status(&self.running.spent, age(self.since, now), accepted)
+    }
+
+    /// What has happened to the SA's life and was not told yet. To be asked about every second.
+    #[must_use]
+    pub fn lifetime_event(&self, now: Instant) -> Option<LifetimeEvent> {
+        let accepted = self.running.packets.load(Ordering::Relaxed);
+        self.expiry
+            .event(&self.running.spent, age(self.since, now), accepted)
     }
 
     /// Counts a packet that was opened and then dropped, by the policy (RFC 4301 section 5.2) or on its way on.
@@ -191,6 +233,10 @@ impl InboundSa {
     }
 
     fn open_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Opened, DropReason>], age: u64) {
+        if let Some(reason) = self.expiry.over(&self.running.spent, age) {
+            outcomes.fill(Err(reason));
+            return self.running.counters.add(outcomes, std::iter::empty(), age);
+        }
         let mut states: ArrayVec<Result<Located, DropReason>, MAX_BATCH> = packets
             .iter_mut()
             .zip(&*outcomes)
@@ -199,9 +245,11 @@ impl InboundSa {
         // RFC 4303 section 3.4.3: "Duplicates are rejected through the use of a sliding receive window", first of all,
         // so that a replay costs no decryption …
         self.check_window(&mut states);
+        self.spend_icvs(&mut states);
         self.decrypt(packets, &mut states);
         // … "The receive window is updated only if the integrity verification succeeds."
         self.update_window(&mut states);
+        self.spend(&mut states, age);
         let mut unexpected_ecn = 0;
         for ((packet, state), outcome) in packets.iter_mut().zip(&states).zip(&mut *outcomes) {
             *outcome = state.and_then(|located| {
@@ -316,6 +364,35 @@ impl InboundSa {
         }
     }
 
+    /// Drops what may not be verified any more under this key.
+    fn spend_icvs(&self, states: &mut [Result<Located, DropReason>]) {
+        let Running { spent, icvs, .. } = &self.running;
+        let room = self
+            .expiry
+            .spend_icvs(spent, icvs, states.iter().flatten().count());
+        expire_behind(room, states);
+    }
+
+    /// Drops what the SA's life is too short for. What comes so far was authentic and fresh.
+    fn spend(&self, states: &mut [Result<Located, DropReason>], age: u64) {
+        let Running { spent, packets, .. } = &self.running;
+        let ready = states.iter().flatten();
+        let room = self.expiry.spend_packets(spent, packets, ready.clone().count());
+        let lengths = ready.take(room).map(|located| self.processed_len(located));
+        let room = self.expiry.spend_bytes(spent, &lengths);
+        self.expiry.notice(spent, age, packets.load(Ordering::Relaxed));
+        expire_behind(room, states);
+    }
+
+    /// Bytes that the packet's algorithm was applied to.
+    fn processed_len(&self, located: &Located) -> u64 {
+        let around = match self.ah {
+            None => located.esp_at + self.layout.header_len() + self.layout.icv_len(),
+            Some(_) => 0,
+        };
+        (located.header.total_len - around) as u64
+    }
+
     fn decrypt(&self, packets: &mut [Packet<'_>], states: &mut [Result<Located, DropReason>]) {
         if let Some(ah) = self.ah {
             return self.verify(ah, packets, states);
@@ -378,6 +455,13 @@ impl InboundSa {
         for state in states {
             *state = state.and_then(|located| window.accept(located.sequence).map(|()| located));
         }
+    }
+}
+
+/// Drops all but the first `room` of those that were not dropped yet.
+fn expire_behind(room: usize, states: &mut [Result<Located, DropReason>]) {
+    for state in states.iter_mut().filter(|state| state.is_ok()).skip(room) {
+        *state = Err(DropReason::LifetimeExpired);
     }
 }
 

@@ -9,6 +9,8 @@
 //! - [`Reassembly`] puts received packets together again that routers have fragmented.
 //! - [`InboundSa::open_batch`] asks the [`ReplayWindow`], verifies, decrypts and decapsulates.
 //!
+//! What an SA has done is in its [`Counts`], how long it may go on in its [`Lifetime`].
+//!
 //! Each packet ends as [`Sealed`] or [`Opened`], or with the one [`DropReason`] that says why it must be dropped; after
 //! a drop the buffer's content is unspecified. One packet's fate never touches another's.
 //!
@@ -21,11 +23,13 @@ pub mod checksum;
 mod counters;
 mod decapsulation;
 mod ecn;
+mod expiry;
 mod fragment;
 mod fragmentation;
 mod inbound;
 mod ip;
 mod layout;
+mod lifetime;
 mod nat;
 mod nonce;
 mod outbound;
@@ -41,9 +45,11 @@ mod tfc;
 mod trailer;
 
 pub use counters::Counts;
+pub use expiry::LifetimeStatus;
 pub use fragmentation::{Fragmentation, Piece};
 pub use inbound::{InboundSa, Opened};
 pub use layout::{MAX_BATCH, MAX_HEADROOM, MAX_TAILROOM};
+pub use lifetime::{Lifetime, LifetimeError, LifetimeEvent, Limits, Measure};
 pub use nat::NatOriginal;
 pub use outbound::{OutboundSa, Sealed};
 pub use outer_options::{DontFragment, Dscp, EcnMode, FlowLabel, InnerDscp, OuterOptions};

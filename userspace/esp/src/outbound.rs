@@ -1,17 +1,20 @@
 //! The sending side of an SA (RFC 4303 section 3.3).
 
+use std::iter::Take;
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
-use ravelin_gcm::{Aead, Provider, SealJob};
+use ravelin_gcm::{Aead, Algorithm, Provider, SealJob};
 use ravelin_xdp_common::DropReason;
 
 use crate::ah::{self, Ah};
 use crate::counters::{Counters, Counts, age};
+use crate::expiry::{Expiry, LifetimeStatus, Spent};
 use crate::ip::{self, Family, IpHeader, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
+use crate::lifetime::LifetimeEvent;
 use crate::nonce::{self, Salt};
 use crate::outer_header::{self, OuterHeader};
 use crate::parameters::check_path_mtu;
@@ -47,7 +50,9 @@ pub struct OutboundSa {
     pub(crate) ah: Option<Ah>,
     tfc_padding: TfcPadding,
     mode: Mode,
+    algorithm: Algorithm,
     since: Instant,
+    expiry: Expiry,
     /// Bytes; 0 for none.
     path_mtu: AtomicU32,
     running: Running,
@@ -59,7 +64,24 @@ pub struct OutboundSa {
 #[repr(C, align(128))]
 struct Running {
     sequence: SequenceCounter,
+    spent: Spent,
     counters: Counters,
+}
+
+// What a batch without failures writes is one line.
+const _: () = assert!(std::mem::offset_of!(Running, counters) + Counters::WRITTEN_BY_EVERY_BATCH <= 64);
+
+/// The sequence numbers of a batch.
+struct Numbers {
+    granted: Take<SequenceNumbers>,
+    /// Why there is none when they are used up.
+    missing: DropReason,
+}
+
+impl Numbers {
+    fn next(&mut self) -> Result<SequenceNumber, DropReason> {
+        self.granted.next().ok_or(self.missing)
+    }
 }
 
 impl OutboundSa {
@@ -90,11 +112,13 @@ impl OutboundSa {
             path_mtu,
             udp_zero_checksum,
             tfc_padding,
+            algorithm,
             ..
         } = parameters;
         let carrier = parameters.carrier();
-        let layout = Layout::new(parameters.algorithm, parameters.implicit_iv);
-        let ah = (parameters.protocol == Protocol::Ah).then(|| Ah::new(parameters.algorithm));
+        let layout = Layout::new(algorithm, parameters.implicit_iv);
+        let ah = (parameters.protocol == Protocol::Ah).then(|| Ah::new(algorithm));
+        let expiry = Expiry::outbound(&parameters.lifetime, algorithm, last_used, limit);
         let outer = match mode {
             Mode::Tunnel { local, remote } => {
                 let options = &parameters.outer;
@@ -116,12 +140,15 @@ impl OutboundSa {
             ah,
             tfc_padding,
             mode,
+            algorithm,
             since: now,
             path_mtu: AtomicU32::new(path_mtu.unwrap_or(0)),
             running: Running {
-                sequence: SequenceCounter::new(extended, last_used),
+                sequence: SequenceCounter::limited(extended, last_used, expiry.last_number()),
+                spent: expiry.begin(),
                 counters: Counters::default(),
             },
+            expiry,
         })
     }
 
@@ -153,6 +180,27 @@ impl OutboundSa {
     #[must_use]
     pub fn counters(&self) -> Counts {
         self.running.counters.counts(self.since)
+    }
+
+    /// What encrypts and authenticates.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// How much of the SA's life is over.
+    #[must_use]
+    pub fn lifetime(&self, now: Instant) -> LifetimeStatus {
+        let Running { sequence, spent, .. } = &self.running;
+        let packets = self.expiry.packets_at(sequence.last_used());
+        self.expiry.status(spent, age(self.since, now), packets)
+    }
+
+    /// What has happened to the SA's life and was not told yet. To be asked about every second.
+    #[must_use]
+    pub fn lifetime_event(&self, now: Instant) -> Option<LifetimeEvent> {
+        let used = self.running.sequence.last_used();
+        self.expiry.event(&self.running.spent, age(self.since, now), used)
     }
 
     /// Sets the longest outer packet in bytes, as path MTU discovery learns it.
@@ -257,8 +305,8 @@ impl OutboundSa {
     ///
     /// # Errors
     /// As the outcome of a packet, which must then not be sent: `PacketTooBig` (see [`OutboundSa::inner_mtu`]),
-    /// `FrameShort`, `FragmentTransport`, `SequenceExhausted`, and the reasons for a malformed IP header. Only
-    /// packets that pass every other check take a sequence number.
+    /// `FrameShort`, `FragmentTransport`, `SequenceExhausted`, `LifetimeExpired`, and the reasons for a malformed IP
+    /// header. Only packets that pass every other check take a sequence number.
     pub fn seal_batch(
         &self,
         packets: &mut [Packet<'_>],
@@ -312,8 +360,11 @@ impl OutboundSa {
         outcomes: &mut [Result<Sealed, DropReason>],
         age: u64,
     ) {
-        let wanted = plans.iter().filter(|plan| plan.is_ok()).count() as u32;
-        let numbers = self.running.sequence.reserve_up_to(wanted);
+        if let Some(reason) = self.expiry.over(&self.running.spent, age) {
+            outcomes.fill(Err(reason));
+            return self.running.counters.add(outcomes, std::iter::empty(), age);
+        }
+        let numbers = self.number(plans, age);
         match self.ah {
             None => self.encrypt(packets, plans, numbers, outcomes),
             Some(ah) => self.authenticate(ah, packets, plans, numbers, outcomes),
@@ -324,18 +375,49 @@ impl OutboundSa {
         self.running.counters.add(outcomes, lengths, age);
     }
 
+    /// Sequence numbers for the packets that are ready, as far as the SA's life lasts.
+    fn number(&self, plans: &[Result<Plan, DropReason>], age: u64) -> Numbers {
+        let Running { sequence, spent, .. } = &self.running;
+        let ready = plans.iter().flatten();
+        let numbers = sequence.reserve_up_to(ready.clone().count() as u32);
+        let numbered = numbers.remaining() as usize;
+        // Numbers come first: what lacks one has cost no bytes. Those that lack bytes are lost, but so is the SA.
+        let lengths = ready.take(numbered).map(|plan| self.processed_len(plan));
+        let room = self.expiry.spend_bytes(spent, &lengths);
+        let packets = self.expiry.packets_at(sequence.last_used());
+        self.expiry.notice(spent, age, packets);
+        let missing = if room < numbered {
+            DropReason::LifetimeExpired
+        } else {
+            let over = self.expiry.over(spent, age);
+            over.unwrap_or(DropReason::SequenceExhausted)
+        };
+        Numbers {
+            granted: numbers.take(room),
+            missing,
+        }
+    }
+
+    /// Bytes that the packet's algorithm is applied to.
+    fn processed_len(&self, plan: &Plan) -> u64 {
+        match self.ah {
+            None => self.layout.ciphertext_len(plan.padded_len) as u64,
+            Some(_) => plan.total_len.into(),
+        }
+    }
+
     /// Lays out the packets, each with a number of its own, and encrypts them.
     fn encrypt(
         &self,
         packets: &mut [Packet<'_>],
         plans: &[Result<Plan, DropReason>],
-        mut numbers: SequenceNumbers,
+        mut numbers: Numbers,
         outcomes: &mut [Result<Sealed, DropReason>],
     ) {
         let mut jobs = ArrayVec::<_, MAX_BATCH>::new();
         for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(&mut *outcomes) {
             *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
-                let number = numbers.next().ok_or(DropReason::SequenceExhausted)?;
+                let number = numbers.next()?;
                 let (job, sealed) = self
                     .lay_out(packet, plan, number)
                     .map_err(|NoRoom| DropReason::FrameShort)?;
@@ -363,7 +445,7 @@ impl OutboundSa {
         ah: Ah,
         packets: &mut [Packet<'_>],
         plans: &[Result<Plan, DropReason>],
-        mut numbers: SequenceNumbers,
+        mut numbers: Numbers,
         outcomes: &mut [Result<Sealed, DropReason>],
     ) {
         let key = ah::Key {
@@ -372,7 +454,7 @@ impl OutboundSa {
         };
         for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(outcomes) {
             *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
-                let number = numbers.next().ok_or(DropReason::SequenceExhausted)?;
+                let number = numbers.next()?;
                 let sequence = number.into_value();
                 self.wrap(packet, plan, sequence)
                     .map_err(|NoRoom| DropReason::FrameShort)?;

@@ -6,6 +6,7 @@ use ravelin_gcm::{Aead, Algorithm, KeyError, KeyMaterial, Provider, Secret};
 
 use crate::ah::Ah;
 use crate::ip::{PROTOCOL_AH, PROTOCOL_ESP, PROTOCOL_UDP};
+use crate::lifetime::{Lifetime, LifetimeError};
 use crate::nat::NatOriginal;
 use crate::nonce::Salt;
 use crate::outer_options::{Dscp, OuterOptions};
@@ -95,10 +96,13 @@ pub struct SaParameters {
     /// Inbound, transport mode: the addresses that packets had before a NAT changed them; checksums over them are then made
     /// right again (RFC 3948 section 3.1.2).
     pub nat_original: Option<NatOriginal>,
+    /// How long it may be used.
+    pub lifetime: Lifetime,
 }
 
 impl SaParameters {
-    /// Parameters with the defaults: ESP, no UDP, 32-bit sequence numbers, a window of 1024, no path MTU.
+    /// Parameters with the defaults: ESP, no UDP, 32-bit sequence numbers, a window of 1024, no path MTU, the lifetime that
+    /// the algorithm permits.
     #[must_use]
     pub fn new(spi: u32, mode: Mode, algorithm: Algorithm, key_material: Secret) -> Self {
         Self {
@@ -116,6 +120,7 @@ impl SaParameters {
             tfc_padding: TfcPadding::None,
             outer: OuterOptions::default(),
             nat_original: None,
+            lifetime: Lifetime::default(),
         }
     }
 
@@ -173,6 +178,8 @@ impl SaParameters {
         if window == 0 && self.extended_sequence_numbers {
             return Err(SaError::ExtendedWithoutReplay);
         }
+        self.lifetime
+            .validate(self.algorithm, self.extended_sequence_numbers)?;
         if let Mode::Tunnel { local, remote } = self.mode {
             if local.is_ipv4() != remote.is_ipv4() {
                 return Err(SaError::TunnelFamilies { local, remote });
@@ -389,6 +396,9 @@ pub enum SaError {
         /// The last number of the SA.
         limit: u64,
     },
+    /// A lifetime that cannot be.
+    #[error("lifetime: {0}")]
+    Lifetime(#[from] LifetimeError),
     /// The provider refused the key.
     #[error(transparent)]
     Key(#[from] KeyError),

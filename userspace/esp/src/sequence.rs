@@ -55,7 +55,7 @@ pub struct SequenceCounter {
     last: AtomicU64,
     /// The highest number that may be given out.
     ceiling: AtomicU64,
-    /// The highest number there is: 2^32 - 1, or 2^64 - 1 with extended sequence numbers.
+    /// The highest number there is: 2^32 - 1, or 2^64 - 1 with extended sequence numbers, or less.
     limit: u64,
 }
 
@@ -63,8 +63,15 @@ impl SequenceCounter {
     /// A counter that goes on after `last_used` (0 for a new SA); a mark beyond the number space exhausts it at once.
     #[must_use]
     pub fn new(extended: bool, last_used: u64) -> Self {
-        let limit = Self::limit_of(extended);
-        let last = last_used.min(limit);
+        Self::limited(extended, last_used, u64::MAX)
+    }
+
+    /// The same, but `most` is the highest number, if it is not beyond the space.
+    pub(crate) fn limited(extended: bool, last_used: u64, most: u64) -> Self {
+        let space = Self::limit_of(extended);
+        let last = last_used.min(space);
+        // What was used before was used: the counter stands there and gives nothing out.
+        let limit = most.min(space).max(last);
         Self {
             last: AtomicU64::new(last),
             ceiling: AtomicU64::new(last),
@@ -76,6 +83,12 @@ impl SequenceCounter {
     #[must_use]
     pub const fn limit_of(extended: bool) -> u64 {
         if extended { u64::MAX } else { u32::MAX as u64 }
+    }
+
+    /// The highest number of this counter.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Permits numbers up to and including `ceiling`, which the caller has recorded durably. Never lowers it, and never
@@ -138,7 +151,7 @@ impl SequenceCounter {
         self.ceiling.load(Ordering::Relaxed)
     }
 
-    /// Whether the number space is used up for good. The SA must be replaced; raising the ceiling does not help.
+    /// Whether the numbers are used up for good. The SA must be replaced; raising the ceiling does not help.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.last_used() == self.limit
@@ -197,6 +210,23 @@ mod tests {
             assert!(counter.reserve(1).is_none());
             assert_eq!(counter.last_used(), limit);
         }
+    }
+
+    #[test]
+    fn a_limited_counter_stops_early_and_never_goes_back() {
+        let counter = SequenceCounter::limited(true, 5, 8);
+        counter.raise_ceiling(u64::MAX);
+        assert_eq!((counter.limit(), counter.ceiling()), (8, 8));
+        assert_eq!(values(counter.reserve_up_to(10)), [6, 7, 8]);
+        assert!(counter.is_exhausted());
+        let counter = SequenceCounter::limited(true, 9, 8);
+        counter.raise_ceiling(u64::MAX);
+        assert_eq!((counter.last_used(), counter.is_exhausted()), (9, true));
+        assert!(counter.reserve(1).is_none());
+        assert_eq!(
+            SequenceCounter::limited(false, 0, 1 << 40).limit(),
+            u64::from(u32::MAX)
+        );
     }
 
     #[test]

@@ -93,8 +93,8 @@ impl SequenceMark {
     /// # Errors
     /// [`MarkError::File`]: the ceiling stays, and the SA stops when it gets there. [`MarkError::Exhausted`] when no
     /// number is left for good. [`MarkError::Behind`] for a counter that does not start at [`SequenceMark::last_used`].
-    pub fn extend(&mut self, counter: &SequenceCounter, extended: bool) -> Result<(), MarkError> {
-        if let Some(wanted) = self.wanted(counter, extended)? {
+    pub fn extend(&mut self, counter: &SequenceCounter) -> Result<(), MarkError> {
+        if let Some(wanted) = self.wanted(counter)? {
             self.folder.record(&[wanted])?;
             self.recorded(&wanted);
         }
@@ -106,12 +106,8 @@ impl SequenceMark {
     ///
     /// # Errors
     /// [`MarkError::Exhausted`], [`MarkError::Behind`].
-    pub(crate) fn wanted(
-        &self,
-        counter: &SequenceCounter,
-        extended: bool,
-    ) -> Result<Option<Mark>, MarkError> {
-        let limit = SequenceCounter::limit_of(extended);
+    pub(crate) fn wanted(&self, counter: &SequenceCounter) -> Result<Option<Mark>, MarkError> {
+        let limit = counter.limit();
         let (spi, used) = (self.spi, counter.last_used());
         if used < self.floor {
             return Err(MarkError::Behind {

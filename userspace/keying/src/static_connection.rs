@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ravelin_esp::{InboundSa, NatOriginal, OutboundSa, Provider, SaParameters, Secret, TfcPadding};
+use ravelin_esp::{
+    InboundSa, NatOriginal, OutboundSa, Provider, SaParameters, Secret, SequenceCounter, TfcPadding,
+};
 use ravelin_policy::{self as policy, Connection, StaticSa};
 
 use crate::fingerprint::Fingerprint;
@@ -85,9 +87,12 @@ impl StaticConnection {
         let received = ReceivedMark::open(folder, inbound.spi.value(), fingerprints[1])
             .map_err(|error| failed_mark(MarkError::File(error)))?;
         let now = Instant::now();
-        let outbound = outbound_parameters(connection, keys.outbound);
+        let mut outbound = outbound_parameters(connection, keys.outbound);
+        // Numbers may have been lost, but not one packet was sent that had none.
+        outbound.lifetime.packets_before = sent.last_used();
         let outbound = OutboundSa::new(outbound, provider, sent.last_used(), now).map_err(failed_sa)?;
-        let inbound = inbound_parameters(connection, keys.inbound);
+        let mut inbound = inbound_parameters(connection, keys.inbound);
+        inbound.lifetime.packets_before = received.highest();
         let inbound = InboundSa::new(inbound, provider, received.highest(), now).map_err(failed_sa)?;
         Ok(Self {
             definition: connection.clone(),
@@ -158,7 +163,13 @@ impl StaticConnection {
             let Some(Sealing { sa, mark }) = &mut connection.outbound else {
                 continue;
             };
-            match mark.wanted(sa.sequence(), connection.definition.keys.esn) {
+            let sequence = sa.sequence();
+            // At the end of a lifetime, unlike that of the numbers, the SA is what says so.
+            let space = SequenceCounter::limit_of(connection.definition.keys.esn);
+            if sequence.is_exhausted() && sequence.limit() < space {
+                continue;
+            }
+            match mark.wanted(sequence) {
                 Ok(Some(wanted)) => {
                     batch.push(wanted);
                     due.push((sa, mark));

@@ -39,9 +39,9 @@ fn private_folder() -> tempfile::TempDir {
 fn life(path: &Path, count: u32) -> Vec<u64> {
     let mut mark = SequenceMark::open(&folder(path), SPI, key(1)).expect("a mark");
     let counter = SequenceCounter::new(true, mark.last_used());
-    mark.extend(&counter, true).expect("recorded");
+    mark.extend(&counter).expect("recorded");
     let mut used = take(&counter, count);
-    mark.extend(&counter, true).expect("recorded");
+    mark.extend(&counter).expect("recorded");
     used.extend(take(&counter, 5));
     used
 }
@@ -85,7 +85,7 @@ fn the_mark_is_on_disk_before_a_number_may_be_used() {
     let counter = SequenceCounter::new(true, mark.last_used());
     assert_eq!(take(&counter, 1), [0_u64; 0]);
     for _ in 0..5 {
-        mark.extend(&counter, true).expect("recorded");
+        mark.extend(&counter).expect("recorded");
         let content = fs::read(file(temporary.path())).expect("a mark");
         let ceiling = counter.ceiling().to_le_bytes();
         assert!(content.chunks(8).any(|word| word == ceiling));
@@ -100,10 +100,10 @@ fn when_nothing_can_be_recorded_sending_runs_dry() {
     let path = temporary.path().join("state");
     let mut mark = SequenceMark::open(&folder(&path), SPI, key(1)).expect("a mark");
     let counter = SequenceCounter::new(true, mark.last_used());
-    mark.extend(&counter, true).expect("recorded");
+    mark.extend(&counter).expect("recorded");
     fs::remove_dir_all(&path).expect("removed");
     take(&counter, RESERVE as u32 - 1);
-    let error = mark.extend(&counter, true).expect_err("nowhere to write");
+    let error = mark.extend(&counter).expect_err("nowhere to write");
     assert!(
         matches!(error, MarkError::File(MarkFileError::Write { .. })),
         "{error}"
@@ -190,7 +190,7 @@ fn one_copy_is_enough_and_without_both_unknown_keys_are_refused() {
     let record = |fill, last_used| {
         let mut mark = open(&state, fill).expect("a mark");
         let counter = SequenceCounter::new(true, last_used);
-        mark.extend(&counter, true).expect("recorded");
+        mark.extend(&counter).expect("recorded");
         take(&counter, 10);
         counter.last_used()
     };
@@ -245,7 +245,7 @@ fn a_torn_write_never_lowers_a_mark() {
     for round in 0..4 {
         for (fill, mark, counter) in &mut marks {
             let before = (round > 0 || *fill > 1).then(&image);
-            mark.extend(counter, true).expect("recorded");
+            mark.extend(counter).expect("recorded");
             let sound = counter.last_used();
             if let Some(before) = before {
                 // Numbers up to here were used before the write began.
@@ -300,8 +300,8 @@ fn a_file_that_was_removed_comes_back_whole() {
         let counter = SequenceCounter::new(true, mark.last_used());
         (mark, counter)
     });
-    one.0.extend(&one.1, true).expect("recorded");
-    two.0.extend(&two.1, true).expect("recorded");
+    one.0.extend(&one.1).expect("recorded");
+    two.0.extend(&two.1).expect("recorded");
     take(&two.1, 10);
     take(&one.1, RESERVE as u32 - 1);
     for replaced in [false, true] {
@@ -309,7 +309,7 @@ fn a_file_that_was_removed_comes_back_whole() {
         if replaced {
             fs::write(path.join("marks"), "something else").expect("written");
         }
-        one.0.extend(&one.1, true).expect("recorded");
+        one.0.extend(&one.1).expect("recorded");
         take(&one.1, RESERVE as u32 - 1);
     }
     let used = [one.1.last_used(), two.1.last_used()];
@@ -358,10 +358,7 @@ fn a_counter_that_starts_below_the_mark_gets_nothing() {
     life(temporary.path(), 1000);
     let mut mark = SequenceMark::open(&folder(temporary.path()), SPI, key(1)).expect("a mark");
     let counter = SequenceCounter::new(true, 0);
-    assert!(matches!(
-        mark.extend(&counter, true),
-        Err(MarkError::Behind { .. })
-    ));
+    assert!(matches!(mark.extend(&counter), Err(MarkError::Behind { .. })));
     assert_eq!(take(&counter, 1), [0_u64; 0]);
 }
 
@@ -370,20 +367,14 @@ fn numbers_of_32_bits_end() {
     let temporary = private_folder();
     let mut mark = SequenceMark::open(&folder(temporary.path()), SPI, key(1)).expect("a mark");
     let counter = SequenceCounter::new(false, u64::from(u32::MAX) - 10);
-    mark.extend(&counter, false).expect("ten are left");
+    mark.extend(&counter).expect("ten are left");
     assert_eq!(take(&counter, 100).len(), 10);
-    assert!(matches!(
-        mark.extend(&counter, false),
-        Err(MarkError::Exhausted { .. })
-    ));
+    assert!(matches!(mark.extend(&counter), Err(MarkError::Exhausted { .. })));
     drop(mark);
     let mut mark = SequenceMark::open(&folder(temporary.path()), SPI, key(1)).expect("a mark");
     assert_eq!(mark.last_used(), u64::from(u32::MAX));
     let counter = SequenceCounter::new(false, mark.last_used());
-    assert!(matches!(
-        mark.extend(&counter, false),
-        Err(MarkError::Exhausted { .. })
-    ));
+    assert!(matches!(mark.extend(&counter), Err(MarkError::Exhausted { .. })));
 }
 
 #[test]
