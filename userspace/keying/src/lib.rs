@@ -16,6 +16,7 @@
 mod fingerprint;
 pub mod key_file;
 mod keying_error;
+mod lifetime;
 mod mark_record;
 mod marks;
 mod outer_options;

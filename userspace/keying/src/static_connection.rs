@@ -10,6 +10,7 @@ use ravelin_policy::{self as policy, Connection, StaticSa};
 
 use crate::fingerprint::Fingerprint;
 use crate::keying_error::KeyingError;
+use crate::lifetime::lifetime;
 use crate::marks::MarkFileError;
 use crate::outer_options::outer_options;
 use crate::received_mark::ReceivedMark;
@@ -89,10 +90,10 @@ impl StaticConnection {
         let now = Instant::now();
         let mut outbound = outbound_parameters(connection, keys.outbound);
         // Numbers may have been lost, but not one packet was sent that had none.
-        outbound.lifetime.packets_before = sent.last_used();
+        outbound.lifetime = lifetime(connection.keys.lifetime, sent.last_used());
         let outbound = OutboundSa::new(outbound, provider, sent.last_used(), now).map_err(failed_sa)?;
         let mut inbound = inbound_parameters(connection, keys.inbound);
-        inbound.lifetime.packets_before = received.highest();
+        inbound.lifetime = lifetime(connection.keys.lifetime, received.highest());
         let inbound = InboundSa::new(inbound, provider, received.highest(), now).map_err(failed_sa)?;
         Ok(Self {
             definition: connection.clone(),

@@ -217,7 +217,7 @@ fn needs_same_sas(a: &Connection, b: &Connection) -> bool {
                 connection.tfc_padding,
             ),
             (connection.protocol, keys.algorithm, keys.implicit_iv),
-            (keys.esn, keys.replay_window),
+            (keys.esn, keys.replay_window, keys.lifetime),
             (keys.outbound.spi, keys.inbound.spi),
         )
     };

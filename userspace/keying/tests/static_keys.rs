@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ravelin_esp::{DropReason, InboundSa, OutboundSa, Packet, Provider};
+use ravelin_esp::{DropReason, InboundSa, LifetimeEvent, Measure, OutboundSa, Packet, Provider};
 use ravelin_keying::{Holder, StateFolder, StaticConnection, StaticKeys, key_file};
 use ravelin_policy::{Algorithm, Policy};
 
@@ -257,6 +257,11 @@ fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
         kept(&policy(folder.path(), 0, "hop-limit = 63"), &running, None).is_err(),
         "headers are made once for an SA"
     );
+    let longer = "[connections.c.static.lifetime]\nhard-bytes = 1000000";
+    assert!(
+        kept(&policy(folder.path(), 0, longer), &running, None).is_err(),
+        "a life is given once"
+    );
     let other = policy(folder.path(), 0, "encapsulation = \"udp\"");
     let errors = kept(&other, &running, None).expect_err("the old keys");
     for word in [
@@ -290,6 +295,51 @@ fn a_running_connection_keeps_its_sas_or_gets_other_keys() {
     running[0].remove_inbound();
     running[0].remove_outbound();
     assert_eq!(kept(&first, &running, None).expect("another key").count(), 1);
+}
+
+/// The limits of a policy are those of its SAs, and packets count for the key, whatever happens between them.
+#[test]
+fn a_lifetime_goes_on_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a.key", "b.key"] {
+        key_file::create(&folder.path().join(name), Algorithm::AES_256_GCM).expect("made");
+    }
+    let lifetime = "[connections.c.static.lifetime]\nsoft-seconds = 500\nhard-seconds = 600\nhard-bytes = 100000\n\
+                    hard-packets = 1500000\njitter-percent = 50";
+    let policy = policy(folder.path(), 0, lifetime);
+    let state = folder.path().join("state");
+    let mut soft = Vec::new();
+    for start_number in 0..3 {
+        let sas = start(&policy, &state);
+        let now = Instant::now();
+        let status = outbound(&sas).lifetime(now);
+        assert_eq!(status.seconds_limits.hard, Some(600));
+        assert_eq!(status.bytes_limits.hard, Some(100_000));
+        assert_eq!(status.packets_limits.hard, Some(1_500_000));
+        soft.extend([status, inbound(&sas).lifetime(now)].map(|status| status.seconds_limits.soft));
+        // What may have been sent was sent; nobody has reserved more than the SA may send.
+        assert_eq!(status.packets, [0, 1 << 20, 1_500_000][start_number]);
+        assert_eq!(
+            outbound(&sas).sequence().ceiling(),
+            [1 << 20, 1_500_000, 1_500_000][start_number]
+        );
+        if start_number < 2 {
+            assert_eq!(seal(outbound(&sas)).0, status.packets + 1);
+            assert_eq!(outbound(&sas).lifetime(now).bytes, 32);
+        } else {
+            assert_eq!(
+                outbound(&sas).lifetime_event(now),
+                Some(LifetimeEvent::Hard(Measure::Packets))
+            );
+        }
+    }
+    assert!(
+        soft.iter()
+            .all(|soft| (250..=500).contains(&soft.expect("a limit"))),
+        "{soft:?}"
+    );
+    soft.dedup();
+    assert!(soft.len() > 1, "each draws by itself: {soft:?}");
 }
 
 /// One write to disk makes any number of SAs ready, and each has its own mark.

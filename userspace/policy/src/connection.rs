@@ -9,6 +9,7 @@ use ravelin_gcm::Algorithm;
 
 use crate::address::{Family, unusable_endpoint};
 use crate::diagnostic::{Position, Report, quote};
+use crate::lifetime::{LIFETIME, Lifetime};
 use crate::outer_header::{self, OuterHeader};
 use crate::reader::{Node, Table};
 use crate::schema::{Key, Kind, Literal, TableSpec};
@@ -132,6 +133,7 @@ static STATIC: TableSpec = TableSpec {
             Literal::Integer(1_024),
             "Anti-replay window in packets",
         ),
+        Key::optional("lifetime", Kind::Table(&LIFETIME), "How long each SA may be used"),
         Key::required("outbound", Kind::Table(&SA), "The SA that seals"),
         Key::required("inbound", Kind::Table(&SA), "The SA that opens"),
     ],
@@ -275,6 +277,8 @@ pub struct StaticKeys {
     pub esn: bool,
     /// Size of the anti-replay window in packets, a multiple of 64 from 64 to 65,536.
     pub replay_window: u32,
+    /// How long each SA may be used.
+    pub lifetime: Lifetime,
     /// The SA that seals.
     pub outbound: StaticSa,
     /// The SA that opens.
@@ -433,6 +437,9 @@ impl StaticKeys {
         }
         let esn = table.boolean(report, "esn");
         let replay_window = table.integer(report, "replay-window");
+        let lifetime = table.or_default("lifetime", Lifetime::default(), |node| {
+            Lifetime::read(report, node, algorithm, esn)
+        });
         let outbound = table
             .required(report, "outbound")
             .and_then(|node| StaticSa::read(report, node, folder));
@@ -444,6 +451,7 @@ impl StaticKeys {
             implicit_iv: implicit_iv?,
             esn: esn?,
             replay_window: replay_window??,
+            lifetime: lifetime?,
             outbound: outbound?,
             inbound: inbound?,
         })

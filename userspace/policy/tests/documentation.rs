@@ -118,6 +118,14 @@ fn every_key_is_explained_and_shown() {
         "implicit-iv",
         "esn",
         "replay-window",
+        "lifetime",
+        "soft-seconds",
+        "hard-seconds",
+        "soft-bytes",
+        "hard-bytes",
+        "soft-packets",
+        "hard-packets",
+        "jitter-percent",
         "outbound",
         "inbound",
         "spi",
@@ -137,6 +145,7 @@ fn every_key_is_explained_and_shown() {
         "[connections.c]\nzzzzzzzz = 1",
         "[connections.c.static]\nzzzzzzzz = 1",
         "[connections.c.static]\noutbound = { zzzzzzzz = 1 }",
+        "[connections.c.static]\nlifetime = { zzzzzzzz = 1 }",
     ] {
         let message = Policy::parse(text, "p").expect_err("an unknown key").to_string();
         let known = message

@@ -358,6 +358,38 @@ fn connections() {
             "{errors}"
         );
     }
+    for (keys, place, message) in [
+        ("hard-seconds = 0", "28:29", "a whole number from 1 to 4294967295"),
+        ("soft-bytes = -1", "28:27", "a whole number from 1 to"),
+        (
+            "soft-bytes = 9, hard-bytes = 8",
+            "28:27",
+            "soft-bytes = 9 would warn after hard-bytes = 8 has stopped the SA; use at most 8",
+        ),
+        (
+            "hard-bytes = 4503599627370497",
+            "28:27",
+            "hard-bytes is beyond the 4503599627370496 that one key may have with aes-256-gcm",
+        ),
+        (
+            "soft-packets = 70368744177665",
+            "28:29",
+            "soft-packets is beyond the 70368744177664 that one key may have",
+        ),
+        ("jitter-percent = 51", "28:31", "a whole number from 0 to 50"),
+    ] {
+        let lifetime = format!("lifetime = {{ {keys} }}");
+        spoiled("replay-window = 1024", &lifetime, place, message);
+    }
+    let without_esn = GOOD.replace(
+        "esn = true",
+        "esn = false\nlifetime = { hard-packets = 4294967296 }",
+    );
+    let text = errors(&without_esn).to_string();
+    assert!(
+        text.contains("hard-packets is beyond the 4294967295 that one key has with `esn = false`"),
+        "{text}"
+    );
     spoiled(
         "replay-window = 1024",
         "replay-window = 100",
