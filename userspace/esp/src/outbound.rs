@@ -199,8 +199,9 @@ impl OutboundSa {
     /// What has happened to the SA's life and was not told yet. To be asked about every second.
     #[must_use]
     pub fn lifetime_event(&self, now: Instant) -> Option<LifetimeEvent> {
-        let used = self.running.sequence.last_used();
-        self.expiry.event(&self.running.spent, age(self.since, now), used)
+        let Running { sequence, spent, .. } = &self.running;
+        let packets = self.expiry.packets_at(sequence.last_used());
+        self.expiry.event(spent, age(self.since, now), packets)
     }
 
     /// Sets the longest outer packet in bytes, as path MTU discovery learns it.

@@ -322,6 +322,8 @@ fn packets_before_the_start_count() {
             assert_eq!(status.reached, Some(LifetimeEvent::Hard(Measure::Packets)));
         }
     }
+    let fresh = outbound(after(0), 5_000_000, now);
+    assert_eq!(fresh.lifetime_event(now), None, "numbers are not packets");
     // More than all of it is no error, but an SA at its end: it says so, and carries nothing.
     let sa = outbound(after(1 << 20), 1 << 20, now);
     assert_eq!(
