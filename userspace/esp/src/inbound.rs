@@ -19,6 +19,7 @@ use crate::lifetime::LifetimeEvent;
 use crate::nat::ChecksumFixUp;
 use crate::nonce::{self, Salt};
 use crate::outer_options::{DSCP_MASK, InnerDscp};
+use crate::wipe::wiping_stack;
 use crate::{Encapsulation, Mode, Packet, Protocol, ReplayWindow, SaError, SaParameters, SequenceCounter};
 
 /// A packet that was authentic, fresh and well-formed. Policy has still to accept what it holds (RFC 4301 section 5.2).
@@ -118,7 +119,7 @@ impl InboundSa {
         let ah = (parameters.protocol == Protocol::Ah).then(|| Ah::new(algorithm));
         let packets_before = parameters.lifetime.packets_before;
         let expiry = Expiry::inbound(&parameters.lifetime, algorithm);
-        let (aead, salt) = parameters.into_key(provider)?;
+        let (aead, salt) = wiping_stack(|| parameters.into_key(provider))?;
         let window = (replay_window != 0)
             .then(|| Mutex::new(ReplayWindow::new(replay_window, extended, highest_seen)));
         Ok(Self {

@@ -43,6 +43,7 @@ mod replay;
 mod sequence;
 mod tfc;
 mod trailer;
+mod wipe;
 
 pub use counters::Counts;
 pub use expiry::LifetimeStatus;

@@ -20,6 +20,7 @@ use crate::outer_header::{self, OuterHeader};
 use crate::parameters::check_path_mtu;
 use crate::plan::Plan;
 use crate::sequence::{SequenceNumber, SequenceNumbers};
+use crate::wipe::wiping_stack;
 use crate::{
     Encapsulation, Mode, NoRoom, Packet, Protocol, SaError, SaParameters, SequenceCounter, TfcPadding,
     trailer,
@@ -126,7 +127,7 @@ impl OutboundSa {
             }
             Mode::Transport => None,
         };
-        let (aead, salt) = parameters.into_key(provider)?;
+        let (aead, salt) = wiping_stack(|| parameters.into_key(provider))?;
         Ok(Self {
             spi,
             extended,

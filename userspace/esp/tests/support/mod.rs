@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub(crate) mod headers;
+pub(crate) mod memory;
 pub(crate) mod python;
 
 use std::net::IpAddr;
