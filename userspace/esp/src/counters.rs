@@ -108,13 +108,18 @@ impl Counters {
         self.drops[reason.index()].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The last success of an SA that started at `since`.
+    pub(crate) fn last_used(&self, since: Instant) -> Option<Instant> {
+        let age = self.last_used.load(Ordering::Relaxed).checked_sub(1)?;
+        since.checked_add(Duration::from_millis(age))
+    }
+
     /// The counters of an SA that started at `since`.
     pub(crate) fn counts(&self, since: Instant) -> Counts {
-        let last_used = self.last_used.load(Ordering::Relaxed).checked_sub(1);
         Counts {
             packets: self.packets.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
-            last_used: last_used.and_then(|age| since.checked_add(Duration::from_millis(age))),
+            last_used: self.last_used(since),
             drops: std::array::from_fn(|index| self.drops[index].load(Ordering::Relaxed)),
         }
     }

@@ -29,6 +29,23 @@ pub struct Opened {
     pub sequence: u64,
 }
 
+/// A packet that was authentic and fresh, and of which no more is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Its sequence number, all 64 bits of it.
+    pub sequence: u64,
+    /// Whether the number is higher than those of all packets accepted so far; never with anti-replay off.
+    pub newest: bool,
+}
+
+/// Whence packets are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// In tunnel mode from the other end's address.
+    Peer,
+    Anywhere,
+}
+
 /// An SA to receive with, usable from any number of threads at once.
 #[derive(Debug)]
 pub struct InboundSa {
@@ -241,7 +258,7 @@ impl InboundSa {
         let mut states: ArrayVec<Result<Located, DropReason>, MAX_BATCH> = packets
             .iter_mut()
             .zip(&*outcomes)
-            .map(|(packet, _)| self.locate(packet))
+            .map(|(packet, _)| self.locate(packet, From::Peer))
             .collect();
         // RFC 4303 section 3.4.3: "Duplicates are rejected through the use of a sliding receive window", first of all,
         // so that a replay costs no decryption …
@@ -283,8 +300,38 @@ impl InboundSa {
         self.running.counters.add(outcomes, lengths, age);
     }
 
+    /// Finds out which packets are authentic and fresh, wherever they come from, and does nothing with them: no number counts as
+    /// seen, and what the packets hold is unspecified afterwards. For packets to us that are not from the peer's address and
+    /// port, and may say that it has moved. At most [`MAX_BATCH`] packets; slices as for [`InboundSa::open_batch`].
+    ///
+    /// RFC 7296 section 2.23: "dynamic address update should only be done in response to a new packet; otherwise, an attacker
+    /// can revert the addresses with old replayed packets."
+    ///
+    /// # Errors
+    /// As the outcome of a packet: those of [`InboundSa::open_batch`] that come before decapsulation.
+    pub fn verify_batch(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Verified, DropReason>]) {
+        debug_assert!(packets.len() == outcomes.len() && packets.len() <= MAX_BATCH);
+        let mut states: ArrayVec<Result<Located, DropReason>, MAX_BATCH> = packets
+            .iter_mut()
+            .take(MAX_BATCH)
+            .map(|packet| self.locate(packet, From::Anywhere))
+            .collect();
+        self.check_window(&mut states);
+        self.decrypt(packets, &mut states);
+        let highest = self.highest_sequence().unwrap_or(u64::MAX);
+        for (state, outcome) in states.iter().zip(outcomes) {
+            *outcome = state.map(|located| Verified {
+                sequence: located.sequence,
+                newest: located.sequence > highest,
+            });
+            if let Err(reason) = state {
+                self.running.counters.drop_one(*reason);
+            }
+        }
+    }
+
     /// Finds the ESP header and checks all that needs no key.
-    fn locate(&self, packet: &mut Packet<'_>) -> Result<Located, DropReason> {
+    fn locate(&self, packet: &mut Packet<'_>, from: From) -> Result<Located, DropReason> {
         let header = IpHeader::parse(packet.bytes())?;
         packet.truncate(header.total_len);
         let bytes = packet.bytes();
@@ -294,10 +341,14 @@ impl InboundSa {
         if chain.fragment {
             return Err(DropReason::EspFragment);
         }
-        if let Mode::Tunnel { local, remote } = self.mode
-            && !has_addresses(bytes, header.family, remote, local)
-        {
-            return Err(DropReason::SpiWrongEndpoint);
+        if let Mode::Tunnel { local, remote } = self.mode {
+            let (source, destination) = match header.family {
+                Family::V4 => (&bytes[12..16], &bytes[16..20]),
+                Family::V6 => (&bytes[8..24], &bytes[24..40]),
+            };
+            if !is_address(destination, local) || (from == From::Peer && !is_address(source, remote)) {
+                return Err(DropReason::SpiWrongEndpoint);
+            }
         }
         let ip_len = chain.upper.offset;
         let esp_at = match (self.encapsulation, chain.upper.next_header) {
@@ -478,15 +529,10 @@ fn check_udp(bytes: &[u8], destination_port: u16) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Whether the packet's outer addresses are the tunnel's.
-fn has_addresses(bytes: &[u8], family: Family, source: IpAddr, destination: IpAddr) -> bool {
-    match (family, source, destination) {
-        (Family::V4, IpAddr::V4(source), IpAddr::V4(destination)) => {
-            bytes[12..16] == source.octets() && bytes[16..20] == destination.octets()
-        }
-        (Family::V6, IpAddr::V6(source), IpAddr::V6(destination)) => {
-            bytes[8..24] == source.octets() && bytes[24..40] == destination.octets()
-        }
-        _ => false,
+/// Whether the bytes of a header's field are this address.
+fn is_address(field: &[u8], address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => field == address.octets(),
+        IpAddr::V6(address) => field == address.octets(),
     }
 }

@@ -1,8 +1,9 @@
 //! The sending side of an SA (RFC 4303 section 3.3).
 
 use std::iter::Take;
+use std::num::NonZero;
 use std::slice;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
@@ -56,6 +57,8 @@ pub struct OutboundSa {
     expiry: Expiry,
     /// Bytes; 0 for none.
     path_mtu: AtomicU32,
+    /// Where UDP goes to; not used without it.
+    destination_port: AtomicU16,
     running: Running,
 }
 
@@ -144,6 +147,10 @@ impl OutboundSa {
             algorithm,
             since: now,
             path_mtu: AtomicU32::new(path_mtu.unwrap_or(0)),
+            destination_port: AtomicU16::new(match encapsulation {
+                Encapsulation::None => 0,
+                Encapsulation::Udp { destination_port, .. } => destination_port,
+            }),
             running: Running {
                 sequence: SequenceCounter::limited(extended, last_used, expiry.last_number()),
                 spent: expiry.begin(),
@@ -213,6 +220,42 @@ impl OutboundSa {
         check_path_mtu(self.mode, path_mtu)?;
         self.path_mtu.store(path_mtu.unwrap_or(0), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What stands between IP and ESP, with the destination port of the moment.
+    #[must_use]
+    pub fn encapsulation(&self) -> Encapsulation {
+        match self.encapsulation {
+            Encapsulation::None => Encapsulation::None,
+            Encapsulation::Udp { source_port, .. } => Encapsulation::Udp {
+                source_port,
+                destination_port: self.destination_port.load(Ordering::Relaxed),
+            },
+        }
+    }
+
+    /// Sends to another UDP port from now on, because the peer has one: it is up to the caller that the peer itself said so
+    /// ([`InboundSa::verify_batch`](crate::InboundSa::verify_batch)). Without UDP encapsulation nothing changes.
+    ///
+    /// RFC 7296 section 2.23 calls it a dynamic update of the address.
+    pub fn set_destination_port(&self, port: NonZero<u16>) {
+        self.destination_port.store(port.get(), Ordering::Relaxed);
+    }
+
+    /// When a packet was last sealed, to the millisecond; `None` if none was.
+    #[must_use]
+    pub fn last_used(&self) -> Option<Instant> {
+        self.running.counters.last_used(self.since)
+    }
+
+    /// The length in bytes, from the IP header on, that clear packets are padded to at the moment; `None` without padding. As
+    /// long as that a dummy looks like other packets.
+    #[must_use]
+    pub fn tfc_length(&self) -> Option<u32> {
+        let path_mtu = self.path_mtu();
+        let padded = self.tfc_padding.length(path_mtu);
+        let longest = path_mtu.map_or(usize::MAX, |path_mtu| self.inner_mtu_of(path_mtu) as usize);
+        (padded != 0).then(|| padded.min(longest) as u32)
     }
 
     /// The longest outer packet in bytes, if limited.
@@ -506,11 +549,8 @@ impl OutboundSa {
         let bytes = packet.bytes_mut();
         let (headers, sealed) = bytes.split_at_mut(plan.esp_at + layout.header_len());
         let (before, esp) = headers.split_at_mut(plan.esp_at);
-        if let Encapsulation::Udp {
-            source_port,
-            destination_port,
-        } = self.encapsulation
-        {
+        if let Encapsulation::Udp { source_port, .. } = self.encapsulation {
+            let destination_port = self.destination_port.load(Ordering::Relaxed);
             let udp = before.last_chunk_mut::<UDP_HEADER_LEN>().ok_or(NoRoom)?;
             let udp_len = plan.total_len - (plan.esp_at - UDP_HEADER_LEN) as u16;
             outer_header::write_udp(udp, source_port, destination_port, udp_len);
