@@ -240,6 +240,7 @@ fn outbound_parameters(connection: &Connection, keymat: Secret) -> SaParameters 
     SaParameters {
         encapsulation,
         path_mtu: connection.path_mtu.map(u32::from),
+        udp_zero_checksum: connection.nat.udp_zero_checksum,
         ..parameters(connection, &connection.keys.outbound, keymat)
     }
 }
@@ -257,7 +258,7 @@ fn inbound_parameters(connection: &Connection, keymat: Secret) -> SaParameters {
     };
     SaParameters {
         encapsulation,
-        nat_original: connection.original.map(|ends| NatOriginal {
+        nat_original: connection.nat.original.map(|ends| NatOriginal {
             source: ends.remote,
             destination: ends.local,
         }),

@@ -10,6 +10,7 @@ use ravelin_gcm::Algorithm;
 use crate::address::{Family, unusable_endpoint};
 use crate::diagnostic::{Position, Report, quote};
 use crate::lifetime::{LIFETIME, Lifetime};
+use crate::nat_traversal::{self, NatTraversal};
 use crate::outer_header::{self, OuterHeader};
 use crate::reader::{Node, Table};
 use crate::schema::{Key, Kind, Literal, TableSpec};
@@ -18,7 +19,8 @@ use crate::schema::{Key, Kind, Literal, TableSpec};
 pub const UDP_ENCAPSULATION_PORT: u16 = 4500;
 
 const UDP: Literal = Literal::Word("udp");
-const TRANSPORT: Literal = Literal::Word("transport");
+const TUNNEL: Literal = Literal::Word("tunnel");
+const ESP: Literal = Literal::Word("esp");
 
 pub(crate) static CONNECTION: TableSpec = TableSpec {
     what: "a connection",
@@ -66,25 +68,25 @@ pub(crate) static CONNECTION: TableSpec = TableSpec {
             Kind::Integer(0, 65_535),
             "Largest packet on the wire in bytes, 576 or more, 1280 or more over IPv6; the outer device's MTU",
         ),
-        Key::optional(
-            "original-local",
-            Kind::Address,
-            "The address that the peer sends to, if a NAT makes `local` of it",
-        )
-        .only_with("mode", TRANSPORT),
-        Key::optional(
-            "original-remote",
-            Kind::Address,
-            "The peer's own address, if a NAT makes `remote` of it",
-        )
-        .only_with("mode", TRANSPORT),
+        nat_traversal::ORIGINAL_LOCAL,
+        nat_traversal::ORIGINAL_REMOTE,
+        nat_traversal::NAT_KEEPALIVE,
+        nat_traversal::ADDRESS_UPDATE,
+        nat_traversal::UDP_ZERO_CHECKSUM,
         Key::default(
             "tfc-padding",
             Kind::WordOr(&["none", "mtu"], 1, 65_535),
             Literal::Word("none"),
             "Length in bytes that clear packets are padded to before they are sealed, or as far as the path MTU lets them",
         )
-        .only_with("protocol", Literal::Word("esp")),
+        .only_with("protocol", ESP),
+        Key::default(
+            "dummy-packets",
+            Kind::Integer(0, 1_000),
+            Literal::Integer(0),
+            "Packets a second without content, as long as tfc-padding makes others",
+        )
+        .only_with("mode", TUNNEL),
         outer_header::DF,
         outer_header::DSCP,
         outer_header::INNER_DSCP,
@@ -176,10 +178,12 @@ pub struct Connection {
     pub encapsulation: Encapsulation,
     /// Largest outer IP packet in bytes; `None` takes the outer device's MTU.
     pub path_mtu: Option<u16>,
-    /// The ends as the peer's packets have them before a NAT changes them; `None` without a NAT, and in tunnel mode.
-    pub original: Option<Ends>,
+    /// What it does about NAT.
+    pub nat: NatTraversal,
     /// What hides the lengths of packets.
     pub tfc_padding: TfcPadding,
+    /// Packets without content to send in a second, at most.
+    pub dummy_packets: u16,
     /// How outer headers relate to inner ones.
     pub outer_header: OuterHeader,
     /// How long inbound SAs that it had before stay when it gets others; outbound ones at most half of that.
@@ -199,15 +203,6 @@ pub enum TfcPadding {
     To(u16),
     /// As if clear packets were the longest that fit.
     PathMtu,
-}
-
-/// Two ends, of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ends {
-    /// This end.
-    pub local: IpAddr,
-    /// The other end.
-    pub remote: IpAddr,
 }
 
 /// ESP mode.
@@ -310,20 +305,17 @@ impl Connection {
         let path_mtu = table.integer(report, "path-mtu");
         let words = [("none", TfcPadding::None), ("mtu", TfcPadding::PathMtu)];
         let tfc_padding = table.word_or_integer(report, "tfc-padding", &words, TfcPadding::To);
-        let original = ["original-local", "original-remote"].map(|key| {
-            let read = |node| read_endpoint(report, node, key).map(Some);
-            table.or_default(key, None, read)
-        });
+        let dummy_packets = table.integer(report, "dummy-packets");
+        let ends = local.zip(remote);
+        let udp = matches!(encapsulation, Some(Encapsulation::Udp { .. }));
+        let nat = NatTraversal::read(report, &table, udp, ends);
         let outer_header = OuterHeader::read(report, &table);
         let rekey_grace: Option<Option<u32>> = table.integer(report, "rekey-grace");
         let keys = table
             .required(report, "static")
             .and_then(|node| StaticKeys::read(report, node, folder));
-        if let (Some(local), Some(remote)) = (local, remote) {
+        if let Some((local, remote)) = ends {
             check_endpoints(report, &table, local, remote);
-            for (key, address) in [("original-local", original[0]), ("original-remote", original[1])] {
-                check_original(report, &table, key, address.flatten(), Family::of(local));
-            }
             if mode == Some(Mode::Tunnel) {
                 OuterHeader::check_family(report, &table, local.is_ipv4());
             }
@@ -334,22 +326,19 @@ impl Connection {
         if protocol == Some(IpsecProtocol::Ah) {
             check_ah(report, &table, encapsulation, keys.as_ref());
         }
-        let (local, remote, [original_local, original_remote]) = (local?, remote?, original);
-        let (original_local, original_remote) = (original_local?, original_remote?);
-        let original = (original_local.is_some() || original_remote.is_some()).then_some(Ends {
-            local: original_local.unwrap_or(local),
-            remote: original_remote.unwrap_or(remote),
-        });
+        check_dummies(report, &table, dummy_packets.flatten(), tfc_padding);
+        let (local, remote) = ends?;
         Some(Self {
             name,
             mode: mode?,
             local,
             remote,
-            original,
+            nat: nat?,
             protocol: protocol?,
             encapsulation: encapsulation?,
             path_mtu: path_mtu?,
             tfc_padding: tfc_padding?,
+            dummy_packets: dummy_packets??,
             outer_header: outer_header?,
             rekey_grace: Duration::from_secs(rekey_grace??.into()),
             keys: keys?,
@@ -514,7 +503,7 @@ fn read_required_endpoint(report: &mut Report<'_>, table: &Table<'_>, key: &str)
     read_endpoint(report, node, key)
 }
 
-fn read_endpoint(report: &mut Report<'_>, node: Node<'_>, key: &str) -> Option<IpAddr> {
+pub(crate) fn read_endpoint(report: &mut Report<'_>, node: Node<'_>, key: &str) -> Option<IpAddr> {
     let text = node.string(report)?;
     let Ok(address) = text.parse::<IpAddr>() else {
         report.error(
@@ -604,24 +593,20 @@ fn check_endpoints(report: &mut Report<'_>, table: &Table<'_>, local: IpAddr, re
     }
 }
 
-/// A NAT between the families would change the payload too.
-fn check_original(
+/// Dummies shorter than other packets would only tell when there is something to say.
+fn check_dummies(
     report: &mut Report<'_>,
     table: &Table<'_>,
-    key: &str,
-    address: Option<IpAddr>,
-    family: Family,
+    dummy_packets: Option<u16>,
+    tfc_padding: Option<TfcPadding>,
 ) {
-    if let Some(address) = address
-        && Family::of(address) != family
-        && let Some(node) = table.optional(key)
+    if dummy_packets.is_some_and(|rate| rate != 0)
+        && tfc_padding == Some(TfcPadding::None)
+        && let Some(node) = table.optional("dummy-packets")
     {
         report.error(
             &node.span(),
-            format!(
-                "{key} {address} is {}, but the ends are {family}; they are of one family",
-                Family::of(address)
-            ),
+            "dummy-packets needs tfc-padding, so that they look like other packets; write for instance tfc-padding = \"mtu\"",
         );
     }
 }

@@ -31,6 +31,7 @@ mod group;
 mod layout;
 mod lifetime;
 pub mod lint;
+mod nat_traversal;
 pub mod order;
 mod outer_header;
 mod packet;
@@ -51,7 +52,7 @@ mod template;
 
 pub use address::{Address, Family};
 pub use connection::{
-    Connection, Encapsulation, Ends, IpsecProtocol, Mode, Spi, StaticKeys, StaticSa, TfcPadding,
+    Connection, Encapsulation, IpsecProtocol, Mode, Spi, StaticKeys, StaticSa, TfcPadding,
     UDP_ENCAPSULATION_PORT,
 };
 pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
@@ -59,6 +60,7 @@ pub use document::MAX_RULES;
 pub use filter::{Filter, FilterList, Selector};
 pub use layout::canonical_layout;
 pub use lifetime::{Lifetime, Limits};
+pub use nat_traversal::{AddressUpdate, Ends, NatTraversal};
 pub use outer_header::{DontFragment, FlowLabel, OuterHeader};
 pub use packet::{Packet, Transport};
 pub use packet_text::{PACKET_GRAMMAR, PacketTextError};

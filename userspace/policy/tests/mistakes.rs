@@ -334,12 +334,42 @@ fn connections() {
             "24:15",
             "\"none\" or \"mtu\" or a whole number from 1 to 65535",
         ),
+        ("dummy-packets = 1001", "24:17", "from 0 to 1000"),
+        (
+            "dummy-packets = 9",
+            "24:17",
+            "needs tfc-padding, so that they look like other packets",
+        ),
+        ("nat-keepalive = 20", "24:17", "only for encapsulation = \"udp\""),
+        (
+            "address-update = \"off\"",
+            "24:18",
+            "only for encapsulation = \"udp\"",
+        ),
         ("inner-dscp = true", "24:14", "\"keep\" or \"copy\""),
         ("ecn = \"off\"", "24:7", "\"normal\" or \"compatibility\""),
         ("hop-limit = 0", "24:13", "from 1 to 255"),
         ("flow-label = \"zero\"", "24:14", "only for ends of IPv6"),
     ] {
         spoiled("path-mtu = 1500", key, place, message);
+    }
+    let udp = GOOD.replace("encapsulation = \"none\"", "encapsulation = \"udp\"");
+    for (key, message) in [
+        (
+            "nat-keepalive = 3601",
+            "24:17: expected a whole number from 0 to 3600",
+        ),
+        (
+            "address-update = \"address\"",
+            "24:18: `address` is not known here; write \"off\" or \"signal\" or \"port\"",
+        ),
+        (
+            "udp-zero-checksum = true",
+            "24:21: over IPv4 the checksum is always 0",
+        ),
+    ] {
+        let errors = errors(&udp.replace("path-mtu = 1500", key)).to_string();
+        assert!(errors.contains(message), "{errors}");
     }
     // Over IPv6, and in transport mode.
     let ipv6 = GOOD
@@ -351,7 +381,13 @@ fn connections() {
         "{ipv6}"
     );
     let transport = GOOD.replace("mode = \"tunnel\"", "mode = \"transport\"");
-    for key in ["df = \"set\"", "dscp = 0", "ecn = \"normal\"", "hop-limit = 9"] {
+    for key in [
+        "df = \"set\"",
+        "dscp = 0",
+        "ecn = \"normal\"",
+        "hop-limit = 9",
+        "dummy-packets = 1",
+    ] {
         let errors = errors(&transport.replace("path-mtu = 1500", key)).to_string();
         assert!(
             errors.contains("is only for mode = \"tunnel\"; remove it"),
