@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use ravelin_esp::{
-    Algorithm, DropReason, Encapsulation, InboundSa, Mode, Packet, Provider, SaParameters, Secret,
+    Algorithm, DropReason, Encapsulation, InboundSa, Mode, NatOriginal, Packet, Provider, SaParameters,
+    Secret,
 };
 use ravelin_gcm::{KeyMaterial, MAX_NONCE_LEN};
 
@@ -101,6 +102,11 @@ impl Case {
                 destination_port: 4500,
             };
         }
+        // Behind a NAT what is inside is read as well.
+        parameters.nat_original = (self.udp && !self.tunnel).then_some(NatOriginal {
+            source: remote,
+            destination: local,
+        });
         InboundSa::new(parameters, self.provider, 0, Instant::now()).expect("valid parameters")
     }
 

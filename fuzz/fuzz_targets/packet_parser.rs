@@ -45,7 +45,8 @@ impl Tables for Host {
             family: 4,
             encapsulation: 0,
             shortest: 36,
-            reserved: [0; 4],
+            verify_moved: 0,
+            reserved: [0; 3],
         })
     }
 

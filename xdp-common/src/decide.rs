@@ -61,8 +61,13 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         }
         // The exemption is for this machine's own IKE. Were it to hold for forwarded packets too, source port
         // 500 would pass any filter in front of the hosts behind the gateway.
-        Upper::Ike | Upper::NatKeepalive if is_own(&packet.flow.destination, &packet, tables) => {
+        Upper::Ike if is_own(&packet.flow.destination, &packet, tables) => {
             return lifeline(&packet, Place::Outer, tables);
+        }
+        // RFC 3948 section 2.3: "The receiver SHOULD ignore a received NAT-keepalive packet." Where no IKE daemon listens, the
+        // kernel would answer it instead.
+        Upper::NatKeepalive if is_own(&packet.flow.destination, &packet, tables) => {
+            return Judgement::dropped(DropReason::NatKeepalive);
         }
         Upper::Esp => {
             if let Some(judgement) = decide_esp(&packet, Kind::OpenEsp, tables) {
@@ -223,15 +228,16 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
         Kind::OpenAh => (Encapsulation::Ah, 0),
         _ => (Encapsulation::None, 0),
     };
-    let expected = endpoint.family == flow.family as u8
+    let to_us = endpoint.family == flow.family as u8
         && endpoint.local == flow.destination
-        && endpoint.remote == flow.source
         && endpoint.encapsulation == encapsulation as u8
-        && endpoint.local_port == flow.destination_port
-        && endpoint.remote_port == flow.source_port;
-    if !expected {
+        && endpoint.local_port == flow.destination_port;
+    let from_peer = endpoint.remote == flow.source && endpoint.remote_port == flow.source_port;
+    let moved = !from_peer && endpoint.verify_moved != 0 && !packet.fragment;
+    if !to_us || !(from_peer || moved) {
         return Some(Judgement::dropped(DropReason::SpiWrongEndpoint));
     }
+    let kind = if moved { Kind::Moved } else { kind };
     if packet.fragment {
         remember_unfiltered(packet, &Verdict::REASSEMBLE, Place::Outer, tables);
         return Some(to_reassembly(packet, endpoint.slot));

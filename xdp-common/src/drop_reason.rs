@@ -69,6 +69,8 @@ drop_reasons! {
     // ESP before and after decryption.
     SpiReserved = "spi_reserved", "SPI 0 to 255 is reserved (RFC 4303 section 2.1).";
     SpiUnknown = "spi_unknown", "ESP to one of our tunnel endpoints with an SPI of no SA.";
+    NatKeepalive = "nat_keepalive", "A NAT keepalive of a peer, consumed as it should be (RFC 3948 section 2.3).";
+    PeerMoved = "peer_moved", "Authentic ESP from another address or port than the peer's; told of, and not taken (RFC 7296 section 2.23).";
     SpiWrongEndpoint = "spi_wrong_endpoint", "The SPI is known but the packet's addresses or encapsulation are not the SA's.";
     EspTruncated = "esp_truncated", "Too short for an ESP header, IV, trailer and ICV.";
     AhTruncated = "ah_truncated", "The packet ends inside its authentication header.";

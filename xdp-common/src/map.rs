@@ -79,8 +79,11 @@ pub struct InboundEndpoint {
     pub encapsulation: u8,
     /// Bytes of the SA's shortest ESP packet: header, IV, the shortest padded trailer, ICV.
     pub shortest: u16,
+    /// Not 0: UDP-encapsulated packets from another address or port go to user space as well, which verifies them and judges
+    /// what that means (RFC 7296 section 2.23).
+    pub verify_moved: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
 }
 
 const _: () = assert!(size_of::<InboundEndpoint>() == 48);

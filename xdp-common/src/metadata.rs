@@ -15,6 +15,8 @@ pub enum Kind {
     /// A fragment of a packet with ESP or AH: put it together, then open it with the `slot` that came with its first fragment;
     /// others have [`FrameMetadata::NO_SLOT`].
     Reassemble = 5,
+    /// UDP-encapsulated ESP for inbound SA `slot`, from another address or port than its peer's: find out whether it is authentic.
+    Moved = 6,
 }
 
 /// Metadata in front of a redirected packet, written with `bpf_xdp_adjust_meta`.
@@ -79,6 +81,7 @@ impl FrameMetadata {
             3 => Kind::OpenUdpEsp,
             4 => Kind::OpenAh,
             5 => Kind::Reassemble,
+            6 => Kind::Moved,
             _ => return None,
         };
         if word(0) != Self::MAGIC {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use ravelin_policy::{Connection, Encapsulation, IpsecProtocol, Policy};
+use ravelin_policy::{AddressUpdate, Connection, Encapsulation, IpsecProtocol, Policy};
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation as Carrier, FRAGMENT_SLOTS, Flow, FragmentKey, FragmentRecord, Header,
     InboundEndpoint, Judgement, Outcome, Reader, SliceReader, Tables, TunnelEnds, Verdict, decide_egress,
@@ -158,6 +158,7 @@ fn inbound_endpoint(connection: &Connection, slot: u32) -> InboundEndpoint {
         family: if connection.local.is_ipv4() { 4 } else { 6 },
         encapsulation: encapsulation as u8,
         shortest: connection.shortest_esp(),
-        reserved: [0; 4],
+        verify_moved: (connection.nat.address_update != AddressUpdate::Off).into(),
+        reserved: [0; 3],
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ravelin_esp::{InboundSa, OutboundSa};
-use ravelin_policy::{self as policy, Encapsulation, IpsecProtocol};
+use ravelin_policy::{self as policy, AddressUpdate, Encapsulation, IpsecProtocol, NatTraversal};
 use ravelin_xdp_common::{Address, InboundEndpoint};
 
 use crate::address::to_address;
@@ -20,20 +20,33 @@ pub struct Connection {
     pub since: u32,
     /// Name in the policy.
     pub name: String,
+    /// Our outer address.
+    pub local: IpAddr,
     /// The peer's outer address.
     pub remote: IpAddr,
     /// The same as the classifier has it.
     pub remote_address: Address,
-    /// Longest outer packet in bytes that the policy allows.
-    pub path_mtu: Option<u32>,
-    /// How long its SAs stay when it gets others.
-    pub rekey_grace: Duration,
+    /// What needs no other SAs when it changes.
+    pub settings: Settings,
     /// The number of its pair of SAs, there or not.
     pub pair: u32,
     /// Seals; `None` when it was deleted.
     pub outbound: Option<Outbound>,
     /// Opens; `None` when it was deleted.
     pub inbound: Option<Arc<Inbound>>,
+}
+
+/// What a policy says of a connection that its SAs need not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Longest outer packet in bytes.
+    pub path_mtu: Option<u32>,
+    /// How long its SAs stay when it gets others.
+    pub rekey_grace: Duration,
+    /// What is done about NAT.
+    pub nat: NatTraversal,
+    /// Dummies to send in a second.
+    pub dummy_packets: u16,
 }
 
 /// An outbound SA.
@@ -52,10 +65,23 @@ pub struct Inbound {
     pub pair: u32,
     /// Slot of the connection that its packets must be for (RFC 4301 section 5.2).
     pub connection: u32,
-    /// What the driver checks about its packets.
+    /// What the driver checks about its packets, as the policy had it when the SA started.
     pub endpoint: InboundEndpoint,
     /// The SA.
     pub sa: Arc<InboundSa>,
+}
+
+impl Settings {
+    /// Of a connection of a policy.
+    #[must_use]
+    pub fn of(definition: &policy::Connection) -> Self {
+        Self {
+            path_mtu: definition.path_mtu.map(u32::from),
+            rekey_grace: definition.rekey_grace,
+            nat: definition.nat,
+            dummy_packets: definition.dummy_packets,
+        }
+    }
 }
 
 impl Outbound {
@@ -92,7 +118,75 @@ impl Inbound {
             family: if connection.local.is_ipv4() { 4 } else { 6 },
             encapsulation: encapsulation as u8,
             shortest: connection.shortest_esp(),
-            reserved: [0; 4],
+            verify_moved: verify_moved(&connection.nat),
+            reserved: [0; 3],
         }
+    }
+}
+
+/// [`InboundEndpoint::verify_moved`].
+pub(crate) fn verify_moved(nat: &NatTraversal) -> u8 {
+    (nat.address_update != AddressUpdate::Off).into()
+}
+
+/// A connection from 192.0.2.1 to 192.0.2.2 whose policy has these lines too; it may send 2^20 packets.
+#[cfg(test)]
+pub(crate) fn sample(slot: u32, lines: &str) -> Connection {
+    use std::time::Instant;
+
+    use ravelin_esp::{Algorithm, Encapsulation, Mode, Provider, SaParameters, Secret, TfcPadding};
+
+    let policy = format!(
+        "[connections.c]\nmode = \"tunnel\"\nlocal = \"192.0.2.1\"\nremote = \"192.0.2.2\"\n{lines}\n\
+         [connections.c.static]\nalgorithm = \"aes-128-gcm\"\n\
+         outbound = {{ spi = 0x1001, key-file = \"a\" }}\ninbound = {{ spi = 0x1002, key-file = \"b\" }}\n"
+    );
+    let (policy, _) = policy::Policy::parse(&policy, "test").unwrap_or_else(|errors| panic!("{errors}"));
+    let definition = &policy.connections()[0];
+    let parameters = |spi, key: u8| {
+        let mode = Mode::Tunnel {
+            local: definition.local,
+            remote: definition.remote,
+        };
+        let mut parameters =
+            SaParameters::new(spi, mode, Algorithm::AES_128_GCM, Secret::copy_from(&[key; 20]));
+        if let policy::Encapsulation::Udp {
+            local_port,
+            remote_port,
+        } = definition.encapsulation
+        {
+            parameters.encapsulation = Encapsulation::Udp {
+                source_port: local_port,
+                destination_port: remote_port,
+            };
+        }
+        if let policy::TfcPadding::To(len) = definition.tfc_padding {
+            parameters.tfc_padding = TfcPadding::To(len);
+        }
+        parameters
+    };
+    let now = Instant::now();
+    let outbound = OutboundSa::new(parameters(0x1001, 1), Provider::preferred(), 0, now).expect("valid");
+    outbound.sequence().raise_ceiling(1 << 20);
+    let inbound = InboundSa::new(parameters(0x1002, 2), Provider::preferred(), 0, now).expect("valid");
+    Connection {
+        slot,
+        since: 0,
+        name: definition.name.clone(),
+        local: definition.local,
+        remote: definition.remote,
+        remote_address: to_address(definition.remote),
+        settings: Settings::of(definition),
+        pair: slot,
+        outbound: Some(Outbound {
+            pair: slot,
+            sa: outbound.into(),
+        }),
+        inbound: Some(Arc::new(Inbound {
+            pair: slot,
+            connection: slot,
+            endpoint: Inbound::endpoint(definition, slot),
+            sa: inbound.into(),
+        })),
     }
 }

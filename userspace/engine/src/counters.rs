@@ -45,6 +45,10 @@ pub struct WorkerCounters {
     pub reassembled: Counter,
     /// ICMP errors sent to hosts of the clear side.
     pub icmp_errors: Counter,
+    /// NAT keepalives made. They count as sealed, too, when they are handed to the outer device.
+    pub keepalives: Counter,
+    /// Dummies made. They count as sealed as well.
+    pub dummies: Counter,
     /// Packets that waited for a neighbour.
     pub waited: Counter,
     /// Times the worker went to sleep.
@@ -64,6 +68,8 @@ impl WorkerCounters {
             fragmented: Counter::default(),
             reassembled: Counter::default(),
             icmp_errors: Counter::default(),
+            keepalives: Counter::default(),
+            dummies: Counter::default(),
             waited: Counter::default(),
             sleeps: Counter::default(),
         }

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +27,8 @@ use crate::adjacency::Adjacencies;
 use crate::connection::{Connection, Inbound};
 use crate::difference::Difference;
 use crate::filter::{Filter, FilterError};
-use crate::installed::{Installed, names};
+use crate::installed::{Armed, Installed, armed_of, names};
+use crate::peer_ports::PeerPorts;
 use crate::preflight::{check_connections, check_mtu};
 use crate::prepare::{ApplyError, Prepared};
 use crate::regime::{Regime, Shared};
@@ -80,6 +82,7 @@ pub(crate) struct Enforcement {
     gateway: bool,
     current: Installed,
     pub(crate) rekeys: Rekeys,
+    ports: PeerPorts,
     trial: Option<Trial>,
     /// The generation given out last.
     generation: u32,
@@ -134,6 +137,7 @@ impl Enforcement {
             gateway,
             current,
             rekeys: Rekeys::default(),
+            ports: PeerPorts::default(),
             trial: None,
             generation,
             edition: 1,
@@ -142,7 +146,10 @@ impl Enforcement {
         };
         let first = &enforcement.current;
         enforcement.filter.apply(&first.rules, generation)?;
-        announce(&mut enforcement.filter, first.armed(&Rekeys::default()).values())?;
+        announce(
+            &mut enforcement.filter,
+            first.armed(&Rekeys::default(), &PeerPorts::default()).values(),
+        )?;
         Ok(enforcement)
     }
 
@@ -280,6 +287,27 @@ impl Enforcement {
         some
     }
 
+    /// Follows the peer of a connection to another port than the one of its policy, with all its SAs.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`]: the driver goes on taking what comes from there for something to look at.
+    pub(crate) fn follow_peer(
+        &mut self,
+        slot: u32,
+        from: NonZero<u16>,
+        to: NonZero<u16>,
+    ) -> Result<(), FilterError> {
+        let Some(connection) = self.current.connections.iter().find(|one| one.slot == slot) else {
+            return Ok(());
+        };
+        let was = self.ports.clone();
+        self.ports.follow(connection, from, to);
+        let armed: Vec<_> = armed_of(connection, &self.rekeys, &self.ports).collect();
+        self.steer(&was);
+        announce(&mut self.filter, &armed)
+    }
+
     /// Deletes an outbound SA. What is to follow it after a rekey seals now; else the connection is closed.
     pub(crate) fn delete_outbound(&mut self, pair: u32) {
         self.current.remove_outbound(pair);
@@ -293,14 +321,15 @@ impl Enforcement {
 
     /// Deletes an inbound SA.
     pub(crate) fn delete_inbound(&mut self, pair: u32) {
-        let armed = self.current.armed(&self.rekeys).remove(&pair);
+        let armed = self.current.armed(&self.rekeys, &self.ports).remove(&pair);
         self.current.remove_inbound(pair);
         self.rekeys.remove_inbound(pair);
         if let Some(trial) = &mut self.trial {
             trial.previous.remove_inbound(pair);
             trial.rekeys.remove_inbound(pair);
         }
-        self.withdraw(armed.as_slice());
+        let inbound = armed.map(|armed| armed.inbound);
+        self.withdraw(inbound.as_slice());
     }
 
     /// Takes inbound SAs from driver and workers, and has workers take up what has changed.
@@ -416,26 +445,63 @@ impl Enforcement {
         rekeys: Rekeys,
         workers: &[Worker],
     ) -> Result<Installed, FilterError> {
-        let (before, after) = (self.current.armed(&self.rekeys), next.armed(&rekeys));
-        let missing_in = |these: &BTreeMap<u32, Arc<Inbound>>, those: &BTreeMap<u32, Arc<Inbound>>| {
+        let ports = self.ports.among(next.connections.iter().map(|one| &**one));
+        let before = self.current.armed(&self.rekeys, &self.ports);
+        let after = next.armed(&rekeys, &ports);
+        let missing_in = |these: &BTreeMap<u32, Armed>, those: &BTreeMap<u32, Armed>| {
             let missing = these.iter().filter(|(pair, _)| !those.contains_key(pair));
-            missing.map(|(_, inbound)| Arc::clone(inbound)).collect()
+            missing.map(|(_, armed)| Arc::clone(&armed.inbound)).collect()
         };
-        let armed: Vec<_> = missing_in(&after, &before);
+        let added: Vec<_> = missing_in(&after, &before);
         let gone: Vec<_> = missing_in(&before, &after);
-        self.introduce(&next.connections, &armed, workers);
-        let swapped =
-            announce(&mut self.filter, &armed).and_then(|()| self.filter.apply(&next.rules, next.generation));
+        self.introduce(&next.connections, &added, workers);
+        let swapped = announce(
+            &mut self.filter,
+            after
+                .iter()
+                .filter(|(pair, _)| !before.contains_key(pair))
+                .map(|(_, armed)| armed),
+        )
+        .and_then(|()| self.filter.apply(&next.rules, next.generation));
         if let Err(error) = swapped {
-            self.withdraw(&armed);
+            self.withdraw(&added);
             return Err(error);
         }
         self.rekeys = rekeys;
         let previous = std::mem::replace(&mut self.current, next);
+        let was = std::mem::replace(&mut self.ports, ports);
+        self.steer(&was);
         // Workers first: what they do not know any more they drop.
         self.edition = self.shared.publish(self.current.regime(&self.rekeys));
         withdraw(&mut self.filter, &gone);
+        // Those that go on may be told apart from their peers in another way. The places are there, so nothing can fail.
+        let changed = after.iter().filter(|(pair, armed)| {
+            before
+                .get(pair)
+                .is_some_and(|before| before.endpoint != armed.endpoint)
+        });
+        let _ = announce(&mut self.filter, changed.map(|(_, armed)| armed));
         Ok(previous)
+    }
+
+    /// Has the SAs of connections send to where their peers are, which were elsewhere before.
+    fn steer(&self, was: &PeerPorts) {
+        let slots: HashSet<u32> = self.ports.slots().chain(was.slots()).collect();
+        if slots.is_empty() {
+            return;
+        }
+        for connection in self
+            .current
+            .connections
+            .iter()
+            .filter(|one| slots.contains(&one.slot))
+        {
+            let rekey = self.rekeys.sealing(connection.slot).into_iter();
+            rekey
+                .chain(self.rekeys.next(connection.slot))
+                .chain(&connection.outbound)
+                .for_each(|outbound| self.ports.steer(was, connection, outbound));
+        }
     }
 
     /// Has workers know what is to come beside what is in force: connections in slots of their own, and inbound SAs. Waits
@@ -470,13 +536,10 @@ impl Enforcement {
     }
 }
 
-fn announce<'i>(
-    filter: &mut Filter,
-    inbound: impl IntoIterator<Item = &'i Arc<Inbound>>,
-) -> Result<(), FilterError> {
-    inbound
+fn announce<'a>(filter: &mut Filter, armed: impl IntoIterator<Item = &'a Armed>) -> Result<(), FilterError> {
+    armed
         .into_iter()
-        .try_for_each(|one| filter.add_inbound(one.sa.spi(), &one.endpoint))
+        .try_for_each(|one| filter.add_inbound(one.inbound.sa.spi(), &one.endpoint))
 }
 
 fn withdraw(filter: &mut Filter, inbound: &[Arc<Inbound>]) {

@@ -21,11 +21,13 @@ use crate::error::EngineError;
 use crate::filter::{Filter, Side};
 use crate::follow::Renewal;
 use crate::order::Order;
+use crate::peers::Peers;
 use crate::policy_file::PolicyFile;
 use crate::preflight::{allowed_cpus, check_connections, devices, packet_memory, queues};
 use crate::prepare::Prepared;
 use crate::reading::Reading;
 use crate::resolver::{News, Resolver};
+use crate::schedule::Schedule;
 use crate::status::InterfaceStatus;
 use crate::watch::Watch;
 use crate::worker::{Worker, WorkerOptions};
@@ -84,6 +86,8 @@ pub struct Engine {
     /// Policies that nobody waits for any more, while threads still do: their files do not answer.
     pub(crate) stalled: Vec<(PathBuf, Reading)>,
     pub(crate) renewal: Option<Renewal>,
+    pub(crate) schedule: Schedule,
+    pub(crate) peers: Peers,
     /// The surroundings have changed since the policy in force was resolved.
     pub(crate) moved: bool,
     pub(crate) last_error: Option<String>,
@@ -162,6 +166,8 @@ impl Engine {
             deletions: Vec::new(),
             stalled: Vec::new(),
             renewal: None,
+            schedule: Schedule::new(Instant::now()),
+            peers: Peers::default(),
             moved: false,
             last_error: None,
             runtime: Some(runtime),

@@ -36,6 +36,8 @@ pub struct Forwarder<'a, 'u, P> {
     to_outer: Batch<'u>,
     hold: Hold<'u>,
     pub(crate) icmp_budget: Budget,
+    /// For packets from where no peer is: each costs a decryption, whoever sent it.
+    pub(crate) moved_budget: Budget,
     pub(crate) fragments: Fragments,
     /// ESP packets of which fragments have come; away while a batch is opened.
     pub(crate) reassembly: Option<Box<Reassembly>>,
@@ -52,7 +54,7 @@ pub struct Forwarder<'a, 'u, P> {
 /// What a turn found to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Frames received.
+    /// Frames received, and errands run.
     pub received: usize,
     /// Frames that could not be handed to a device yet.
     pub unsent: bool,
@@ -135,6 +137,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             to_outer: Batch::new(),
             hold: Hold::new(),
             icmp_budget: Budget::new(Instant::now()),
+            moved_budget: Budget::new(Instant::now()),
             fragments: Fragments::new(Instant::now()),
             reassembly: Some(Box::default()),
             generations: (0, 0),
@@ -165,6 +168,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         if let Some(reassembly) = &mut self.reassembly {
             reassembly.expire(now, |reason, count| self.counters.lost(reason, count as u64));
         }
+        let errands = self.run_errands(regime, snapshot, now);
         let mut received = self.inner.rx(&mut self.received);
         if received != 0 {
             self.seal(regime, snapshot, now);
@@ -176,7 +180,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         received += opened;
         let unsent = self.send()?;
         Ok(Turn {
-            received,
+            received: received + errands,
             unsent,
             holding: !self.hold.is_empty(),
         })
@@ -315,17 +319,19 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
     }
 }
 
-/// Orders frames by slot, those of one slot as they came, and hands out one slot's at a time.
+/// Orders frames by slot, those of one slot as they came but those from elsewhere last, and hands out one slot's at a time;
+/// those from elsewhere apart.
 pub(crate) fn by_slot<'b, 'u>(
     admitted: &'b mut ArrayVec<Admitted<'u>, BATCH>,
 ) -> impl Iterator<Item = &'b mut [Admitted<'u>]> {
-    if admitted
-        .windows(2)
-        .any(|pair| pair[0].metadata.slot != pair[1].metadata.slot)
-    {
+    if admitted.windows(2).any(|pair| place(&pair[0]) != place(&pair[1])) {
         insertion_sort(admitted);
     }
-    admitted.chunk_by_mut(|a, b| a.metadata.slot == b.metadata.slot)
+    admitted.chunk_by_mut(|a, b| place(a) == place(b))
+}
+
+fn place(one: &Admitted<'_>) -> (u32, bool) {
+    (one.metadata.slot, one.metadata.kind == Kind::Moved)
 }
 
 /// Stable and without allocation, which the standard library's stable sort is not. Batches are short and mostly in
@@ -333,7 +339,7 @@ pub(crate) fn by_slot<'b, 'u>(
 fn insertion_sort(admitted: &mut [Admitted<'_>]) {
     for end in 1..admitted.len() {
         let mut at = end;
-        while at > 0 && admitted[at - 1].metadata.slot > admitted[at].metadata.slot {
+        while at > 0 && place(&admitted[at - 1]) > place(&admitted[at]) {
             admitted.swap(at - 1, at);
             at -= 1;
         }

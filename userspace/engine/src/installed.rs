@@ -5,13 +5,23 @@ use std::sync::Arc;
 
 use ravelin_classifier::RuleSet;
 use ravelin_policy::Policy;
+use ravelin_xdp_common::InboundEndpoint;
 
 use crate::connection::{Connection, Inbound};
+use crate::peer_ports::PeerPorts;
 use crate::policy_file::PolicyFile;
 use crate::prepare::{ApplyError, Prepared};
 use crate::regime::Regime;
 use crate::rekey::Rekeys;
 use crate::slots::Slots;
+
+/// An inbound SA that the driver knows.
+#[derive(Clone, Debug)]
+pub(crate) struct Armed {
+    pub(crate) inbound: Arc<Inbound>,
+    /// What the driver checks about its packets.
+    pub(crate) endpoint: InboundEndpoint,
+}
 
 /// One policy as it is, was, or will be in force.
 #[derive(Clone, Debug)]
@@ -67,10 +77,11 @@ impl Installed {
     }
 
     /// The inbound SAs that are armed, by the number of their pair.
-    pub(crate) fn armed(&self, rekeys: &Rekeys) -> BTreeMap<u32, Arc<Inbound>> {
-        let own = self.connections.iter().filter_map(|one| one.inbound.as_ref());
-        own.chain(rekeys.all_old().map(|old| &old.inbound))
-            .map(|inbound| (inbound.pair, Arc::clone(inbound)))
+    pub(crate) fn armed(&self, rekeys: &Rekeys, ports: &PeerPorts) -> BTreeMap<u32, Armed> {
+        self.connections
+            .iter()
+            .flat_map(|connection| armed_of(connection, rekeys, ports))
+            .map(|armed| (armed.inbound.pair, armed))
             .collect()
     }
 
@@ -94,6 +105,19 @@ impl Installed {
             self.connections = connections.into();
         }
     }
+}
+
+/// The inbound SAs of a connection that are armed.
+pub(crate) fn armed_of<'a>(
+    connection: &'a Connection,
+    rekeys: &'a Rekeys,
+    ports: &'a PeerPorts,
+) -> impl Iterator<Item = Armed> + 'a {
+    let old = rekeys.old(connection.slot).iter().map(|old| &old.inbound);
+    connection.inbound.iter().chain(old).map(|inbound| Armed {
+        inbound: Arc::clone(inbound),
+        endpoint: ports.endpoint(connection, inbound),
+    })
 }
 
 /// Names of the rules.

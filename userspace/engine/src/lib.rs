@@ -25,6 +25,7 @@ mod device;
 mod difference;
 mod enforcement;
 mod engine;
+mod errand;
 mod error;
 mod filter;
 mod follow;
@@ -38,6 +39,8 @@ mod names;
 mod netlink;
 mod open;
 mod order;
+mod peer_ports;
+mod peers;
 mod policy_file;
 mod preflight;
 mod prepare;
@@ -48,8 +51,10 @@ mod report;
 mod resolver;
 mod sa_report;
 mod sas;
+mod schedule;
 mod seal;
 mod serve;
+mod sighting;
 mod slots;
 mod status;
 mod thread;
@@ -62,7 +67,7 @@ mod worker;
 pub use adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
 pub use attach::{AttachError, Attachments, Mode, detach_leftovers};
 pub use client::{apply, confirm, delete_sa, fetch_sas, fetch_status, roll_back};
-pub use connection::{Connection, Inbound, Outbound};
+pub use connection::{Connection, Inbound, Outbound, Settings};
 pub use control::{ControlError, parse_spi};
 pub use counters::{Counter, WorkerCounters};
 pub use device::{Device, Mac};
@@ -77,7 +82,7 @@ pub use reading::Stalled;
 pub use regime::{Regime, Shared, TakenUp};
 pub use resolver::{News, Resolver};
 pub use status::{
-    ConnectionStatus, InterfaceStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus, SaDirection,
-    SaEntry, SaState, SaStatus, Status, WorkerStatus,
+    ConnectionStatus, InterfaceStatus, PeerStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus,
+    SaDirection, SaEntry, SaState, SaStatus, Status, WorkerStatus,
 };
 pub use worker::{Sockets, Worker, WorkerError, WorkerOptions};

@@ -21,7 +21,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let mut received = std::mem::take(&mut self.received);
         let mut admitted = ArrayVec::new();
         for frame in received.drain() {
-            let Some(one) = self.admit_sealed(frame) else {
+            let Some(one) = self.admit_sealed(frame, now) else {
                 continue;
             };
             if one.metadata.kind != Kind::Reassemble {
@@ -56,12 +56,20 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     ) {
         for run in by_slot(admitted) {
             // Should the pair have changed hands since the driver looked, the SPI is not this SA's.
-            if let Some(inbound) = regime.inbound(run[0].metadata.slot) {
+            let Some(inbound) = regime.inbound(run[0].metadata.slot) else {
+                continue;
+            };
+            if run[0].metadata.kind == Kind::Moved {
+                // Each by itself: they are few, and may be from different places.
+                let (each, _) = run.as_chunks_mut();
+                each.iter_mut()
+                    .for_each(|one| self.open_moved(one, regime, inbound, now));
+            } else {
                 transform(run, |packets, outcomes| {
                     inbound.sa.open_batch(packets, outcomes, now);
                 });
-                self.shared.opened.set(inbound.pair);
             }
+            self.shared.opened.set(inbound.pair);
         }
         for one in admitted.drain(..) {
             if let Err(reason) = one.outcome {
@@ -76,12 +84,15 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         }
     }
 
-    fn admit_sealed(&self, frame: Frame<'u>) -> Option<Admitted<'u>> {
+    fn admit_sealed(&mut self, frame: Frame<'u>, now: Instant) -> Option<Admitted<'u>> {
         let mut one = match Admitted::new(frame) {
             Ok(one) if one.metadata.kind != Kind::Seal => one,
             Ok(_) => return self.drop(DropReason::MetadataInvalid),
             Err(reason) => return self.drop(reason),
         };
+        if one.metadata.kind == Kind::Moved && !self.moved_budget.take(now) {
+            return self.drop(DropReason::SpiWrongEndpoint);
+        }
         match forward::verify_checksum(one.packet_mut()).and_then(|()| one.trim()) {
             Ok(()) => Some(one),
             Err(reason) => self.drop(reason),

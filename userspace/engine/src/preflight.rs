@@ -68,6 +68,7 @@ pub(crate) fn check_mtu(
     }
     for (connection, v6) in connections.iter().zip(carries_v6) {
         let mtu = connection
+            .settings
             .path_mtu
             .map_or(device_mtu, |limit| limit.min(device_mtu));
         let Some(outbound) = &connection.outbound else {

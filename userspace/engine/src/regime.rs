@@ -9,6 +9,8 @@ use ravelin_xdp_common::FrameMetadata;
 
 use crate::adjacency::Adjacencies;
 use crate::connection::{Connection, Inbound};
+use crate::errand::Errands;
+use crate::sighting::Sightings;
 use crate::touched::Touched;
 
 /// What all workers share.
@@ -20,6 +22,10 @@ pub struct Shared {
     pub(crate) sealed: Touched,
     /// Whose inbound SA has opened.
     pub(crate) opened: Touched,
+    /// What workers are to send by themselves.
+    pub(crate) errands: Errands,
+    /// Peers that workers saw elsewhere.
+    pub(crate) sightings: Sightings,
 }
 
 impl Shared {
@@ -31,6 +37,8 @@ impl Shared {
             adjacencies,
             sealed: Touched::default(),
             opened: Touched::default(),
+            errands: Errands::new(),
+            sightings: Sightings::new(),
         }
     }
 
@@ -111,6 +119,11 @@ impl Regime {
     #[must_use]
     pub fn rules(&self) -> &RuleSet {
         &self.rules
+    }
+
+    /// All connections.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.iter().flatten().map(|connection| &**connection)
     }
 
     /// The connection in a slot.

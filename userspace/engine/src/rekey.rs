@@ -74,7 +74,7 @@ impl Rekeys {
         trial: Option<Instant>,
     ) {
         for (old, new) in self.continued(before, after) {
-            let grace = new.rekey_grace;
+            let grace = new.settings.rekey_grace;
             let rekey = self.0.entry(new.slot).or_default();
             rekey.retire(old, now, grace, trial);
             if old.outbound.is_none() {
@@ -106,7 +106,7 @@ impl Rekeys {
     ) -> Self {
         for (old, new) in self.continued(before, after) {
             let rekey = self.0.entry(new.slot).or_default();
-            rekey.retire(old, now, old.rekey_grace, None);
+            rekey.retire(old, now, old.settings.rekey_grace, None);
         }
         self.advance(now);
         self

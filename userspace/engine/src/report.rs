@@ -92,7 +92,7 @@ impl Engine {
                 packets: removed.packets,
                 bytes: removed.bytes,
             },
-            connections: self.enforcement.connection_status(),
+            connections: self.enforcement.connection_status(&self.peers),
             workers: workers
                 .iter()
                 .map(|worker| {
@@ -105,6 +105,8 @@ impl Engine {
                         fragmented: counters.fragmented.value(),
                         reassembled: counters.reassembled.value(),
                         icmp_errors: counters.icmp_errors.value(),
+                        keepalives: counters.keepalives.value(),
+                        dummies: counters.dummies.value(),
                         waited: counters.waited.value(),
                         sleeps: counters.sleeps.value(),
                     }

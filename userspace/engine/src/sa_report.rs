@@ -8,6 +8,7 @@ use ravelin_policy::Spi;
 
 use crate::connection::Connection;
 use crate::enforcement::Enforcement;
+use crate::peers::Peers;
 use crate::status::{ConnectionStatus, SaDirection, SaEntry, SaState, SaStatus};
 
 /// An SA and the number of its pair.
@@ -23,7 +24,7 @@ struct Line {
 
 impl Enforcement {
     /// The connections in force, in the order of the policy.
-    pub(crate) fn connection_status(&self) -> Vec<ConnectionStatus> {
+    pub(crate) fn connection_status(&self, peers: &Peers) -> Vec<ConnectionStatus> {
         let now = Instant::now();
         let described = |connection: &Connection| {
             let Line {
@@ -44,6 +45,7 @@ impl Enforcement {
                     .inbound
                     .as_ref()
                     .map_or(0, |inbound| inbound.sa.unexpected_ecn()),
+                peer: peers.status(connection),
             }
         };
         let connections = self.current().connections.iter();

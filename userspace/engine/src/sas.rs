@@ -10,7 +10,7 @@ use ravelin_keying::{Holder, KeyingError, StateFolder, StaticConnection, StaticK
 use ravelin_policy::{self as policy, Policy};
 
 use crate::address::to_address;
-use crate::connection::{Connection, Inbound, Outbound};
+use crate::connection::{Connection, Inbound, Outbound, Settings};
 use crate::prepare::ApplyError;
 use crate::regime::Shared;
 use crate::rekey::Rekeys;
@@ -246,20 +246,14 @@ fn among<'p>(
 
 /// The same SAs in the same slot, with what the policy now says beside.
 fn goes_on(connection: &Arc<Connection>, definition: &policy::Connection) -> Arc<Connection> {
-    let (path_mtu, rekey_grace) = beside(definition);
-    if (connection.path_mtu, connection.rekey_grace) == (path_mtu, rekey_grace) {
+    let settings = Settings::of(definition);
+    if connection.settings == settings {
         return Arc::clone(connection);
     }
     Arc::new(Connection {
-        path_mtu,
-        rekey_grace,
+        settings,
         ..Connection::clone(connection)
     })
-}
-
-/// What a policy may change without other SAs.
-fn beside(definition: &policy::Connection) -> (Option<u32>, Duration) {
-    (definition.path_mtu.map(u32::from), definition.rekey_grace)
 }
 
 fn connection(
@@ -269,15 +263,14 @@ fn connection(
     slot: u32,
     since: u32,
 ) -> Connection {
-    let (path_mtu, rekey_grace) = beside(definition);
     Connection {
         slot,
         since,
         name: definition.name.clone(),
+        local: definition.local,
         remote: definition.remote,
         remote_address: to_address(definition.remote),
-        path_mtu,
-        rekey_grace,
+        settings: Settings::of(definition),
         pair,
         outbound: sas.outbound().map(|sa| Outbound {
             pair,

@@ -64,6 +64,7 @@ impl Engine {
             self.begin_next();
             let deadline = self.enforcement.deadline();
             let unswept = self.enforcement.is_unswept();
+            let dummy = self.schedule.next_dummy();
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 Some(order) = self.orders.recv() => self.obey(order),
@@ -74,6 +75,7 @@ impl Engine {
                 lookup = self.watch.finished() => self.look_up(lookup),
                 () = at(deadline) => self.roll_back("it was not confirmed in time"),
                 () = tokio::time::sleep(SWEEP), if unswept => self.sweep(),
+                () = at(dummy) => self.hand_out_errands(),
                 _ = tick.tick() => {
                     self.look_after()?;
                     let record = recorded.elapsed() >= RECORD;
@@ -112,7 +114,21 @@ impl Engine {
         if self.enforcement.advance() {
             self.nudge();
         }
+        self.meet_peers();
+        self.hand_out_errands();
         Ok(())
+    }
+
+    /// Has workers send what is due by itself.
+    fn hand_out_errands(&mut self) {
+        let shared = self.enforcement.shared();
+        if self
+            .schedule
+            .hand_out(&shared.regime(), &shared.errands, Instant::now())
+            && let Some(worker) = self.workers.first()
+        {
+            worker.nudge();
+        }
     }
 
     /// Follows the machine's own addresses and routes.

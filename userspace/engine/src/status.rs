@@ -119,6 +119,22 @@ pub struct ConnectionStatus {
     /// Packets received whose outer and inner ECN fields no honest path makes (RFC 6040 section 4.2).
     #[serde(default)]
     pub unexpected_ecn: u64,
+    /// Where its peer was seen last, if that was not where it should be.
+    #[serde(default)]
+    pub peer: Option<PeerStatus>,
+}
+
+/// A peer that was seen elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Address that its last packet came from.
+    pub address: String,
+    /// UDP port that it came from.
+    pub port: u16,
+    /// Authentic packets from elsewhere, each newer than all before.
+    pub packets: u64,
+    /// Whether packets go there since.
+    pub followed: bool,
 }
 
 /// One SA.
@@ -223,6 +239,12 @@ pub struct WorkerStatus {
     pub reassembled: u64,
     /// ICMP errors sent.
     pub icmp_errors: u64,
+    /// NAT keepalives sent; they count as sealed, too.
+    #[serde(default)]
+    pub keepalives: u64,
+    /// Dummies sent; they count as sealed, too.
+    #[serde(default)]
+    pub dummies: u64,
     /// Packets that waited for a neighbour.
     pub waited: u64,
     /// Times it went to sleep.

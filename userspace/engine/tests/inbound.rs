@@ -43,7 +43,8 @@ fn endpoint(number: u32) -> InboundEndpoint {
         family: 4,
         encapsulation: 0,
         shortest: 36,
-        reserved: [0; 4],
+        verify_moved: 0,
+        reserved: [0; 3],
     }
 }
 

@@ -104,6 +104,22 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
             )?;
         }
     }
+    for connection in &status.connections {
+        if let Some(peer) = &connection.peer {
+            writeln!(
+                out,
+                "{}: its peer was seen at {} port {}, {}",
+                connection.name,
+                peer.address,
+                peer.port,
+                if peer.followed {
+                    "where packets go to since"
+                } else {
+                    "which is not followed"
+                }
+            )?;
+        }
+    }
     writeln!(out, "\n{:<28} {:>14}", "passed to the kernel", "packets")?;
     for (name, packets) in &status.outcomes {
         writeln!(out, "{name:<28} {packets:>14}")?;

@@ -11,7 +11,9 @@ use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 use ravelin_classifier::{RuleSet, compile};
 use ravelin_esp::checksum::ipv4_header;
-use ravelin_esp::{Algorithm, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
+use ravelin_esp::{
+    Algorithm, Encapsulation, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret, TfcPadding,
+};
 use ravelin_policy::{self as policy, Policy};
 use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{DropReason, FrameMetadata, Kind};
@@ -19,11 +21,12 @@ use ravelin_xsk::twin::{TwinEnd, TwinPort};
 use ravelin_xsk::{HugePages, PortOptions, Umem, UmemOptions};
 
 mod many;
+mod nat;
 
 use super::Forwarder;
 use crate::address::to_address;
 use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
-use crate::connection::{Connection, Inbound, Outbound};
+use crate::connection::{Connection, Inbound, Outbound, Settings};
 use crate::counters::WorkerCounters;
 use crate::filter::Side;
 use crate::regime::{Regime, Shared};
@@ -46,6 +49,11 @@ struct Site {
 impl Site {
     /// `connections` tunnels to the other site, of which the policy uses the first.
     fn new(here: u8, connections: u32) -> Self {
+        Self::with(here, connections, "")
+    }
+
+    /// The same, with these lines about the connection in the policy.
+    fn with(here: u8, connections: u32, lines: &str) -> Self {
         let there = 3 - here;
         let policy = format!(
             r#"
@@ -61,6 +69,7 @@ impl Site {
             mode = "tunnel"
             local = "192.0.2.{here}"
             remote = "192.0.2.{there}"
+            {lines}
             [connections.c.static]
             algorithm = "aes-256-gcm"
             outbound = {{ spi = 0x100{here}, key-file = "a" }}
@@ -84,7 +93,11 @@ impl Site {
 
     /// With next hops for the peers and for both hosts.
     fn resolved(here: u8, connections: u32) -> Self {
-        let site = Self::new(here, connections);
+        Self::new(here, connections).with_hops(here)
+    }
+
+    fn with_hops(self, here: u8) -> Self {
+        let site = self;
         site.shared.adjacencies().publish(snapshot(
             1,
             &[
@@ -99,17 +112,19 @@ impl Site {
 /// A connection to the other site with the SAs of a pair.
 fn connection(definition: &policy::Connection, here: u8, slot: u32, pair: u32) -> Connection {
     let (there, now) = (3 - here, Instant::now());
-    let outbound = OutboundSa::new(parameters(here, there, here, pair), Provider::AwsLc, 0, now).unwrap();
+    let sent = for_definition(parameters(here, there, here, pair), definition, true);
+    let outbound = OutboundSa::new(sent, Provider::AwsLc, 0, now).unwrap();
     outbound.sequence().raise_ceiling(1 << 20);
-    let inbound = InboundSa::new(parameters(here, there, there, pair), Provider::AwsLc, 0, now).unwrap();
+    let received = for_definition(parameters(here, there, there, pair), definition, false);
+    let inbound = InboundSa::new(received, Provider::AwsLc, 0, now).unwrap();
     Connection {
         slot,
         since: 0,
         name: format!("c{slot}"),
+        local: definition.local,
         remote: definition.remote,
         remote_address: to_address(definition.remote),
-        path_mtu: None,
-        rekey_grace: Duration::from_secs(30),
+        settings: Settings::of(definition),
         pair,
         outbound: Some(Outbound {
             pair,
@@ -132,6 +147,36 @@ fn parameters(here: u8, there: u8, sender: u8, index: u32) -> SaParameters {
     };
     let spi = 0x1000 + u32::from(sender) + 0x100 * index;
     SaParameters::new(spi, mode, Algorithm::AES_256_GCM, Secret::copy_from(&key))
+}
+
+/// What else the policy says of an SA.
+fn for_definition(parameters: SaParameters, definition: &policy::Connection, outbound: bool) -> SaParameters {
+    let encapsulation = match definition.encapsulation {
+        policy::Encapsulation::None => Encapsulation::None,
+        policy::Encapsulation::Udp {
+            local_port,
+            remote_port,
+        } => {
+            let (source_port, destination_port) = if outbound {
+                (local_port, remote_port)
+            } else {
+                (remote_port, local_port)
+            };
+            Encapsulation::Udp {
+                source_port,
+                destination_port,
+            }
+        }
+    };
+    let tfc_padding = match definition.tfc_padding {
+        policy::TfcPadding::To(len) => TfcPadding::To(len),
+        _ => TfcPadding::None,
+    };
+    SaParameters {
+        encapsulation,
+        tfc_padding,
+        ..parameters
+    }
 }
 
 fn snapshot(generation: u64, hops: &[(Side, [u8; 4], Hop)]) -> Snapshot {

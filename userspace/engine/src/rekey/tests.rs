@@ -10,6 +10,7 @@ use ravelin_xdp_common::InboundEndpoint;
 
 use super::*;
 use crate::address::to_address;
+use crate::connection::Settings;
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -52,16 +53,20 @@ fn connection(here: u8, pair: u32, grace: Duration) -> Arc<Connection> {
         family: 4,
         encapsulation: 0,
         shortest: 0,
-        reserved: [0; 4],
+        verify_moved: 0,
+        reserved: [0; 3],
     };
     Arc::new(Connection {
         slot: 7,
         since: 1,
         name: "c".to_owned(),
+        local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, here)),
         remote,
         remote_address: to_address(remote),
-        path_mtu: None,
-        rekey_grace: grace,
+        settings: Settings {
+            rekey_grace: grace,
+            ..crate::connection::sample(7, "").settings
+        },
         pair,
         outbound: Some(Outbound {
             pair,

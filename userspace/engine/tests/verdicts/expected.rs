@@ -55,7 +55,7 @@ fn fragment(hook: Hook, truth: &Truth, piece: Piece, world: &World) -> Option<Ju
         world.memory.borrow_mut().insert(key, first);
         return Some(judgement);
     }
-    let shielded = hook == Hook::Outer && shield(truth, world).is_some();
+    let shielded = is_keepalive(hook, truth, world) || hook == Hook::Outer && shield(truth, world).is_some();
     if truth.content.truncated() || shielded {
         return Some(judgement);
     }
@@ -128,6 +128,9 @@ fn whole(hook: Hook, truth: &Truth, world: &World) -> Judgement {
             DropReason::TransportTruncated
         };
         return Judgement::dropped_or_audited(reason, audit);
+    }
+    if is_keepalive(hook, truth, world) {
+        return outcome(Outcome::Drop(DropReason::NatKeepalive));
     }
     if is_lifeline(hook, truth, world) {
         return outcome(Outcome::Pass(Pass::Lifeline));
@@ -230,13 +233,18 @@ fn filtered(hook: Hook, truth: &Truth, world: &World, verdict: &Verdict) -> Outc
     }
 }
 
+/// Whether a peer's keepalive ends here.
+fn is_keepalive(hook: Hook, truth: &Truth, world: &World) -> bool {
+    hook == Hook::Outer && truth.content == Content::Keepalive && world.is_own(truth.packet.destination)
+}
+
 /// Traffic that filters do not judge.
 fn is_lifeline(hook: Hook, truth: &Truth, world: &World) -> bool {
     let (from, to) = (truth.packet.source, truth.packet.destination);
     match (truth.content, hook) {
         (Content::Arp, _) | (Content::NonIp | Content::NeighbourDiscovery, Hook::Egress) => true,
         (Content::NeighbourDiscovery, _) => world.is_own(to) || stays_on_link(to),
-        (Content::Ike | Content::Keepalive, Hook::Outer | Hook::Inner) => world.is_own(to),
+        (Content::Ike, Hook::Outer | Hook::Inner) | (Content::Keepalive, Hook::Inner) => world.is_own(to),
         (Content::Ike | Content::Keepalive | Content::Esp { .. } | Content::Ah { .. }, Hook::Egress) => {
             world.is_own(from)
         }
@@ -261,15 +269,18 @@ fn shield(truth: &Truth, world: &World) -> Option<Outcome> {
         reference::Transport::Ports(source, destination) => (source, destination),
         _ => (0, 0),
     };
-    if (endpoint.remote, endpoint.local)
-        != (
-            to_address(truth.packet.source),
-            to_address(truth.packet.destination),
-        )
-        || (endpoint.remote_port, endpoint.local_port) != ports
+    if endpoint.local != to_address(truth.packet.destination)
+        || endpoint.local_port != ports.1
         || endpoint.encapsulation != carrier(kind)
     {
         return Some(Outcome::Drop(DropReason::SpiWrongEndpoint));
+    }
+    let mut kind = kind;
+    if (endpoint.remote, endpoint.remote_port) != (to_address(truth.packet.source), ports.0) {
+        if endpoint.verify_moved == 0 || truth.fragment.is_some() {
+            return Some(Outcome::Drop(DropReason::SpiWrongEndpoint));
+        }
+        kind = Kind::Moved;
     }
     if truth.fragment.is_some() {
         return reassembled(truth, endpoint.slot).outcome().into();

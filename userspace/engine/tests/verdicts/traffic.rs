@@ -212,7 +212,7 @@ fn esp(rng: &mut Rng) -> Made {
             };
         }
         3 if udp => packet.transport = Transport::Ports(4500, 4501),
-        4 if !udp => {
+        4 => {
             packet.source = if endpoint.family == 4 {
                 "192.0.2.99".parse().unwrap()
             } else {

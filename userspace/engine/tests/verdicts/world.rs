@@ -130,7 +130,9 @@ impl World {
                     } else {
                         36
                     },
-                    reserved: [0; 4],
+                    // Of the two SAs in UDP the one over IPv6.
+                    verify_moved: u8::from(encapsulation == Encapsulation::Udp && local.is_ipv6()),
+                    reserved: [0; 3],
                 };
                 (spi, endpoint)
             },

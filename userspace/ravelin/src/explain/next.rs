@@ -3,7 +3,7 @@
 use ravelin_classifier::{Host, frame_of};
 use ravelin_policy::explain::{Explanation, Verdict};
 use ravelin_policy::{Connection, Encapsulation, Mode, Packet, Policy, Protocol, Transport};
-use ravelin_xdp_common::{Direction, DropReason, Judgement, Outcome, Pass};
+use ravelin_xdp_common::{Direction, DropReason, Judgement, Kind, Outcome, Pass};
 use serde::Serialize;
 
 /// [`Next::what`] of a packet that cannot be.
@@ -86,6 +86,14 @@ fn outcome(policy: &Policy, explanation: &Explanation<'_>, judgement: &Judgement
             Some(reason.name()),
             false,
             drops(policy, explanation, reason),
+        ),
+        Outcome::Redirect(metadata) if metadata.kind == Kind::Moved => (
+            "open",
+            None,
+            true,
+            "It is ESP of a known SA, but not from its peer's address and port: its worker finds out whether it is authentic, and \
+             the connection's address-update says what becomes of it then."
+                .to_owned(),
         ),
         Outcome::Redirect(_) if inbound => (
             "open",

@@ -9,6 +9,7 @@ mod fragments;
 mod lifetime;
 mod make_before_break;
 mod mistakes;
+mod nat;
 mod path_mtu;
 mod rekeying;
 mod sas;

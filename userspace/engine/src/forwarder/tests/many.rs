@@ -73,10 +73,10 @@ fn connection_of(definition: &policy::Connection, slot: u32) -> Arc<Connection> 
         slot,
         since: 0,
         name: definition.name.clone(),
+        local: definition.local,
         remote: definition.remote,
         remote_address: to_address(definition.remote),
-        path_mtu: None,
-        rekey_grace: definition.rekey_grace,
+        settings: Settings::of(definition),
         pair: slot,
         outbound: Some(Outbound {
             pair: slot,
