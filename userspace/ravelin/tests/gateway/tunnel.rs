@@ -168,12 +168,11 @@ fn fragments_follow_the_rule_of_their_ports() {
         permitted.udp(&lab.h1, H2[0], &b"for all to see".repeat(300))
     });
     // None of the later fragments went the way of the protect rule, which they match but for their ports.
-    let seen = capture
-        .frames()
-        .iter()
-        .filter(|seen| seen.frame.windows(14).any(|bytes| bytes == b"for all to see"))
-        .count();
-    assert!(seen >= 6, "{seen} clear fragments there and back");
+    let is_clear = |frame: &[u8]| frame.windows(14).any(|bytes| bytes == b"for all to see");
+    wait_until("six clear fragments, there and back", || {
+        let frames = capture.frames();
+        frames.iter().filter(|seen| is_clear(&seen.frame)).count() >= 6
+    });
 }
 
 #[test]
