@@ -85,3 +85,76 @@ impl PeerPorts {
         (moved.since == connection.since).then_some(moved)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::connection::sample;
+
+    const FOLLOWS: &str = "encapsulation = \"udp\"\naddress-update = \"port\"";
+
+    fn to(connection: &Connection, port: u16) -> PeerPorts {
+        let mut ports = PeerPorts::default();
+        let [from, to] = [4500, port].map(|port| NonZero::new(port).unwrap());
+        ports.follow(connection, from, to);
+        ports
+    }
+
+    /// Where the connection's outbound SA sends to, and where its inbound SA expects packets from.
+    fn ends(ports: &PeerPorts, was: &PeerPorts, connection: &Connection) -> [u16; 2] {
+        let (outbound, inbound) = (connection.outbound.as_ref(), connection.inbound.as_ref());
+        let outbound = outbound.unwrap();
+        ports.steer(was, connection, outbound);
+        let Encapsulation::Udp { destination_port, .. } = outbound.sa.encapsulation() else {
+            panic!("no UDP");
+        };
+        [
+            destination_port,
+            ports.endpoint(connection, inbound.unwrap()).remote_port,
+        ]
+    }
+
+    #[test]
+    fn all_sas_of_a_connection_go_where_the_peer_is() {
+        let none = PeerPorts::default();
+        let one = sample(3, FOLLOWS);
+        assert_eq!(ends(&none, &none, &one), [4500; 2]);
+        let first = to(&one, 61_000);
+        assert_eq!(ends(&first, &none, &one), [61_000; 2]);
+        let second = to(&one, 500);
+        assert_eq!(ends(&second, &first, &one), [500; 2]);
+        // The SAs of a rekey start where the policy says.
+        assert_eq!(ends(&second, &second, &sample(3, FOLLOWS)), [500; 2]);
+        // Other ports of the policy than those that the peer has moved from.
+        let other = sample(3, &format!("{FOLLOWS}\nremote-port = 4501"));
+        assert_eq!(ends(&second, &second, &other), [4501; 2]);
+        assert_eq!(ends(&none, &second, &one), [4500; 2]);
+    }
+
+    #[test]
+    fn a_peer_is_followed_as_long_as_its_connection_follows() {
+        let one = sample(3, FOLLOWS);
+        let ports = to(&one, 61_000);
+        assert_eq!(ports.among([&one]), ports);
+        let none = PeerPorts::default();
+        assert_eq!(ports.among([]), none);
+        assert_eq!(ports.among([&sample(4, FOLLOWS)]), none);
+        assert_eq!(ports.among([&sample(3, "encapsulation = \"udp\"")]), none);
+        let later = Connection { since: 9, ..one };
+        assert_eq!(ports.among([&later]), none, "its slot changed hands");
+        let inbound = later.inbound.as_ref().map(Arc::clone).unwrap();
+        assert_eq!(ports.endpoint(&later, &inbound).remote_port, 4500);
+    }
+
+    #[test]
+    fn what_the_policy_says_of_packets_from_elsewhere_holds_for_running_sas() {
+        let off = sample(3, "encapsulation = \"udp\"\naddress-update = \"off\"");
+        let on = sample(3, FOLLOWS);
+        let ports = PeerPorts::default();
+        let inbound = off.inbound.as_ref().unwrap();
+        assert_eq!(ports.endpoint(&off, inbound).verify_moved, 0);
+        assert_eq!(ports.endpoint(&on, inbound).verify_moved, 1);
+    }
+}

@@ -183,7 +183,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         if !icmp::may_answer(packet) || !self.icmp_budget.take(now) {
             return;
         }
-        outbound.limit_to(snapshot.outer.mtu, connection.path_mtu);
+        outbound.limit_to(snapshot.outer.mtu, connection.settings.path_mtu);
         let longest = outbound.sa.inner_mtu().unwrap_or(u32::MAX) as usize;
         let quoted = packet.get(..icmp::LONGEST_QUOTE).unwrap_or(packet);
         let answer = self

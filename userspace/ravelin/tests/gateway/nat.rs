@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::support::capture::{Capture, Ip};
 use crate::support::daemon::Gateway;
 use crate::support::echo::Echo;
-use crate::support::lab::{G1, H1, Half, Lab, PORT, Policy};
+use crate::support::lab::{G1, H1, Half, Lab, PORT, Policy, keygen};
 use crate::support::wait_until;
 
 /// The address of the second gateway behind its NAT, which has the one that the first gateway knows.
@@ -97,6 +97,29 @@ fn a_peer_behind_a_nat_that_forgets_is_told_of_and_followed_on_demand() {
     let before = status.connections[0].peer.as_ref().unwrap().packets;
     wait_until("another answer", || echo.udp(&lab.h2, H1[0], b"later"));
     assert_eq!(d1.status().connections[0].peer.as_ref().unwrap().packets, before);
+
+    // New SAs begin where the old ones have followed the peer to.
+    for name in ["e.key", "f.key"] {
+        keygen(&lab.folder.path().join(name), policy.algorithm());
+    }
+    let rekeyed = |text: &str| {
+        let text = text.replace("a.key", "e.key").replace("b.key", "f.key");
+        text.replace("0x100", "0x200")
+            .replace("mode = ", "rekey-grace = 4\nmode = ")
+    };
+    g1.applied(&rekeyed(&following.text(1)), &[]);
+    g2.applied(&rekeyed(&behind), &[]);
+    wait_until("new SAs in use both ways", || {
+        assert!(echo.udp(&lab.h2, H1[0], b"all the while"));
+        let one = &d1.status().connections[0];
+        [&one.outbound, &one.inbound]
+            .iter()
+            .all(|sa| sa.spi >= 0x2000 && sa.packets > 0)
+    });
+    assert_eq!(d1.status().connections[0].peer.as_ref().unwrap().packets, before);
+    // Not followed any more: the policy's port again, from where nothing comes.
+    g1.applied(&rekeyed(&policy.text(1)), &[]);
+    d1.expect_drops("peer_moved", 1, || echo.udp_one_way(&lab.h2, H1[0], b"unheard"));
     assert_eq!(d1.drops("spi_wrong_endpoint"), 0);
 }
 
