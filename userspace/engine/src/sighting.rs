@@ -72,7 +72,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             });
         } else {
             transform(one, |packets, outcomes| {
-                sa.verify_batch(packets, outcomes);
+                sa.verify_batch(packets, outcomes, now);
                 let verified = outcomes.iter().flatten().find(|verified| verified.newest);
                 newest = verified.map(|verified| verified.sequence);
             });

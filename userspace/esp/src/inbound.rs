@@ -309,14 +309,25 @@ impl InboundSa {
     ///
     /// # Errors
     /// As the outcome of a packet: those of [`InboundSa::open_batch`] that come before decapsulation.
-    pub fn verify_batch(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Verified, DropReason>]) {
+    pub fn verify_batch(
+        &self,
+        packets: &mut [Packet<'_>],
+        outcomes: &mut [Result<Verified, DropReason>],
+        now: Instant,
+    ) {
         debug_assert!(packets.len() == outcomes.len() && packets.len() <= MAX_BATCH);
+        if let Some(reason) = self.expiry.over(&self.running.spent, age(self.since, now)) {
+            outcomes.iter().for_each(|_| self.dropped(reason));
+            return outcomes.fill(Err(reason));
+        }
         let mut states: ArrayVec<Result<Located, DropReason>, MAX_BATCH> = packets
             .iter_mut()
             .take(MAX_BATCH)
             .map(|packet| self.locate(packet, From::Anywhere))
             .collect();
         self.check_window(&mut states);
+        // Each is a chance for a forger, as good as any.
+        self.spend_icvs(&mut states);
         self.decrypt(packets, &mut states);
         let highest = self.highest_sequence().unwrap_or(u64::MAX);
         for (state, outcome) in states.iter().zip(outcomes) {

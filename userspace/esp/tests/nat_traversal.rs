@@ -6,7 +6,7 @@
 mod support;
 
 use std::num::NonZero;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ravelin_esp::{DropReason, Encapsulation, InboundSa, Verified, nat_keepalive};
 use support::headers::{HeadersPeer, inbound, outbound, plain_case};
@@ -28,10 +28,14 @@ fn clear(case: Case) -> Vec<u8> {
 }
 
 fn verify(sa: &InboundSa, wire: &[u8]) -> Result<Verified, DropReason> {
+    verify_at(sa, wire, Instant::now())
+}
+
+fn verify_at(sa: &InboundSa, wire: &[u8], now: Instant) -> Result<Verified, DropReason> {
     let wire = wire.to_vec();
     let mut frames = Frames::new([&wire]);
     let mut outcomes = [Err(DropReason::SaMissing)];
-    sa.verify_batch(&mut frames.packets(), &mut outcomes);
+    sa.verify_batch(&mut frames.packets(), &mut outcomes, now);
     outcomes[0]
 }
 
@@ -149,6 +153,23 @@ fn without_anti_replay_no_packet_is_the_newest() {
     let receiver = inbound(case, |parameters| parameters.replay_window = 0);
     let (wire, _) = seal_one(&case.outbound(), &clear(case)).unwrap();
     assert!(!verify(&receiver, &wire).unwrap().newest);
+}
+
+/// Nor does a key work longer for those than for others.
+#[test]
+fn an_sa_at_its_end_verifies_nothing() {
+    let case = in_udp(true, false);
+    let receiver = inbound(case, |parameters| {
+        parameters.lifetime.seconds.hard = Some(60);
+    });
+    let (wire, _) = seal_one(&case.outbound(), &clear(case)).unwrap();
+    assert!(verify(&receiver, &wire).is_ok());
+    let later = Instant::now() + Duration::from_secs(61);
+    assert_eq!(
+        verify_at(&receiver, &wire, later),
+        Err(DropReason::LifetimeExpired)
+    );
+    assert_eq!(receiver.counters().dropped(DropReason::LifetimeExpired), 1);
 }
 
 #[test]
