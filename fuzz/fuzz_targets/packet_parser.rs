@@ -6,8 +6,8 @@ use std::cell::Cell;
 use libfuzzer_sys::fuzz_target;
 use ravelin_xdp_common::{
     Action, Address, Direction, Flow, FragmentKey, FragmentRecord, FrameMetadata, Header, InboundEndpoint,
-    IpPacket, Kind, Line, Outcome, Pass, Roots, SliceReader, Tables, TunnelEnds, Verdict, decide_egress,
-    decide_inner, decide_outer, mapped_v4, parse, parse_ip, walk,
+    IpPacket, Kind, Line, OutboundKey, Outcome, Pass, Roots, SliceReader, Tables, TunnelEnds, Verdict,
+    decide_egress, decide_inner, decide_outer, mapped_v4, parse, parse_ip, walk,
 };
 
 const SPI: u32 = 0x1000;
@@ -52,6 +52,10 @@ impl Tables for Host {
 
     fn is_tunnel(&self, ends: &TunnelEnds) -> bool {
         (ends.local, ends.remote) == (mapped_v4([192, 0, 2, 1]), mapped_v4([192, 0, 2, 2]))
+    }
+
+    fn outbound(&self, key: &OutboundKey) -> Option<u32> {
+        (key.remote == mapped_v4([192, 0, 2, 2]) && key.spi == SPI).then_some(0)
     }
 
     fn is_local(&self, address: &Address) -> bool {
@@ -118,9 +122,10 @@ fuzz_target!(|input: &[u8]| {
     ] {
         match judgement.outcome() {
             Outcome::Redirect(metadata) => {
-                let reassembled = metadata.kind == Kind::Reassemble && hook == Some(Kind::OpenEsp);
+                let outer =
+                    matches!(metadata.kind, Kind::Reassemble | Kind::PathMtu) && hook == Some(Kind::OpenEsp);
                 assert!(
-                    reassembled || Some(metadata.kind) == hook,
+                    outer || Some(metadata.kind) == hook,
                     "only what the hook may redirect"
                 );
                 check(&metadata, frame);

@@ -4,8 +4,8 @@ use crate::line::{NO_RULE, header_flags};
 use crate::parse::protocol;
 use crate::{
     Action, Address, Decision, Direction, DropReason, Encapsulation, Family, Flow, FragmentKey,
-    FragmentRecord, Frame, FrameMetadata, Header, InboundEndpoint, IpPacket, Judgement, Kind, Pass, Place,
-    Ports, Reader, TunnelEnds, Upper, Verdict, parse,
+    FragmentRecord, Frame, FrameMetadata, Header, IcmpQuote, InboundEndpoint, IpPacket, Judgement, Kind,
+    OutboundKey, Pass, Place, Ports, Reader, TunnelEnds, Upper, Verdict, parse,
 };
 
 /// The tables a decision needs: BPF maps in the kernel, plain collections on the host.
@@ -33,6 +33,9 @@ pub trait Tables {
 
     /// Whether ESP or AH, without UDP around it, comes to us between these addresses.
     fn is_tunnel(&self, ends: &TunnelEnds) -> bool;
+
+    /// The slot of the outbound SA with this key.
+    fn outbound(&self, key: &OutboundKey) -> Option<u32>;
 
     /// Whether the address is one of this machine's own.
     fn is_local(&self, address: &Address) -> bool;
@@ -86,9 +89,18 @@ pub fn decide_outer<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         }
         Upper::NeighbourDiscovery | Upper::Ike | Upper::NatKeepalive | Upper::Other => {}
     }
+    // What a router says about our ESP is for the worker: the kernel has no SA that it could tell.
+    if IcmpQuote::is_in(&packet) && is_own(&packet.flow.destination, &packet, tables) {
+        let mut quote = IcmpQuote::EMPTY;
+        if quote.read(reader, &packet)
+            && let Some(slot) = tables.outbound(&quote.key())
+        {
+            return to_worker(&packet, slot, Kind::PathMtu);
+        }
+    }
     let (verdict, _) = ask(&packet, Direction::Inbound, Place::Outer, tables);
     if matches!(verdict.decision, Decision::Reassemble) {
-        return to_reassembly(&packet, FrameMetadata::NO_SLOT);
+        return to_worker(&packet, FrameMetadata::NO_SLOT, Kind::Reassemble);
     }
     if matches!(verdict.decision, Decision::Protect) && !verdict.accept_unsecured {
         return Judgement::dropped_or_audited(DropReason::ClearNotAllowed, verdict.audit)
@@ -240,7 +252,8 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     let kind = if moved { Kind::Moved } else { kind };
     if packet.fragment {
         remember_unfiltered(packet, &Verdict::REASSEMBLE, Place::Outer, tables);
-        return Some(to_reassembly(packet, endpoint.slot));
+        // RFC 4303 section 3.4.1: "If required, reassembly is performed prior to ESP processing."
+        return Some(to_worker(packet, endpoint.slot, Kind::Reassemble));
     }
     if packet.upper_length() < udp_header + endpoint.shortest {
         return Some(Judgement::dropped(DropReason::EspTruncated));
@@ -250,12 +263,10 @@ fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Ju
     Some(Judgement::redirected(metadata).by(NO_RULE, packet.l3_length))
 }
 
-/// A fragment of ESP, for the worker to put together with others of its datagram.
-///
-/// RFC 4303 section 3.4.1: "If required, reassembly is performed prior to ESP processing."
+/// What goes to the worker without a rule's doing.
 #[inline(always)]
-fn to_reassembly(packet: &IpPacket, slot: u32) -> Judgement {
-    let metadata = metadata(packet, slot, NO_RULE, Kind::Reassemble, 0);
+fn to_worker(packet: &IpPacket, slot: u32, kind: Kind) -> Judgement {
+    let metadata = metadata(packet, slot, NO_RULE, kind, 0);
     Judgement::redirected(metadata).by(NO_RULE, packet.l3_length)
 }
 

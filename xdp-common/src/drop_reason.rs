@@ -108,6 +108,9 @@ drop_reasons! {
     FrameShort = "frame_short", "The frame buffer has no room for the headers or the trailer.";
     NoFrame = "no_frame", "No packet memory was free for a fragment.";
     MetadataInvalid = "metadata_invalid", "The metadata in front of a redirected packet is not ours or contradicts it.";
+    IcmpUnproven = "icmp_unproven", "An ICMP error about the path MTU that quotes nothing that was sent lately (RFC 4301 section 8.2).";
+    IcmpNoNews = "icmp_no_news", "An ICMP error about the path MTU that says what is known.";
+    IcmpTooOften = "icmp_too_often", "More changes of path MTUs by ICMP errors than one in ten milliseconds.";
     ReceiveOverrun = "receive_overrun", "The worker did not keep up: the kernel found no room to receive into.";
     TransmitFailed = "transmit_failed", "The transmit ring stayed full or the device refused the frame.";
 }

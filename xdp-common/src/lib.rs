@@ -16,6 +16,7 @@ mod entry;
 mod flow;
 mod flow_cache;
 mod fragment;
+mod icmp_quote;
 mod judgement;
 pub mod line;
 mod map;
@@ -31,6 +32,7 @@ pub use entry::{Entry, halves};
 pub use flow::{Address, Direction, Family, Flow, Ports, address_bytes, address_v6, mapped_v4};
 pub use flow_cache::{CachedVerdict, FLOW_CACHE_SLOTS};
 pub use fragment::{FRAGMENT_SLOTS, FragmentKey, FragmentRecord, Place};
+pub use icmp_quote::{IcmpQuote, OutboundKey};
 pub use judgement::{Fate, Judgement, Outcome, Pass};
 pub use line::{Header, Line, Roots};
 pub use map::{

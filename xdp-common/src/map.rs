@@ -25,6 +25,8 @@ pub mod map_names {
     pub const INBOUND: &str = "INBOUND";
     /// Hash whose keys are the [`crate::TunnelEnds`] of inbound SAs without UDP encapsulation.
     pub const TUNNELS: &str = "TUNNELS";
+    /// Hash from [`crate::OutboundKey`] to the slot of the SA.
+    pub const OUTBOUND: &str = "OUTBOUND";
     /// Hash whose keys are this machine's own [`crate::Address`]es.
     pub const LOCAL: &str = "LOCAL";
     /// XSK map of the outer device, by queue.
@@ -149,7 +151,7 @@ pub struct RuleCounter {
 #[cfg(feature = "aya")]
 mod pod {
     use super::{InboundEndpoint, RuleCounter, TunnelEnds};
-    use crate::Line;
+    use crate::{Line, OutboundKey};
 
     // SAFETY: `repr(C)`, integers only, 64 bytes without padding (asserted beside the type).
     unsafe impl aya::Pod for Line {}
@@ -157,6 +159,8 @@ mod pod {
     unsafe impl aya::Pod for InboundEndpoint {}
     // SAFETY: `repr(C)`, integers only, 40 bytes without padding (asserted beside the type).
     unsafe impl aya::Pod for TunnelEnds {}
+    // SAFETY: `repr(C)`, integers only, 24 bytes without padding (asserted beside the type).
+    unsafe impl aya::Pod for OutboundKey {}
     // SAFETY: `repr(C)`, two u64.
     unsafe impl aya::Pod for RuleCounter {}
 }

@@ -17,6 +17,8 @@ pub enum Kind {
     Reassemble = 5,
     /// UDP-encapsulated ESP for inbound SA `slot`, from another address or port than its peer's: find out whether it is authentic.
     Moved = 6,
+    /// An ICMP error that says that a packet of outbound SA `slot` was too big.
+    PathMtu = 7,
 }
 
 /// Metadata in front of a redirected packet, written with `bpf_xdp_adjust_meta`.
@@ -82,6 +84,7 @@ impl FrameMetadata {
             4 => Kind::OpenAh,
             5 => Kind::Reassemble,
             6 => Kind::Moved,
+            7 => Kind::PathMtu,
             _ => return None,
         };
         if word(0) != Self::MAGIC {

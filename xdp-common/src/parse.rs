@@ -106,15 +106,15 @@ mod ether_type {
 
 pub(crate) mod protocol {
     pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const ICMP: u8 = 1;
+    pub(crate) const ICMP: u8 = 1;
     pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
+    pub(crate) const UDP: u8 = 17;
     pub(super) const DCCP: u8 = 33;
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
     pub(crate) const ESP: u8 = 50;
     pub(crate) const AH: u8 = 51;
-    pub(super) const ICMP6: u8 = 58;
+    pub(crate) const ICMP6: u8 = 58;
     pub(super) const DESTINATION_OPTIONS: u8 = 60;
     pub(super) const SCTP: u8 = 132;
     pub(super) const UDP_LITE: u8 = 136;

@@ -9,7 +9,8 @@ use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, header_flags};
 use ravelin_xdp_common::{
     Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, FRAGMENT_SLOTS, Flow,
     FragmentKey, FragmentRecord, Header, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket, Line,
-    MAX_QUEUES, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, TunnelEnds, Verdict, Walk,
+    MAX_QUEUES, OutboundKey, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, TunnelEnds,
+    Verdict, Walk,
 };
 
 /// Line 0 is the header.
@@ -27,6 +28,10 @@ pub static INBOUND: HashMap<u32, InboundEndpoint, { INBOUND_SAS as usize }, { IN
 
 #[btf_map]
 pub static TUNNELS: HashMap<TunnelEnds, u32, { INBOUND_SAS as usize }, { INBOUND_FLAGS as usize }> =
+    HashMap::new();
+
+#[btf_map]
+pub static OUTBOUND: HashMap<OutboundKey, u32, { INBOUND_SAS as usize }, { INBOUND_FLAGS as usize }> =
     HashMap::new();
 
 #[btf_map]
@@ -113,6 +118,12 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn is_tunnel(&self, ends: &TunnelEnds) -> bool {
         TUNNELS.get_ptr(ends).is_some()
+    }
+
+    #[inline(always)]
+    fn outbound(&self, key: &OutboundKey) -> Option<u32> {
+        // SAFETY: a slot is written whole and read whole; the worker checks what it finds there.
+        unsafe { OUTBOUND.get(key) }.copied()
     }
 
     #[inline(always)]

@@ -110,7 +110,8 @@ fn forget(packet: &mut IpPacket) {
 /// The `N` bytes at `offset` from `start`, if they end before `end`.
 #[inline(always)]
 fn read_between<const N: usize>(start: usize, end: usize, offset: usize) -> Option<[u8; N]> {
-    if offset > FARTHEST {
+    // With what is read: the verifier follows no pointer that may reach farther.
+    if offset > FARTHEST - N {
         return None;
     }
     let start = start + offset;

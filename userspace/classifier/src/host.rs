@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use ravelin_policy::{AddressUpdate, Connection, Encapsulation, IpsecProtocol, Policy};
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation as Carrier, FRAGMENT_SLOTS, Flow, FragmentKey, FragmentRecord, Header,
-    InboundEndpoint, Judgement, Outcome, Reader, SliceReader, Tables, TunnelEnds, Verdict, decide_egress,
-    decide_inner, decide_outer,
+    InboundEndpoint, Judgement, OutboundKey, Outcome, Reader, SliceReader, Tables, TunnelEnds, Verdict,
+    decide_egress, decide_inner, decide_outer,
 };
 
 use crate::expand::to_address;
@@ -19,6 +19,7 @@ use crate::rule_set::RuleSet;
 pub struct Host {
     rules: RuleSet,
     inbound: HashMap<u32, InboundEndpoint>,
+    outbound: HashMap<OutboundKey, u32>,
     own: HashSet<Address>,
     fragments: RefCell<HashMap<FragmentKey, FragmentRecord>>,
     now: u64,
@@ -33,9 +34,18 @@ impl Host {
             let spi = connection.keys.inbound.spi.value();
             (spi, inbound_endpoint(connection, slot))
         });
+        let outbound = policy.connections().iter().zip(0..).map(|(connection, slot)| {
+            let key = OutboundKey {
+                remote: to_address(connection.remote),
+                spi: connection.keys.outbound.spi.value(),
+                family: if connection.remote.is_ipv4() { 4 } else { 6 },
+            };
+            (key, slot)
+        });
         Self {
             rules,
             inbound: inbound.collect(),
+            outbound: outbound.collect(),
             own: own.iter().copied().map(to_address).collect(),
             fragments: RefCell::default(),
             now: 0,
@@ -114,6 +124,10 @@ impl Tables for Host {
         self.inbound
             .values()
             .any(|endpoint| endpoint.tunnel() == Some(*ends))
+    }
+
+    fn outbound(&self, key: &OutboundKey) -> Option<u32> {
+        self.outbound.get(key).copied()
     }
 
     fn is_local(&self, address: &Address) -> bool {

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ravelin_esp::{InboundSa, OutboundSa};
 use ravelin_policy::{self as policy, AddressUpdate, Encapsulation, IpsecProtocol, NatTraversal};
-use ravelin_xdp_common::{Address, InboundEndpoint};
+use ravelin_xdp_common::{Address, InboundEndpoint, OutboundKey};
 
 use crate::address::to_address;
+use crate::path_mtu::PathMtu;
 
 /// One connection with its SAs.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Connection {
     pub remote_address: Address,
     /// What needs no other SAs when it changes.
     pub settings: Settings,
+    /// What is known of the path to the peer.
+    pub path: Arc<PathMtu>,
     /// The number of its pair of SAs, there or not.
     pub pair: u32,
     /// Seals; `None` when it was deleted.
@@ -67,6 +70,8 @@ pub struct Inbound {
     pub connection: u32,
     /// What the driver checks about its packets, as the policy had it when the SA started.
     pub endpoint: InboundEndpoint,
+    /// By what the driver knows the packets of the outbound SA of its pair when routers quote them.
+    pub quoted: OutboundKey,
     /// The SA.
     pub sa: Arc<InboundSa>,
 }
@@ -84,11 +89,19 @@ impl Settings {
     }
 }
 
-impl Outbound {
-    /// Makes the SA obey the device's MTU and the policy's, whichever is smaller.
+impl Connection {
+    /// The longest outer packet in bytes: by the device's MTU, the policy's and the one that was learned, whichever is smallest.
     #[inline]
-    pub(crate) fn limit_to(&self, device_mtu: u32, path_mtu: Option<u32>) {
-        let mtu = path_mtu.map_or(device_mtu, |limit| limit.min(device_mtu));
+    pub(crate) fn outer_mtu(&self, device_mtu: u32, now: Instant) -> u32 {
+        let limits = [self.settings.path_mtu, self.path.learned(now)];
+        limits.into_iter().flatten().fold(device_mtu, u32::min)
+    }
+}
+
+impl Outbound {
+    /// Makes the SA obey the longest outer packet in bytes.
+    #[inline]
+    pub(crate) fn limit_to(&self, mtu: u32) {
         if self.sa.path_mtu() != Some(mtu) {
             // Too small for the mode's minimum: the old limit stays, and longer packets fail at the device.
             let _ = self.sa.set_path_mtu(Some(mtu));
@@ -97,6 +110,15 @@ impl Outbound {
 }
 
 impl Inbound {
+    /// By what the driver knows a connection's outbound packets.
+    pub(crate) fn quoted(connection: &policy::Connection) -> OutboundKey {
+        OutboundKey {
+            remote: to_address(connection.remote),
+            spi: connection.keys.outbound.spi.value(),
+            family: if connection.remote.is_ipv4() { 4 } else { 6 },
+        }
+    }
+
     /// What the driver checks about a connection's inbound packets.
     pub(crate) fn endpoint(connection: &policy::Connection, pair: u32) -> InboundEndpoint {
         let (encapsulation, local_port, remote_port) = match connection.encapsulation {
@@ -177,6 +199,7 @@ pub(crate) fn sample(slot: u32, lines: &str) -> Connection {
         remote: definition.remote,
         remote_address: to_address(definition.remote),
         settings: Settings::of(definition),
+        path: Arc::new(PathMtu::new(now)),
         pair: slot,
         outbound: Some(Outbound {
             pair: slot,
@@ -186,6 +209,7 @@ pub(crate) fn sample(slot: u32, lines: &str) -> Connection {
             pair: slot,
             connection: slot,
             endpoint: Inbound::endpoint(definition, slot),
+            quoted: Inbound::quoted(definition),
             sa: inbound.into(),
         })),
     }

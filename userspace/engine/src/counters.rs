@@ -43,6 +43,8 @@ pub struct WorkerCounters {
     pub fragmented: Counter,
     /// ESP packets put together of fragments.
     pub reassembled: Counter,
+    /// ICMP errors of routers that made a path MTU smaller.
+    pub path_mtus: Counter,
     /// ICMP errors sent to hosts of the clear side.
     pub icmp_errors: Counter,
     /// NAT keepalives made. They count as sealed, too, when they are handed to the outer device.
@@ -67,6 +69,7 @@ impl WorkerCounters {
             opened: Counter::default(),
             fragmented: Counter::default(),
             reassembled: Counter::default(),
+            path_mtus: Counter::default(),
             icmp_errors: Counter::default(),
             keepalives: Counter::default(),
             dummies: Counter::default(),

@@ -537,15 +537,17 @@ impl Enforcement {
 }
 
 fn announce<'a>(filter: &mut Filter, armed: impl IntoIterator<Item = &'a Armed>) -> Result<(), FilterError> {
-    armed
-        .into_iter()
-        .try_for_each(|one| filter.add_inbound(one.inbound.sa.spi(), &one.endpoint))
+    armed.into_iter().try_for_each(|one| {
+        filter.add_inbound(one.inbound.sa.spi(), &one.endpoint)?;
+        filter.add_quoted(&one.inbound.quoted, one.inbound.pair)
+    })
 }
 
 fn withdraw(filter: &mut Filter, inbound: &[Arc<Inbound>]) {
     for one in inbound {
         // Should it stay, its packets find no SA in the workers and are dropped.
         let _ = filter.remove_inbound(one.sa.spi());
+        let _ = filter.remove_quoted(&one.quoted, one.pair);
     }
 }
 

@@ -12,8 +12,8 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use ravelin_classifier::RuleSet;
 use ravelin_xdp_common::line::LINE_SLOTS;
 use ravelin_xdp_common::{
-    Address, DropReason, Header, InboundEndpoint, Line, Pass, RULE_SET_FLAGS, RuleCounter, TunnelEnds,
-    map_names,
+    Address, DropReason, Header, InboundEndpoint, Line, OutboundKey, Pass, RULE_SET_FLAGS, RuleCounter,
+    TunnelEnds, map_names,
 };
 use ravelin_xsk::MapMemory;
 use thiserror::Error;
@@ -205,6 +205,37 @@ impl Filter {
             }
         }
         Ok(())
+    }
+
+    /// Tells the driver by what it knows the outbound packets of a pair of SAs when routers quote them.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn add_quoted(&mut self, key: &OutboundKey, pair: u32) -> Result<(), FilterError> {
+        let name = map_names::OUTBOUND;
+        self.outbound_map()?.insert(key, pair, 0).map_err(map_error(name))
+    }
+
+    /// Takes that back, unless another pair has the key now.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn remove_quoted(&mut self, key: &OutboundKey, pair: u32) -> Result<(), FilterError> {
+        let name = map_names::OUTBOUND;
+        let mut map = self.outbound_map()?;
+        match map.get(key, 0) {
+            Ok(present) if present == pair => map.remove(key).map_err(map_error(name)),
+            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(map_error(name)(error)),
+        }
+    }
+
+    fn outbound_map(&mut self) -> Result<HashMap<&mut MapData, OutboundKey, u32>, FilterError> {
+        let name = map_names::OUTBOUND;
+        let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
+        HashMap::try_from(map).map_err(map_error(name))
     }
 
     fn tunnel_map(&mut self) -> Result<HashMap<&mut MapData, TunnelEnds, u32>, FilterError> {

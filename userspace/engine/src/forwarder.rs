@@ -38,6 +38,8 @@ pub struct Forwarder<'a, 'u, P> {
     pub(crate) icmp_budget: Budget,
     /// For packets from where no peer is: each costs a decryption, whoever sent it.
     pub(crate) moved_budget: Budget,
+    /// For ICMP errors that are believed.
+    pub(crate) quote_budget: Budget,
     pub(crate) fragments: Fragments,
     /// ESP packets of which fragments have come; away while a batch is opened.
     pub(crate) reassembly: Option<Box<Reassembly>>,
@@ -138,6 +140,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             hold: Hold::new(),
             icmp_budget: Budget::new(Instant::now()),
             moved_budget: Budget::new(Instant::now()),
+            quote_budget: Budget::new(Instant::now()),
             fragments: Fragments::new(Instant::now()),
             reassembly: Some(Box::default()),
             generations: (0, 0),

@@ -39,6 +39,7 @@ mod names;
 mod netlink;
 mod open;
 mod order;
+mod path_mtu;
 mod peer_ports;
 mod peers;
 mod policy_file;

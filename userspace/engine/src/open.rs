@@ -24,9 +24,16 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             let Some(one) = self.admit_sealed(frame, now) else {
                 continue;
             };
-            if one.metadata.kind != Kind::Reassemble {
-                admitted.push(one);
-                continue;
+            match one.metadata.kind {
+                Kind::Reassemble => {}
+                Kind::PathMtu => {
+                    self.learn_path_mtu(one.frame.data(), one.metadata.slot, (regime, snapshot), now);
+                    continue;
+                }
+                _ => {
+                    admitted.push(one);
+                    continue;
+                }
             }
             let whole = reassembly
                 .as_mut()

@@ -37,6 +37,7 @@ impl Enforcement {
             ConnectionStatus {
                 name: connection.name.clone(),
                 remote: connection.remote.to_string(),
+                learned_path_mtu: connection.path.learned(now),
                 outbound: outbound.1,
                 next: without_number(next),
                 inbound: inbound.1,

@@ -11,6 +11,7 @@ use ravelin_policy::{self as policy, Policy};
 
 use crate::address::to_address;
 use crate::connection::{Connection, Inbound, Outbound, Settings};
+use crate::path_mtu::PathMtu;
 use crate::prepare::ApplyError;
 use crate::regime::Shared;
 use crate::rekey::Rekeys;
@@ -135,11 +136,12 @@ impl Sas {
             }
             let before = before.filter(|one| self.is_rekey(one, definition));
             let place = before
-                .map(|one| (one.slot, one.since))
-                .or_else(|| Some((slots.next()?, since)));
+                .map(|one| (one.slot, one.since, Arc::clone(&one.path)))
+                .or_else(|| Some((slots.next()?, since, Arc::new(PathMtu::new(Instant::now())))));
             // Not reached: there are as many slots as numbers.
-            let Some((slot, since)) = place else { continue };
-            connections.push(Arc::new(connection(definition, &sas, number, slot, since)));
+            let Some(place) = place else { continue };
+            let slot = place.0;
+            connections.push(Arc::new(connection(definition, &sas, number, place)));
             if self.pairs.len() <= number as usize {
                 self.pairs.resize_with(number as usize + 1, || None);
             }
@@ -260,8 +262,7 @@ fn connection(
     definition: &policy::Connection,
     sas: &StaticConnection,
     pair: u32,
-    slot: u32,
-    since: u32,
+    (slot, since, path): (u32, u32, Arc<PathMtu>),
 ) -> Connection {
     Connection {
         slot,
@@ -271,6 +272,7 @@ fn connection(
         remote: definition.remote,
         remote_address: to_address(definition.remote),
         settings: Settings::of(definition),
+        path,
         pair,
         outbound: sas.outbound().map(|sa| Outbound {
             pair,
@@ -281,6 +283,7 @@ fn connection(
                 pair,
                 connection: slot,
                 endpoint: Inbound::endpoint(definition, pair),
+                quoted: Inbound::quoted(definition),
                 sa: Arc::clone(sa),
             })
         }),

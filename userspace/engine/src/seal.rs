@@ -109,7 +109,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             return self.drop(DropReason::SaMissing);
         };
         // Here, and not for all SAs when the MTU changes: there may be many, and few are in use.
-        outbound.limit_to(snapshot.outer.mtu, connection.settings.path_mtu);
+        outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
         let inner_mtu = outbound.sa.inner_mtu().unwrap_or(u32::MAX);
         let too_big = u32::from(one.metadata.l3_length) > inner_mtu;
         let checked = forward::verify_checksum(one.packet_mut()).and_then(|()| {
@@ -183,7 +183,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         if !icmp::may_answer(packet) || !self.icmp_budget.take(now) {
             return;
         }
-        outbound.limit_to(snapshot.outer.mtu, connection.settings.path_mtu);
+        outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
         let longest = outbound.sa.inner_mtu().unwrap_or(u32::MAX) as usize;
         let quoted = packet.get(..icmp::LONGEST_QUOTE).unwrap_or(packet);
         let answer = self

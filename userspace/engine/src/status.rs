@@ -105,6 +105,9 @@ pub struct ConnectionStatus {
     pub name: String,
     /// The peer's outer address.
     pub remote: String,
+    /// The path MTU in bytes that ICMP errors of routers have taught; absent where the device's holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned_path_mtu: Option<u32>,
     /// The SA that seals now.
     pub outbound: SaStatus,
     /// After a rekey: the SAs that are to seal after it, in order. The first does when the peer has shown that it has
@@ -237,6 +240,9 @@ pub struct WorkerStatus {
     /// ESP packets put together of fragments.
     #[serde(default)]
     pub reassembled: u64,
+    /// ICMP errors of routers that made a path MTU smaller.
+    #[serde(default)]
+    pub path_mtus: u64,
     /// ICMP errors sent.
     pub icmp_errors: u64,
     /// NAT keepalives sent; they count as sealed, too.

@@ -103,6 +103,9 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 described(sa)
             )?;
         }
+        if let Some(mtu) = connection.learned_path_mtu {
+            writeln!(out, "{:<20} path MTU {mtu}, as a router said", connection.name)?;
+        }
     }
     for connection in &status.connections {
         if let Some(peer) = &connection.peer {

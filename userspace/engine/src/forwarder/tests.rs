@@ -22,6 +22,7 @@ use ravelin_xsk::{HugePages, PortOptions, Umem, UmemOptions};
 
 mod many;
 mod nat;
+mod path_mtu;
 
 use super::Forwarder;
 use crate::address::to_address;
@@ -29,6 +30,7 @@ use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
 use crate::connection::{Connection, Inbound, Outbound, Settings};
 use crate::counters::WorkerCounters;
 use crate::filter::Side;
+use crate::path_mtu::PathMtu;
 use crate::regime::{Regime, Shared};
 use crate::touched::Touched;
 
@@ -125,6 +127,7 @@ fn connection(definition: &policy::Connection, here: u8, slot: u32, pair: u32) -
         remote: definition.remote,
         remote_address: to_address(definition.remote),
         settings: Settings::of(definition),
+        path: Arc::new(PathMtu::new(now)),
         pair,
         outbound: Some(Outbound {
             pair,
@@ -134,6 +137,7 @@ fn connection(definition: &policy::Connection, here: u8, slot: u32, pair: u32) -
             pair,
             connection: slot,
             endpoint: Inbound::endpoint(definition, pair),
+            quoted: Inbound::quoted(definition),
             sa: inbound.into(),
         })),
     }

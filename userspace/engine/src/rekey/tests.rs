@@ -6,11 +6,12 @@ use proptest::prelude::*;
 use ravelin_esp::{
     Algorithm, DropReason, InboundSa, Mode, OutboundSa, Packet, Provider, SaParameters, Secret,
 };
-use ravelin_xdp_common::InboundEndpoint;
+use ravelin_xdp_common::{InboundEndpoint, OutboundKey};
 
 use super::*;
 use crate::address::to_address;
 use crate::connection::Settings;
+use crate::path_mtu::PathMtu;
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -67,6 +68,7 @@ fn connection(here: u8, pair: u32, grace: Duration) -> Arc<Connection> {
             rekey_grace: grace,
             ..crate::connection::sample(7, "").settings
         },
+        path: Arc::new(PathMtu::new(now)),
         pair,
         outbound: Some(Outbound {
             pair,
@@ -76,6 +78,11 @@ fn connection(here: u8, pair: u32, grace: Duration) -> Arc<Connection> {
             pair,
             connection: 7,
             endpoint,
+            quoted: OutboundKey {
+                remote: to_address(remote),
+                spi: 0x1000 + 2 * pair + u32::from(here),
+                family: 4,
+            },
             sa: inbound.into(),
         })),
     })

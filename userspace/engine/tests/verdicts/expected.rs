@@ -258,8 +258,22 @@ fn stays_on_link(address: IpAddr) -> bool {
     v6.is_unicast_link_local() || v6.segments()[0] & 0xff0f == 0xff02
 }
 
-/// The checks on ESP and AH with a known or reserved SPI.
+/// The checks on ESP and AH with a known or reserved SPI, and ICMP errors about them.
 fn shield(truth: &Truth, world: &World) -> Option<Outcome> {
+    if let Content::PathMtu(slot) = truth.content {
+        let ours = world.is_own(truth.packet.destination) && truth.fragment.is_none();
+        return slot.filter(|_| ours).map(|slot| {
+            Outcome::Redirect(FrameMetadata {
+                slot,
+                rule_id: NO_RULE,
+                l3_offset: truth.l3_offset,
+                l3_length: truth.l3_length,
+                generation: 0,
+                kind: Kind::PathMtu,
+                family: truth.family(),
+            })
+        });
+    }
     let (spi, kind, length) = truth.content.sealed()?;
     if spi < 256 {
         return Some(Outcome::Drop(DropReason::SpiReserved));

@@ -42,6 +42,8 @@ pub(crate) enum Content {
     NeighbourDiscovery,
     Ike,
     Keepalive,
+    /// An ICMP error about the path MTU, and the slot of the SA that it quotes, if any.
+    PathMtu(Option<u32>),
     /// `length` counts from the SPI to the end.
     Esp {
         spi: u32,

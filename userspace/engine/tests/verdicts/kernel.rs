@@ -117,6 +117,8 @@ impl Kernel {
     pub(crate) fn announce(&mut self, endpoints: &[(u32, InboundEndpoint)], own: &[IpAddr]) {
         for (spi, endpoint) in endpoints {
             self.filter.add_inbound(*spi, endpoint).unwrap();
+            let key = World::outbound_key(*spi, endpoint);
+            self.filter.add_quoted(&key, endpoint.slot).unwrap();
         }
         self.filter.set_local(own).unwrap();
     }

@@ -59,7 +59,8 @@ fn whole_frame(rng: &mut Rng, policy: Option<&Policy>) -> Made {
         0 => other_protocol(rng),
         1 | 2 => neighbour_discovery(rng),
         3..=6 => esp(rng),
-        7 | 8 => lifeline(rng),
+        7 => path_mtu(rng),
+        8 => lifeline(rng),
         _ => {
             let packet = selected(rng, policy);
             packet_frame(rng, packet)
@@ -160,6 +161,64 @@ fn lifeline(rng: &mut Rng) -> Made {
     };
     let packet = if rng.chance(50) { packet.reversed() } else { packet };
     packet_frame(rng, packet)
+}
+
+/// What a router says about a packet of ours that was too big, now and then about one of others.
+fn path_mtu(rng: &mut Rng) -> Made {
+    let endpoints = World::endpoints();
+    let (spi, endpoint) = *rng.pick(&endpoints);
+    let quoted = esp_packet(&endpoint).reversed();
+    let v4 = endpoint.family == 4;
+    let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
+    let packet = Packet {
+        source: if v4 { "203.0.113.9" } else { "2001:db8:9::9" }.parse().unwrap(),
+        destination: if rng.chance(90) {
+            quoted.source
+        } else {
+            quoted.destination
+        },
+        protocol: if v4 { 1 } else { 58 },
+        transport: match rng.below(10) {
+            0 => Transport::Ports(kind, code + 1),
+            1 => Transport::Ports(kind + 1, code),
+            _ => Transport::Ports(kind, code),
+        },
+    };
+    let (spi, known) = match rng.below(6) {
+        0 => (spi ^ 0x100, false),
+        1 => {
+            let other = *rng.pick(&endpoints);
+            (other.0, other.0 == spi)
+        }
+        _ => (spi, true),
+    };
+    let spi = World::outbound_key(spi, &endpoint).spi;
+    let protection = if endpoint.encapsulation == 2 {
+        [&[4, 5, 0, 0], &spi.to_be_bytes()[..]].concat()
+    } else {
+        spi.to_be_bytes().to_vec()
+    };
+    let body = [protection, (rng.bits() as u32).to_be_bytes().to_vec()].concat();
+    let body = upper(rng, &quoted, &body);
+    let envelope = Envelope {
+        options: if v4 { rng.below(3) } else { 0 },
+        ..Envelope::PLAIN
+    };
+    let ends = (quoted.source, quoted.destination);
+    let (frame, l3_offset, _) = frame(rng, &envelope, ends, quoted.protocol, &body);
+    let mut quote = frame[l3_offset.into()..].to_vec();
+    let whole = rng.chance(80);
+    if whole {
+        quote.extend((0..rng.below(60)).map(|_| rng.bits() as u8));
+    } else {
+        quote.truncate(rng.below(quote.len()));
+    }
+    let mut made = carry(rng, packet, &quote);
+    let asked = packet.transport == Transport::Ports(kind, code);
+    if let Some(truth) = made.truth.as_mut().filter(|_| asked) {
+        truth.content = Content::PathMtu((known && whole).then_some(endpoint.slot));
+    }
+    made
 }
 
 /// The selector values of ESP or AH for an inbound SA.

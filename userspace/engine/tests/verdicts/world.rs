@@ -10,8 +10,8 @@ use ravelin_classifier::{RuleSet, compile};
 use ravelin_policy::Policy;
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation, Family, Flow, FragmentKey, FragmentRecord, Frame, Header,
-    InboundEndpoint, IpPacket, Judgement, Ports, SliceReader, Tables, TunnelEnds, Verdict, address_bytes,
-    address_v6, decide_egress, decide_inner, decide_outer, mapped_v4, parse,
+    InboundEndpoint, IpPacket, Judgement, OutboundKey, Ports, SliceReader, Tables, TunnelEnds, Verdict,
+    address_bytes, address_v6, decide_egress, decide_inner, decide_outer, mapped_v4, parse,
 };
 
 use crate::frame::{Piece, Truth};
@@ -138,6 +138,15 @@ impl World {
             },
         )
         .collect()
+    }
+
+    /// By what the outbound SA beside an inbound one is known. Of the connections of generated policies they are as far apart.
+    pub(crate) fn outbound_key(spi: u32, endpoint: &InboundEndpoint) -> OutboundKey {
+        OutboundKey {
+            remote: endpoint.remote,
+            spi: spi.wrapping_sub(0x1000),
+            family: endpoint.family.into(),
+        }
     }
 
     pub(crate) fn without_rules() -> Self {
@@ -311,6 +320,14 @@ impl Tables for World {
                 && (endpoint.local, endpoint.remote) == (ends.local, ends.remote)
                 && u32::from(endpoint.family) == ends.family
         })
+    }
+
+    fn outbound(&self, key: &OutboundKey) -> Option<u32> {
+        let known = |(spi, endpoint): &&(u32, InboundEndpoint)| Self::outbound_key(*spi, endpoint) == *key;
+        self.endpoints
+            .iter()
+            .find(known)
+            .map(|(_, endpoint)| endpoint.slot)
     }
 
     fn is_local(&self, address: &Address) -> bool {

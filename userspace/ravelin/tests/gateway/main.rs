@@ -12,6 +12,7 @@ mod mistakes;
 mod nat;
 mod path_mtu;
 mod rekeying;
+mod routers;
 mod sas;
 mod support;
 mod surroundings;

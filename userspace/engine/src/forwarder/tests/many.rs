@@ -77,6 +77,7 @@ fn connection_of(definition: &policy::Connection, slot: u32) -> Arc<Connection> 
         remote: definition.remote,
         remote_address: to_address(definition.remote),
         settings: Settings::of(definition),
+        path: Arc::new(PathMtu::new(now)),
         pair: slot,
         outbound: Some(Outbound {
             pair: slot,
@@ -86,6 +87,7 @@ fn connection_of(definition: &policy::Connection, slot: u32) -> Arc<Connection> 
             pair: slot,
             connection: slot,
             endpoint: Inbound::endpoint(definition, slot),
+            quoted: Inbound::quoted(definition),
             sa: inbound.into(),
         })),
     })

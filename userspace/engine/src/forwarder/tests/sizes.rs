@@ -5,7 +5,7 @@ use ravelin_esp::{Fragmentation, Packet};
 use super::*;
 
 /// An Ethernet frame with a UDP packet from 10.1.0.5 to 10.2.0.5 of `len` bytes that routers may fragment.
-fn long_frame(len: usize) -> Vec<u8> {
+pub(super) fn long_frame(len: usize) -> Vec<u8> {
     let payload: Vec<u8> = (0..len - 28).map(|at| (at * 7 % 251) as u8).collect();
     let mut frame = clear_frame(&payload, 64);
     frame[20] = 0;
