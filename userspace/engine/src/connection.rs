@@ -44,6 +44,8 @@ pub struct Connection {
 pub struct Settings {
     /// Longest outer packet in bytes.
     pub path_mtu: Option<u32>,
+    /// Whether TCP is told segment sizes that fit.
+    pub tcp_mss_clamp: bool,
     /// How long its SAs stay when it gets others.
     pub rekey_grace: Duration,
     /// What is done about NAT.
@@ -82,6 +84,7 @@ impl Settings {
     pub fn of(definition: &policy::Connection) -> Self {
         Self {
             path_mtu: definition.path_mtu.map(u32::from),
+            tcp_mss_clamp: definition.tcp_mss_clamp,
             rekey_grace: definition.rekey_grace,
             nat: definition.nat,
             dummy_packets: definition.dummy_packets,

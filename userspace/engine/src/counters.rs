@@ -43,6 +43,8 @@ pub struct WorkerCounters {
     pub fragmented: Counter,
     /// ESP packets put together of fragments.
     pub reassembled: Counter,
+    /// TCP packets whose maximum segment size was lowered.
+    pub mss_clamped: Counter,
     /// ICMP errors of routers that made a path MTU smaller.
     pub path_mtus: Counter,
     /// ICMP errors sent to hosts of the clear side.
@@ -69,6 +71,7 @@ impl WorkerCounters {
             opened: Counter::default(),
             fragmented: Counter::default(),
             reassembled: Counter::default(),
+            mss_clamped: Counter::default(),
             path_mtus: Counter::default(),
             icmp_errors: Counter::default(),
             keepalives: Counter::default(),

@@ -35,6 +35,7 @@ mod fragments;
 mod hold;
 mod icmp;
 mod installed;
+mod mss;
 mod names;
 mod netlink;
 mod open;

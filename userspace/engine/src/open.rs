@@ -12,6 +12,7 @@ use crate::filter::Side;
 use crate::forward;
 use crate::forwarder::{Admitted, Forwarder, by_slot, destination_of, transform};
 use crate::icmp::IcmpError;
+use crate::mss;
 use crate::regime::Regime;
 
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
@@ -137,6 +138,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let result = self
             .accept(whole.packet.bytes(), pair, regime, now)
             .and_then(|packet| {
+                self.clamp(whole.packet.bytes_mut(), pair, there, now);
                 let frames = self.outward(whole.packet.bytes_mut(), pair, there, now)?;
                 let destination = destination_of(packet.flow.destination, packet.flow.family);
                 for frame in frames {
@@ -158,7 +160,8 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         there: (&Regime, &Snapshot),
         now: Instant,
     ) {
-        let (regime, snapshot) = there;
+        let snapshot = there.1;
+        self.clamp(frame.data_mut(), pair, there, now);
         let destination = destination_of(packet.flow.destination, packet.flow.family);
         let fits = frame.len() as u64 <= u64::from(snapshot.inner.mtu);
         if fits && forward::decrement_ttl(frame.data_mut()).is_ok() {
@@ -170,7 +173,23 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                     self.forward(frame, Side::Inner, destination, snapshot, now);
                 }
             }
-            Err(reason) => self.refuse(pair, reason, regime),
+            Err(reason) => self.refuse(pair, reason, there.0),
+        }
+    }
+
+    /// What a host behind the peer announces to one of ours has to fit the way back: the SA that seals.
+    fn clamp(&self, packet: &mut [u8], pair: u32, (regime, snapshot): (&Regime, &Snapshot), now: Instant) {
+        let lowered = mss::clamp(packet, || {
+            let connection = regime.connection(regime.inbound(pair)?.connection)?;
+            let outbound = connection
+                .outbound
+                .as_ref()
+                .filter(|_| connection.settings.tcp_mss_clamp)?;
+            outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
+            outbound.sa.inner_mtu()
+        });
+        if lowered {
+            self.counters.mss_clamped.add(1);
         }
     }
 

@@ -104,6 +104,7 @@ impl Engine {
                         opened: counters.opened.value(),
                         fragmented: counters.fragmented.value(),
                         reassembled: counters.reassembled.value(),
+                        mss_clamped: counters.mss_clamped.value(),
                         path_mtus: counters.path_mtus.value(),
                         icmp_errors: counters.icmp_errors.value(),
                         keepalives: counters.keepalives.value(),

@@ -12,6 +12,7 @@ use crate::filter::Side;
 use crate::forward;
 use crate::forwarder::{Admitted, Forwarder, by_slot, transform};
 use crate::icmp::{self, IcmpError};
+use crate::mss;
 use crate::regime::Regime;
 
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
@@ -121,7 +122,12 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             forward::decrement_ttl(one.packet_mut())
         });
         match checked.and_then(|()| one.trim()) {
-            Ok(()) => Some((one, inner_mtu as usize)),
+            Ok(()) => {
+                if connection.settings.tcp_mss_clamp && mss::clamp(one.frame.data_mut(), || Some(inner_mtu)) {
+                    self.counters.mss_clamped.add(1);
+                }
+                Some((one, inner_mtu as usize))
+            }
             Err(reason) => {
                 let error = match reason {
                     DropReason::PacketTooBig => Some(IcmpError::TooBig(inner_mtu)),

@@ -240,6 +240,9 @@ pub struct WorkerStatus {
     /// ESP packets put together of fragments.
     #[serde(default)]
     pub reassembled: u64,
+    /// TCP packets whose maximum segment size was lowered.
+    #[serde(default)]
+    pub mss_clamped: u64,
     /// ICMP errors of routers that made a path MTU smaller.
     #[serde(default)]
     pub path_mtus: u64,

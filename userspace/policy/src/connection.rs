@@ -68,6 +68,12 @@ pub(crate) static CONNECTION: TableSpec = TableSpec {
             Kind::Integer(0, 65_535),
             "Largest packet on the wire in bytes, 576 or more, 1280 or more over IPv6; the outer device's MTU",
         ),
+        Key::default(
+            "tcp-mss-clamp",
+            Kind::Boolean,
+            Literal::Boolean(true),
+            "Whether TCP connections are told segment sizes that fit once sealed",
+        ),
         nat_traversal::ORIGINAL_LOCAL,
         nat_traversal::ORIGINAL_REMOTE,
         nat_traversal::NAT_KEEPALIVE,
@@ -178,6 +184,8 @@ pub struct Connection {
     pub encapsulation: Encapsulation,
     /// Largest outer IP packet in bytes; `None` takes the outer device's MTU.
     pub path_mtu: Option<u16>,
+    /// Whether the segment sizes that TCP announces are made to fit (RFC 9293 section 3.7.1).
+    pub tcp_mss_clamp: bool,
     /// What it does about NAT.
     pub nat: NatTraversal,
     /// What hides the lengths of packets.
@@ -303,6 +311,7 @@ impl Connection {
         let protocol = table.choice(report, "protocol", &protocols);
         let encapsulation = read_encapsulation(report, &table);
         let path_mtu = table.integer(report, "path-mtu");
+        let tcp_mss_clamp = table.boolean(report, "tcp-mss-clamp");
         let words = [("none", TfcPadding::None), ("mtu", TfcPadding::PathMtu)];
         let tfc_padding = table.word_or_integer(report, "tfc-padding", &words, TfcPadding::To);
         let dummy_packets = table.integer(report, "dummy-packets");
@@ -337,6 +346,7 @@ impl Connection {
             protocol: protocol?,
             encapsulation: encapsulation?,
             path_mtu: path_mtu?,
+            tcp_mss_clamp: tcp_mss_clamp?,
             tfc_padding: tfc_padding?,
             dummy_packets: dummy_packets??,
             outer_header: outer_header?,

@@ -104,6 +104,7 @@ fn every_key_is_explained_and_shown() {
         "local-port",
         "remote-port",
         "path-mtu",
+        "tcp-mss-clamp",
         "tfc-padding",
         "dummy-packets",
         "nat-keepalive",

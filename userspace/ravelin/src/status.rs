@@ -134,12 +134,13 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for worker in &status.workers {
         writeln!(
             out,
-            "\nworker {}: {} sealed, {} opened, {} fragmented, {} reassembled, {} waited for a neighbour, {} ICMP errors, {}",
+            "\nworker {}: {} sealed, {} opened, {} fragmented, {} reassembled, {} TCP segment sizes lowered, {} waited for a neighbour, {} ICMP errors, {}",
             worker.queue,
             worker.sealed,
             worker.opened,
             worker.fragmented,
             worker.reassembled,
+            worker.mss_clamped,
             worker.waited,
             worker.icmp_errors,
             if worker.zero_copy {

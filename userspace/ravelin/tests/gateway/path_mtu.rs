@@ -112,13 +112,63 @@ fn packets_that_do_not_fit_are_answered_with_the_mtu_that_does() {
 #[test]
 fn tcp_finds_its_segment_size() {
     let lab = Lab::new();
-    let pair = lab.start(&Policy::default());
+    let pair = lab.start(&Policy {
+        connection: "tcp-mss-clamp = false",
+        ..Policy::default()
+    });
     let echo = Echo::start(&lab.h2, PORT);
     for family in [0, 1] {
         echo.tcp(&lab.h1, H2[family], 1 << 20);
     }
     // The hosts' MTU is 1500, so the first segments of full size met the answer.
     assert!(pair.d1.drops("packet_too_big") > 0);
+    assert_eq!(pair.d1.status().workers[0].mss_clamped, 0);
+}
+
+/// With only one gateway that does it, both hosts hear of it: what is sealed and what is opened counts.
+#[test]
+fn tcp_is_told_its_segment_size() {
+    for clamping in [1, 2] {
+        let lab = Lab::new();
+        let [g1, g2] = [1, 2].map(|site| {
+            let connection = if site == clamping {
+                ""
+            } else {
+                "tcp-mss-clamp = false"
+            };
+            lab.gateway(
+                site,
+                &Policy {
+                    connection,
+                    ..Policy::default()
+                },
+            )
+        });
+        let daemons = [g1.start(), g2.start()];
+        let echo = Echo::start(&lab.h2, PORT);
+        let hosts = [Capture::start(&lab.h1, "eth0"), Capture::start(&lab.h2, "eth0")];
+        for family in [0, 1] {
+            echo.tcp(&lab.h1, H2[family], 1 << 20);
+        }
+        for daemon in &daemons {
+            assert_eq!(daemon.drops("packet_too_big"), 0);
+        }
+        // SYN and SYN with ACK, of both families.
+        assert!(daemons[clamping - 1].status().workers[0].mss_clamped >= 4);
+        assert_eq!(daemons[2 - clamping].status().workers[0].mss_clamped, 0);
+        // 1,500 bytes less 20 of outer header, 8 of ESP, 8 of IV, 16 of ICV, and 2 of trailer.
+        for host in &hosts {
+            for (family, mss) in [(4, 1446 - 40), (6, 1446 - 60)] {
+                let announced = host.find("a SYN from the other side", 0, |seen| {
+                    let packet = Ip::parse(&seen.frame)?;
+                    let syn = packet.protocol == 6 && packet.payload[13] & 2 != 0 && !seen.outgoing;
+                    (syn && packet.bytes[0] >> 4 == family)
+                        .then(|| u16::from_be_bytes([packet.payload[22], packet.payload[23]]))
+                });
+                assert_eq!(announced, mss);
+            }
+        }
+    }
 }
 
 #[test]
