@@ -75,7 +75,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             let made = match errand {
                 Errand::Keepalive { .. } => keepalive(frame, connection, outbound),
                 Errand::Dummy { .. } => {
-                    outbound.limit_to(snapshot.outer.mtu, connection.settings.path_mtu);
+                    outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
                     shared.sealed.set(outbound.pair);
                     dummy(frame, &outbound.sa, now)
                 }
