@@ -1,5 +1,6 @@
 //! The trait that every implementation stands behind.
 
+use std::any::Any;
 use std::fmt::Debug;
 
 use crate::{Algorithm, OpenJob, Provider, SealJob};
@@ -32,7 +33,7 @@ pub enum AeadError {
 /// half first (RFC 4106 section 5). Algorithms that are a cipher with a MAC authenticate it as ESP's ICV covers it: SPI,
 /// low half of the number, IV, data, and last the high half (RFC 4303 sections 2.2.1 and 3.3.2.1). Data that is not
 /// encrypted is authenticated all the same.
-pub trait Aead: Send + Sync + Debug {
+pub trait Aead: Any + Send + Sync + Debug {
     /// The implementation behind this key.
     fn provider(&self) -> Provider;
 

@@ -106,7 +106,7 @@ impl<C, M> fmt::Debug for EncryptThenMac<C, M> {
     }
 }
 
-impl<C: Cipher, M: Mac> Aead for EncryptThenMac<C, M> {
+impl<C: Cipher + 'static, M: Mac + 'static> Aead for EncryptThenMac<C, M> {
     fn provider(&self) -> Provider {
         self.provider
     }

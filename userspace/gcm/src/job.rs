@@ -42,6 +42,17 @@ impl AssociatedData {
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
+
+    /// How many bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len.into()
+    }
+
+    /// The first 16 bytes, zeros where there are fewer.
+    pub(crate) fn first_block(&self) -> [u8; 16] {
+        let [block @ .., _, _, _, _] = self.bytes;
+        block
+    }
 }
 
 impl From<[u8; 8]> for AssociatedData {

@@ -7,10 +7,12 @@
 //! may interleave the packets of a batch, as long as each job ends exactly as if it had been done alone. Every
 //! provider passes the same suite, `tests/conformance.rs`.
 //!
+//! Unsafe code is in the modules of `vector` that name a CPU's instructions, and nowhere else.
+//!
 //! This crate never chooses nonces, never allocates after a key is made, and never releases plaintext whose tag
 //! did not verify.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod aead;
 mod algorithm;
@@ -20,14 +22,21 @@ mod encrypt_then_mac;
 mod job;
 mod key;
 mod key_usage;
+mod mixed;
 mod provider;
 mod rustcrypto;
 mod secret;
+#[cfg(target_arch = "x86_64")]
+mod vector;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "no_vector.rs"]
+mod vector;
 
 pub use aead::{Aead, AeadError, MAX_NONCE_LEN, MAX_TAG_LEN, Nonce};
 pub use algorithm::{AesKey, Algorithm, Hmac, IcvLen, UnknownAlgorithm};
 pub use job::{AadTooLong, AssociatedData, MAX_AAD_LEN, OpenJob, SealJob};
 pub use key::{KeyError, KeyMaterial};
 pub use key_usage::KeyUsage;
+pub use mixed::{open_mixed, seal_mixed};
 pub use provider::{Provider, UnknownProvider};
 pub use secret::Secret;

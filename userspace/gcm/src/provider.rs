@@ -3,20 +3,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Aead, Algorithm, KeyError, KeyMaterial, aws_lc, rustcrypto};
+use crate::{Aead, Algorithm, KeyError, KeyMaterial, aws_lc, rustcrypto, vector};
 
 /// An implementation of the algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Provider {
     /// AWS-LC: assembly for AES-NI and VAES, one packet at a time.
     AwsLc,
+    /// AES-GCM of our own, packets of a batch together, with VAES and VPCLMULQDQ on 256-bit registers.
+    VaesAvx2,
+    /// The same with AES-NI and PCLMULQDQ.
+    AesNi,
     /// The RustCrypto crates: pure Rust, run anywhere, have every algorithm, and are the oracle for the others.
     RustCrypto,
 }
 
 impl Provider {
     /// Every provider of this build.
-    pub const ALL: &'static [Self] = &[Self::AwsLc, Self::RustCrypto];
+    pub const ALL: &'static [Self] = &[Self::AwsLc, Self::VaesAvx2, Self::AesNi, Self::RustCrypto];
 
     /// The fastest provider on this CPU.
     #[must_use]
@@ -29,27 +33,29 @@ impl Provider {
     pub const fn name(self) -> &'static str {
         match self {
             Self::AwsLc => "aws-lc",
+            Self::VaesAvx2 => "vaes-avx2",
+            Self::AesNi => "aes-ni",
             Self::RustCrypto => "rustcrypto",
         }
     }
 
-    /// Whether this provider implements `algorithm`.
+    /// Whether this provider implements `algorithm`, and this CPU has what it needs.
     #[must_use]
-    pub const fn has(self, algorithm: Algorithm) -> bool {
+    pub fn has(self, algorithm: Algorithm) -> bool {
+        let is_gcm = matches!(algorithm, Algorithm::AesGcm(..));
         match self {
             Self::AwsLc => aws_lc::has(algorithm),
+            Self::VaesAvx2 => is_gcm && vector::has_vaes_avx2(),
+            Self::AesNi => is_gcm && vector::has_aes_ni(),
             Self::RustCrypto => true,
         }
     }
 
-    /// This provider, or the one that has every algorithm.
+    /// This provider, or else the fastest of those that have every algorithm between them.
     #[must_use]
-    pub const fn or_any_with(self, algorithm: Algorithm) -> Self {
-        if self.has(algorithm) {
-            self
-        } else {
-            Self::RustCrypto
-        }
+    pub fn or_any_with(self, algorithm: Algorithm) -> Self {
+        let any = [self, Self::AwsLc].into_iter().find(|one| one.has(algorithm));
+        any.unwrap_or(Self::RustCrypto)
     }
 
     /// Expands `key`. Allocates; not for the fast path.
@@ -63,6 +69,8 @@ impl Provider {
         }
         let expanded = match self {
             Self::AwsLc => aws_lc::expand(key),
+            Self::VaesAvx2 => vector::expand_vaes_avx2(key),
+            Self::AesNi => vector::expand_aes_ni(key),
             Self::RustCrypto => rustcrypto::expand(key),
         };
         expanded.ok_or(KeyError::Refused { provider, algorithm })
@@ -77,7 +85,7 @@ impl fmt::Display for Provider {
 
 /// No such provider.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown provider {0:?}; use aws-lc or rustcrypto")]
+#[error("unknown provider {0:?}; use one of {names}", names = Provider::ALL.iter().map(|one| one.name()).collect::<Vec<_>>().join(", "))]
 pub struct UnknownProvider(pub String);
 
 impl FromStr for Provider {

@@ -33,6 +33,11 @@ pub(crate) fn keys(algorithm: Algorithm, bytes: &[u8]) -> Vec<Box<dyn Aead>> {
         .collect()
 }
 
+/// How many providers have `algorithm`; not all can run on every CPU.
+pub(crate) fn providers(algorithm: Algorithm) -> usize {
+    all().filter(|(_, one)| *one == algorithm).count()
+}
+
 /// The ICV that a cipher with a MAC adds to a message without associated data: over IV and ciphertext (RFC 4303
 /// section 3.3.2.1). By HMAC alone, which others' vectors prove by itself.
 pub(crate) fn icv_of_cipher(
