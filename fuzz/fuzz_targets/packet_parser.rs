@@ -1,4 +1,4 @@
-//! Any frame, under any small rule set, at all three hooks: no panic, and what is decided fits the frame.
+//! Any frame, under any small rule set, at all hooks: no panic, and what is decided fits the frame.
 #![no_main]
 
 use std::cell::Cell;
@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use ravelin_xdp_common::{
     Action, Address, Direction, Flow, FragmentKey, FragmentRecord, FrameMetadata, Header, InboundEndpoint,
     IpPacket, Kind, Line, OutboundKey, Outcome, Pass, Roots, SliceReader, Tables, TunnelEnds, Verdict,
-    decide_egress, decide_inner, decide_outer, mapped_v4, parse, parse_ip, walk,
+    decide_egress, decide_host_egress, decide_inner, decide_outer, mapped_v4, parse, parse_ip, walk,
 };
 
 const SPI: u32 = 0x1000;
@@ -119,6 +119,7 @@ fuzz_target!(|input: &[u8]| {
         (decide_outer(&reader, &host), Some(Kind::OpenEsp)),
         (decide_inner(&reader, &host), Some(Kind::Seal)),
         (decide_egress(&reader, &host), None),
+        (decide_host_egress(&reader, &host), Some(Kind::Seal)),
     ] {
         match judgement.outcome() {
             Outcome::Redirect(metadata) => {

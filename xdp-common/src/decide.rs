@@ -1,5 +1,9 @@
 //! The decision for one packet at each hook.
 
+mod host;
+
+pub use host::decide_host_egress;
+
 use crate::line::{NO_RULE, header_flags};
 use crate::parse::protocol;
 use crate::{

@@ -26,7 +26,7 @@ mod reader;
 mod walk;
 
 pub use action::Action;
-pub use decide::{Tables, decide_egress, decide_inner, decide_outer};
+pub use decide::{Tables, decide_egress, decide_host_egress, decide_inner, decide_outer};
 pub use drop_reason::DropReason;
 pub use entry::{Entry, halves};
 pub use flow::{Address, Direction, Family, Flow, Ports, address_bytes, address_v6, mapped_v4};
@@ -36,8 +36,8 @@ pub use icmp_quote::{IcmpQuote, OutboundKey};
 pub use judgement::{Fate, Judgement, Outcome, Pass};
 pub use line::{Header, Line, Roots};
 pub use map::{
-    Encapsulation, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, MAX_QUEUES, RULE_COUNTERS, RULE_SET_FLAGS,
-    RuleCounter, TunnelEnds, map_names,
+    Encapsulation, HostEdge, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, MAX_QUEUES, RULE_COUNTERS,
+    RULE_SET_FLAGS, RuleCounter, TunnelEnds, map_names,
 };
 pub use metadata::{FrameMetadata, Kind};
 pub use parse::{Frame, IpPacket, Upper, parse, parse_ip};

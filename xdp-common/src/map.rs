@@ -47,6 +47,12 @@ pub mod map_names {
     pub const INNER_PROGRAM: &str = "ravelin_inner";
     /// tcx egress program of the outer device.
     pub const EGRESS_PROGRAM: &str = "ravelin_egress";
+    /// Array of one [`crate::HostEdge`].
+    pub const HOST_EDGE: &str = "HOST_EDGE";
+    /// tcx egress program of a host's outer device.
+    pub const HOST_EGRESS_PROGRAM: &str = "ravelin_host_egress";
+    /// tcx ingress program of the host edge.
+    pub const EDGE_PROGRAM: &str = "ravelin_edge";
 }
 
 /// How ESP of an SA travels.
@@ -137,6 +143,22 @@ impl TunnelEnds {
 
 const _: () = assert!(size_of::<TunnelEnds>() == 40);
 
+/// Where a host's own packets go to be sealed, and where opened ones come out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HostEdge {
+    /// Index of the TUN device; 0 when there is none.
+    pub edge: u32,
+    /// Index of the outer device.
+    pub outer: u32,
+    /// Link-layer address of the outer device.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+const _: () = assert!(size_of::<HostEdge>() == 16);
+
 /// What one rule has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -150,7 +172,7 @@ pub struct RuleCounter {
 /// The ABI structs hold integers only, have no padding and allow every bit pattern.
 #[cfg(feature = "aya")]
 mod pod {
-    use super::{InboundEndpoint, RuleCounter, TunnelEnds};
+    use super::{HostEdge, InboundEndpoint, RuleCounter, TunnelEnds};
     use crate::{Line, OutboundKey};
 
     // SAFETY: `repr(C)`, integers only, 64 bytes without padding (asserted beside the type).
@@ -161,6 +183,8 @@ mod pod {
     unsafe impl aya::Pod for TunnelEnds {}
     // SAFETY: `repr(C)`, integers only, 24 bytes without padding (asserted beside the type).
     unsafe impl aya::Pod for OutboundKey {}
+    // SAFETY: `repr(C)`, integers only, 16 bytes without padding (asserted beside the type).
+    unsafe impl aya::Pod for HostEdge {}
     // SAFETY: `repr(C)`, two u64.
     unsafe impl aya::Pod for RuleCounter {}
 }

@@ -35,11 +35,17 @@ pub fn passed(kind: Pass) {
 /// Counts a packet for the rule that decided; ids out of range, `NO_RULE` among them, count nowhere.
 #[inline(always)]
 pub fn matched(rule_id: u32, length: u16) {
+    matched_many(rule_id, 1, length.into());
+}
+
+/// Counts `packets` of together `length` bytes for the rule that decided.
+#[inline(always)]
+pub fn matched_many(rule_id: u32, packets: u64, length: u64) {
     if let Some(counter) = RULES.get_ptr_mut(rule_id) {
         // SAFETY: as in `dropped`.
         unsafe {
-            (*counter).packets += 1;
-            (*counter).bytes += u64::from(length);
+            (*counter).packets += packets;
+            (*counter).bytes += length;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The programs that decide every packet: XDP on the outer device (the wire), XDP on the inner device (the clear
-//! side), and tcx egress on the outer device, the last line against clear packets.
+//! side), and tcx egress on the outer device, the last line against clear packets. In host mode tcx egress takes the host's own
+//! packets to the edge, and tcx ingress of the edge brings opened ones back: see `host`.
 //!
 //! What a packet deserves is decided in `ravelin-xdp-common`, which also runs on the host. Here are the maps, the
 //! access to packet bytes, and one `match` from outcome to action per kind of program.
@@ -9,6 +10,7 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod counters;
+mod host;
 mod maps;
 mod packet;
 

@@ -8,7 +8,7 @@ use aya_ebpf::macros::btf_map;
 use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, header_flags};
 use ravelin_xdp_common::{
     Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, FRAGMENT_SLOTS, Flow,
-    FragmentKey, FragmentRecord, Header, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket, Line,
+    FragmentKey, FragmentRecord, Header, HostEdge, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket, Line,
     MAX_QUEUES, OutboundKey, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, TunnelEnds,
     Verdict, Walk,
 };
@@ -45,6 +45,9 @@ pub static OUTER_SOCKETS: XskMap<{ MAX_QUEUES as usize }> = XskMap::new();
 
 #[btf_map]
 pub static INNER_SOCKETS: XskMap<{ MAX_QUEUES as usize }> = XskMap::new();
+
+#[btf_map]
+pub static HOST_EDGE: Array<HostEdge, 1> = Array::new();
 
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT }> = PerCpuArray::new();

@@ -137,3 +137,42 @@ pub fn write_metadata(ctx: &XdpContext, metadata: &FrameMetadata) -> bool {
     unsafe { (start as *mut [u32; 5]).write_unaligned(metadata.to_words()) };
     true
 }
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;
+
+/// Writes an Ethernet header at the start of a socket buffer, from and to the same device; false if it does not hold one.
+#[inline(always)]
+pub fn write_ethernet(ctx: &TcContext, mac: &[u8; 6], ether_type: u16) -> bool {
+    let start = ctx.data();
+    if start + ETHERNET > ctx.data_end() {
+        return false;
+    }
+    let header = start as *mut u8;
+    let mut index = 0;
+    while index < 6 {
+        // SAFETY: 14 bytes from `start` on lie inside the packet, as just checked.
+        unsafe {
+            *header.add(index) = mac[index];
+            *header.add(6 + index) = mac[index];
+        }
+        index += 1;
+    }
+    let [first, second] = ether_type.to_ne_bytes();
+    // SAFETY: as above.
+    unsafe {
+        *header.add(12) = first;
+        *header.add(13) = second;
+    }
+    true
+}
+
+/// How many packets of the wire a socket buffer stands for.
+#[inline(always)]
+pub fn segments(ctx: &TcContext) -> u64 {
+    // SAFETY: the context is valid while the program runs.
+    match unsafe { (*ctx.skb.skb).gso_segs } {
+        0 => 1,
+        several => u64::from(several),
+    }
+}

@@ -36,6 +36,27 @@ pub struct Port {
     pub v6: Option<[u8; 16]>,
 }
 
+impl Port {
+    /// The same with the destination of an IP packet as its only address.
+    #[must_use]
+    pub(crate) fn speaking_for(&self, packet: &[u8]) -> Self {
+        let v6 = packet.first().is_some_and(|first| first >> 4 == 6);
+        Self {
+            v4: packet
+                .get(16..)
+                .and_then(<[u8]>::first_chunk)
+                .filter(|_| !v6)
+                .copied(),
+            v6: packet
+                .get(24..)
+                .and_then(<[u8]>::first_chunk)
+                .filter(|_| v6)
+                .copied(),
+            ..*self
+        }
+    }
+}
+
 /// An unchanging view of all adjacencies.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {

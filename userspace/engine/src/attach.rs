@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side};
+use crate::role::Role;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -201,9 +202,9 @@ impl Attachments {
     /// # Errors
     ///
     /// [`AttachError`].
-    pub fn egress(&mut self, filter: &mut Filter, device: &Device) -> Result<(), AttachError> {
+    pub fn egress(&mut self, filter: &mut Filter, role: Role, device: &Device) -> Result<(), AttachError> {
         const WHAT: &str = "egress";
-        let program = filter.egress()?;
+        let program = filter.egress(role)?;
         let path = self.path(WHAT, device)?;
         if let Some(link) = adopt(&path)?.and_then(|link| SchedClassifierLink::try_from(link).ok()) {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
@@ -216,6 +217,20 @@ impl Attachments {
             .and_then(|id| program.take_link(id))
             .map_err(|error| attach_error(error, device, WHAT))?;
         self.push(path, link, false, device, WHAT)
+    }
+
+    /// Attaches the ingress program of the host edge. It is not pinned: the device goes with the process.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`].
+    pub fn edge(&mut self, filter: &mut Filter, name: &str) -> Result<(), AttachError> {
+        let attached = filter.edge()?.attach(name, TcAttachType::Ingress);
+        attached.map(drop).map_err(|error| AttachError::Attach {
+            device: name.to_owned(),
+            what: "edge",
+            error: Box::new(error),
+        })
     }
 
     /// Removes pins of an earlier run that nothing adopted: its devices are no longer ours.

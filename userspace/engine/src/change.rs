@@ -91,7 +91,7 @@ impl Engine {
                 continue;
             }
             let surroundings = self.watch.surroundings.clone();
-            let with_keys = self.enforcement.is_gateway();
+            let with_keys = self.enforcement.role().seals();
             let reading = Reading::default();
             let (file, watched) = (path.clone(), reading.clone());
             let started = in_thread("ravelin-prepare", move || {

@@ -33,6 +33,7 @@ use crate::preflight::{check_connections, check_mtu};
 use crate::prepare::{ApplyError, Prepared};
 use crate::regime::{Regime, Shared};
 use crate::rekey::Rekeys;
+use crate::role::Role;
 use crate::sas::{Needed, Sas};
 use crate::slots::Slots;
 use crate::worker::Worker;
@@ -67,8 +68,7 @@ pub(crate) struct Means {
     pub(crate) adjacencies: Arc<Adjacencies>,
     /// Name of the outer device.
     pub(crate) outer: String,
-    /// Whether there is a clear side.
-    pub(crate) gateway: bool,
+    pub(crate) role: Role,
 }
 
 /// The policy in force and everything that puts it there.
@@ -79,7 +79,7 @@ pub(crate) struct Enforcement {
     shared: Arc<Shared>,
     slots: Slots,
     outer: String,
-    gateway: bool,
+    role: Role,
     current: Installed,
     pub(crate) rekeys: Rekeys,
     ports: PeerPorts,
@@ -108,13 +108,13 @@ impl Enforcement {
             provider,
             adjacencies,
             outer,
-            gateway,
+            role,
         } = means;
-        check_connections(&prepared.policy, gateway)?;
+        check_connections(&prepared.policy, role)?;
         let mut slots = Slots::new(max_rules);
         let mut sas = Sas::new(state, provider);
         let generation = 1;
-        let connections = match prepared.keys.take().filter(|_| gateway) {
+        let connections = match prepared.keys.take().filter(|_| role.seals()) {
             Some(mut keys) => {
                 sas.check(&prepared.policy, &mut keys, &[], &Rekeys::default())?;
                 sas.start(&prepared.policy, keys, &[], generation)?
@@ -134,7 +134,7 @@ impl Enforcement {
             shared: Arc::new(Shared::new(current.regime(&Rekeys::default()), adjacencies)),
             slots,
             outer,
-            gateway,
+            role,
             current,
             rekeys: Rekeys::default(),
             ports: PeerPorts::default(),
@@ -172,9 +172,9 @@ impl Enforcement {
             .collect()
     }
 
-    /// Whether there is a clear side.
-    pub(crate) fn is_gateway(&self) -> bool {
-        self.gateway
+    /// What the engine is for.
+    pub(crate) fn role(&self) -> Role {
+        self.role
     }
 
     /// The policy in force.
@@ -203,13 +203,13 @@ impl Enforcement {
     ///
     /// [`ApplyError`].
     pub(crate) fn check(&self, prepared: &mut Prepared) -> Result<Difference, ApplyError> {
-        check_connections(&prepared.policy, self.gateway)?;
-        if let Some(keys) = prepared.keys.as_mut().filter(|_| self.gateway) {
+        check_connections(&prepared.policy, self.role)?;
+        if let Some(keys) = prepared.keys.as_mut().filter(|_| self.role.seals()) {
             self.sas
                 .check(&prepared.policy, keys, &self.current.connections, &self.rekeys)?;
         }
         self.slots.check(names(&prepared.policy))?;
-        let sas = self.gateway.then_some(&self.sas);
+        let sas = self.role.seals().then_some(&self.sas);
         Ok(Difference::new(&self.current, &prepared.policy, sas))
     }
 
@@ -425,7 +425,7 @@ impl Enforcement {
     ) -> Result<Installed, ApplyError> {
         self.generation += 1;
         let current = &self.current.connections;
-        let connections = match prepared.keys.take().filter(|_| self.gateway) {
+        let connections = match prepared.keys.take().filter(|_| self.role.seals()) {
             Some(keys) => self.sas.start(&prepared.policy, keys, current, self.generation)?,
             None => current.to_vec(),
         };

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use ravelin_esp::Provider;
 use ravelin_policy::{Action, Policy, Surroundings};
-use ravelin_xsk::{BusyPoll, PortOptions};
+use ravelin_xsk::{BusyPoll, PortOptions, UmemOptions};
 use tokio::sync::mpsc;
 
-use crate::attach::{Attachments, Mode};
+use crate::attach::{AttachError, Attachments, Mode};
 use crate::change::{Job, Work};
 use crate::control::Control;
 use crate::delete::Deletion;
@@ -20,17 +20,19 @@ use crate::enforcement::{Enforcement, Means};
 use crate::error::EngineError;
 use crate::filter::{Filter, Side};
 use crate::follow::Renewal;
+use crate::host::Host;
 use crate::order::Order;
 use crate::peers::Peers;
 use crate::policy_file::PolicyFile;
-use crate::preflight::{allowed_cpus, check_connections, devices, packet_memory, queues};
+use crate::preflight::{allowed_cpus, check_connections, devices, host_queues, packet_memory, queues};
 use crate::prepare::Prepared;
 use crate::reading::Reading;
 use crate::resolver::{News, Resolver};
+use crate::role::Role;
 use crate::schedule::Schedule;
 use crate::status::InterfaceStatus;
 use crate::watch::Watch;
-use crate::worker::{Worker, WorkerOptions};
+use crate::worker::{ClearSide, Worker, WorkerOptions};
 
 /// How long workers look for packets before they sleep.
 const SPIN: Duration = Duration::from_micros(50);
@@ -43,8 +45,10 @@ const LEAST_RULES: u32 = 65_536;
 pub struct Options {
     /// The device of the wire.
     pub outer: String,
-    /// The device of the clear side; without it the engine only filters.
+    /// The device of the clear side, of a gateway.
     pub inner: Option<String>,
+    /// What the engine is for.
+    pub role: Role,
     /// Names pins and state, so that several engines can run on one machine.
     pub instance: String,
     /// The control socket.
@@ -69,6 +73,7 @@ pub struct Engine {
     // Dropped in this order: first the programs (where they are not kept), then what serves them.
     attachments: Option<Attachments>,
     pub(crate) workers: Vec<Worker>,
+    pub(crate) host: Option<Host>,
     pub(crate) resolver: Resolver,
     pub(crate) news: Receiver<News>,
     pub(crate) enforcement: Enforcement,
@@ -106,8 +111,18 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(EngineError::System)?;
-        let (outer, inner) = devices(&options.outer, options.inner.as_deref())?;
-        check_connections(file.policy(), inner.is_some())?;
+        let role = options.role;
+        match (role, &options.inner) {
+            (Role::Host, Some(inner)) => return Err(EngineError::InnerInHost(inner.clone())),
+            (Role::Gateway, None) => return Err(EngineError::NoInner),
+            (Role::Host, None) if options.mode == Mode::Generic => {
+                return Err(EngineError::GenericInHost(options.outer.clone()));
+            }
+            _ => {}
+        }
+        let inner = options.inner.as_deref().filter(|_| role == Role::Gateway);
+        let (outer, inner) = devices(&options.outer, inner)?;
+        check_connections(file.policy(), role)?;
         let (sender, news) = unbounded();
         let resolver = Resolver::start(&outer, inner.as_ref(), sender).map_err(EngineError::Netlink)?;
         // The resolver has said them before it started.
@@ -119,11 +134,12 @@ impl Engine {
             own,
             ..Surroundings::default()
         };
-        let mut prepared = Prepared::new(file, surroundings, inner.is_some(), &Reading::default())?;
+        let mut prepared = Prepared::new(file, surroundings, role.seals(), &Reading::default())?;
         let mut warnings = std::mem::take(&mut prepared.warnings);
-        if inner.is_none() && protects(&prepared.policy) {
+        if !role.seals() && protects(&prepared.policy) {
             warnings.push(
-                "no inner device: nothing is encrypted; clear packets that must be protected are dropped in both directions"
+                "no inner device, and not host mode: nothing is encrypted; clear packets that must be protected are dropped in both \
+                 directions"
                     .to_owned(),
             );
         }
@@ -141,7 +157,7 @@ impl Engine {
             provider: options.provider.unwrap_or_else(Provider::preferred),
             adjacencies: Arc::clone(resolver.adjacencies()),
             outer: outer.name.clone(),
-            gateway: inner.is_some(),
+            role,
         };
         let watch = Watch::new(prepared.surroundings.clone(), options.resolve_interval);
         let mut enforcement = Enforcement::start(means, prepared)?;
@@ -151,6 +167,7 @@ impl Engine {
         runtime.spawn(control.serve(sender));
         let mut engine = Self {
             attachments: None,
+            host: None,
             workers: Vec::new(),
             resolver,
             news,
@@ -172,8 +189,10 @@ impl Engine {
             last_error: None,
             runtime: Some(runtime),
         };
-        if let Some(inner) = &inner {
-            engine.start_workers(options, max_rules, &outer, inner)?;
+        match (role, &inner) {
+            (Role::Gateway, Some(inner)) => engine.start_workers(options, max_rules, &outer, inner)?,
+            (Role::Host, _) => engine.start_host(options, max_rules, &outer)?,
+            _ => {}
         }
         engine.attach(options, &outer, inner.as_ref())?;
         Ok(engine)
@@ -192,7 +211,10 @@ impl Engine {
             .interfaces
             .iter()
             .rev()
-            .map(|(side, interface)| format!("{side} {} ({} XDP)", interface.name, interface.xdp))
+            .map(|(side, interface)| match side.as_str() {
+                "edge" => format!("edge {}", interface.name),
+                _ => format!("{side} {} ({} XDP)", interface.name, interface.xdp),
+            })
             .collect();
         format!(
             "{}; {} rules, {} connections, {} workers",
@@ -226,28 +248,8 @@ impl Engine {
         let queues = queues(outer, inner)?;
         let cpus = allowed_cpus();
         for queue in 0..queues {
-            let options = WorkerOptions {
-                queue,
-                cpu: cpus.get(queue as usize % cpus.len().max(1)).copied(),
-                inner: inner.name.clone(),
-                outer: outer.name.clone(),
-                umem: umem.clone(),
-                port: PortOptions {
-                    busy_poll: options.busy_poll.then_some(BusyPoll {
-                        microseconds: 20,
-                        budget: 64,
-                    }),
-                    ..PortOptions::default()
-                },
-                spin: if options.busy_poll { Duration::MAX } else { SPIN },
-            };
-            let mut worker = Worker::start(options, Arc::clone(self.enforcement.shared()), max_rules)?;
-            if let Some(sockets) = worker.take_sockets() {
-                let filter = &mut self.enforcement.filter;
-                filter.set_socket(Side::Inner, queue, &sockets.inner)?;
-                filter.set_socket(Side::Outer, queue, &sockets.outer)?;
-            }
-            self.workers.push(worker);
+            let inner = ClearSide::Device(inner.name.clone());
+            self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), &umem)?;
         }
         for device in [outer, inner].into_iter().filter(|device| device.veth) {
             self.warnings.push(format!(
@@ -259,6 +261,56 @@ impl Engine {
         Ok(())
     }
 
+    /// The edge, with a worker for each queue of the outer device.
+    fn start_host(&mut self, options: &Options, max_rules: u32, outer: &Device) -> Result<(), EngineError> {
+        self.enforcement.filter.load_host()?;
+        let umem = packet_memory(outer, outer)?;
+        let (host, queues) = Host::open(outer, host_queues(outer)?)?;
+        host.announce(&mut self.enforcement.filter)?;
+        self.host = Some(host);
+        let cpus = allowed_cpus();
+        for (queue, tun) in (0..).zip(queues) {
+            let inner = ClearSide::Stack(tun);
+            self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), &umem)?;
+        }
+        Ok(())
+    }
+
+    fn start_worker(
+        &mut self,
+        options: &Options,
+        max_rules: u32,
+        (queue, cpus): (u32, &[usize]),
+        (outer, inner): (&Device, ClearSide),
+        umem: &UmemOptions,
+    ) -> Result<(), EngineError> {
+        let options = WorkerOptions {
+            queue,
+            cpu: cpus.get(queue as usize % cpus.len().max(1)).copied(),
+            inner,
+            outer: outer.name.clone(),
+            umem: umem.clone(),
+            port: PortOptions {
+                busy_poll: options.busy_poll.then_some(BusyPoll {
+                    microseconds: 20,
+                    budget: 64,
+                }),
+                ..PortOptions::default()
+            },
+            spin: if options.busy_poll { Duration::MAX } else { SPIN },
+        };
+        let mut worker = Worker::start(options, Arc::clone(self.enforcement.shared()), max_rules)?;
+        if let Some(sockets) = worker.take_sockets() {
+            let filter = &mut self.enforcement.filter;
+            if let Some(inner) = &sockets.inner {
+                filter.set_socket(Side::Inner, queue, inner)?;
+            }
+            filter.set_socket(Side::Outer, queue, &sockets.outer)?;
+        }
+        self.workers.push(worker);
+        Ok(())
+    }
+
     fn attach(
         &mut self,
         options: &Options,
@@ -267,10 +319,28 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let filter = &mut self.enforcement.filter;
         let mut attachments = Attachments::open(&options.instance)?;
-        attachments.egress(filter, outer)?;
+        if let Some(host) = &self.host {
+            attachments.edge(filter, host.name())?;
+            let status = InterfaceStatus {
+                name: host.name().to_owned(),
+                index: host.index(),
+                xdp: "none".to_owned(),
+            };
+            self.interfaces.insert("edge".to_owned(), status);
+        }
+        attachments.egress(filter, options.role, outer)?;
         for (side, device) in [(Side::Outer, Some(outer)), (Side::Inner, inner)] {
             let Some(device) = device else { continue };
-            let mode = attachments.xdp(filter, side, device, options.mode)?;
+            let mode = match (options.role, options.mode) {
+                (Role::Host, _) => attachments.xdp(filter, side, device, Mode::Native),
+                (_, mode) => attachments.xdp(filter, side, device, mode),
+            };
+            let mode = mode.map_err(|error| match error {
+                AttachError::NoNativeXdp { device } if options.role == Role::Host => {
+                    EngineError::GenericInHost(device)
+                }
+                error => error.into(),
+            })?;
             let status = InterfaceStatus {
                 name: device.name.clone(),
                 index: device.index,

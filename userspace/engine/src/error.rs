@@ -9,12 +9,33 @@ use thiserror::Error;
 use crate::attach::AttachError;
 use crate::control::ControlError;
 use crate::filter::FilterError;
+use crate::host::HostError;
 use crate::prepare::ApplyError;
 use crate::worker::WorkerError;
 
 /// Why an engine could not start, or ended.
 #[derive(Debug, Error)]
 pub enum EngineError {
+    /// The host edge.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// An inner device in host mode.
+    #[error(
+        "host mode protects this host's own packets and has no inner device, but `{0}` was given: leave it out, or use \
+         `--mode gateway`"
+    )]
+    InnerInHost(String),
+    /// No XDP in the driver in host mode.
+    #[error(
+        "device {0}: host mode needs XDP in the driver: in the kernel's receive path the filter would judge opened packets a second \
+         time and drop them. Leave `--xdp-mode generic` out, or use a device whose driver has XDP"
+    )]
+    GenericInHost(String),
+    /// No inner device in a gateway.
+    #[error(
+        "a gateway needs an inner device: give `--inner DEVICE`, or set `inner` in `[interfaces]` of the policy"
+    )]
+    NoInner,
     /// Netlink.
     #[error("cannot read the network configuration: {0}")]
     Netlink(io::Error),

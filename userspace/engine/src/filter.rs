@@ -12,13 +12,14 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use ravelin_classifier::RuleSet;
 use ravelin_xdp_common::line::LINE_SLOTS;
 use ravelin_xdp_common::{
-    Address, DropReason, Header, InboundEndpoint, Line, OutboundKey, Pass, RULE_SET_FLAGS, RuleCounter,
-    TunnelEnds, map_names,
+    Address, DropReason, Header, HostEdge, InboundEndpoint, Line, OutboundKey, Pass, RULE_SET_FLAGS,
+    RuleCounter, TunnelEnds, map_names,
 };
 use ravelin_xsk::MapMemory;
 use thiserror::Error;
 
 use crate::address::to_address;
+use crate::role::Role;
 use crate::tunnels::Tunnels;
 
 /// `enum bpf_map_type`, include/uapi/linux/bpf.h.
@@ -135,6 +136,33 @@ impl Filter {
             rule_set,
             tunnels: Tunnels::default(),
         })
+    }
+
+    /// Loads the programs of host mode as well.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError`] when the kernel refuses one.
+    pub fn load_host(&mut self) -> Result<(), FilterError> {
+        [map_names::HOST_EGRESS_PROGRAM, map_names::EDGE_PROGRAM]
+            .into_iter()
+            .try_for_each(|name| {
+                classifier(&mut self.bpf, name)?
+                    .load()
+                    .map_err(program_error(name))
+            })
+    }
+
+    /// Tells the programs of host mode which devices they work between.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn set_host_edge(&mut self, edge: &HostEdge) -> Result<(), FilterError> {
+        let name = map_names::HOST_EDGE;
+        let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
+        let mut array: Array<_, HostEdge> = Array::try_from(map).map_err(map_error(name))?;
+        array.set(0, *edge, 0).map_err(map_error(name))
     }
 
     /// Puts a rule set in force: every packet sees the old one whole or the new one whole.
@@ -290,8 +318,21 @@ impl Filter {
     /// # Errors
     ///
     /// [`FilterError::Missing`].
-    pub fn egress(&mut self) -> Result<&mut SchedClassifier, FilterError> {
-        classifier(&mut self.bpf, map_names::EGRESS_PROGRAM)
+    pub fn egress(&mut self, role: Role) -> Result<&mut SchedClassifier, FilterError> {
+        let name = match role {
+            Role::Filter | Role::Gateway => map_names::EGRESS_PROGRAM,
+            Role::Host => map_names::HOST_EGRESS_PROGRAM,
+        };
+        classifier(&mut self.bpf, name)
+    }
+
+    /// The tcx ingress program of the host edge.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Missing`].
+    pub fn edge(&mut self) -> Result<&mut SchedClassifier, FilterError> {
+        classifier(&mut self.bpf, map_names::EDGE_PROGRAM)
     }
 
     /// The whole object: for benches, which bring programs of their own.

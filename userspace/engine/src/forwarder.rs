@@ -40,6 +40,8 @@ pub struct Forwarder<'a, 'u, P> {
     pub(crate) moved_budget: Budget,
     /// For ICMP errors that are believed.
     pub(crate) quote_budget: Budget,
+    /// The clear side is this host's own stack: nothing is forwarded.
+    pub(crate) for_host: bool,
     pub(crate) fragments: Fragments,
     /// ESP packets of which fragments have come; away while a batch is opened.
     pub(crate) reassembly: Option<Box<Reassembly>>,
@@ -141,12 +143,22 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             icmp_budget: Budget::new(Instant::now()),
             moved_budget: Budget::new(Instant::now()),
             quote_budget: Budget::new(Instant::now()),
+            for_host: false,
             fragments: Fragments::new(Instant::now()),
             reassembly: Some(Box::default()),
             generations: (0, 0),
             last_hop: None,
             published: [0; 2],
             released: (0, Instant::now()),
+        }
+    }
+
+    /// The same for a host whose own stack is behind the inner port.
+    #[must_use]
+    pub(crate) fn for_host(self) -> Self {
+        Self {
+            for_host: true,
+            ..self
         }
     }
 
@@ -259,6 +271,10 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         snapshot: &Snapshot,
         now: Instant,
     ) {
+        if self.for_host && side == Side::Inner {
+            // The stack is no neighbour that had to be asked for.
+            return self.emit(frame, side, snapshot.outer.mac, snapshot);
+        }
         if let Some((last_side, last_address, mac)) = self.last_hop
             && (last_side, last_address) == (side, address)
         {

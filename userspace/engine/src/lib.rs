@@ -7,6 +7,7 @@
 //! - [`Resolver`] follows the kernel's routes and neighbours and publishes [`Snapshot`]s of next hops.
 //! - [`Worker`] is a thread with one queue of both devices; [`Forwarder`] is its packet path, which also runs over
 //!   ports in memory, for tests and benches.
+//! - [`Role`] says for whom: in host mode the private `Host` edge stands for the inner device, and `EdgePort` for its socket.
 //! - [`fetch_status`], [`apply()`], [`confirm`], [`roll_back`], [`fetch_sas`] and [`delete_sa`] talk to a running engine over its control socket.
 //!
 //! The engine never speaks IKE, never changes routes or addresses, and never touches a device that it was not given.
@@ -21,8 +22,10 @@ mod connection;
 mod control;
 mod counters;
 mod delete;
+mod delivery;
 mod device;
 mod difference;
+mod edge_port;
 mod enforcement;
 mod engine;
 mod errand;
@@ -33,6 +36,7 @@ mod forward;
 mod forwarder;
 mod fragments;
 mod hold;
+mod host;
 mod icmp;
 mod installed;
 mod mss;
@@ -51,6 +55,7 @@ mod regime;
 mod rekey;
 mod report;
 mod resolver;
+mod role;
 mod sa_report;
 mod sas;
 mod schedule;
@@ -77,14 +82,16 @@ pub use engine::{Engine, Options};
 pub use error::EngineError;
 pub use filter::{Filter, FilterError, Side};
 pub use forwarder::{Forwarder, Turn};
+pub use host::HostError;
 pub use order::{Applied, ApplyRequest, SaDeleted, SaSelector};
 pub use policy_file::PolicyFile;
 pub use prepare::ApplyError;
 pub use reading::Stalled;
 pub use regime::{Regime, Shared, TakenUp};
 pub use resolver::{News, Resolver};
+pub use role::Role;
 pub use status::{
     ConnectionStatus, InterfaceStatus, PeerStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus,
     SaDirection, SaEntry, SaState, SaStatus, Status, WorkerStatus,
 };
-pub use worker::{Sockets, Worker, WorkerError, WorkerOptions};
+pub use worker::{ClearSide, Sockets, Worker, WorkerError, WorkerOptions};

@@ -163,6 +163,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let snapshot = there.1;
         self.clamp(frame.data_mut(), pair, there, now);
         let destination = destination_of(packet.flow.destination, packet.flow.family);
+        if self.for_host {
+            return self.forward(frame, Side::Inner, destination, snapshot, now);
+        }
         let fits = frame.len() as u64 <= u64::from(snapshot.inner.mtu);
         if fits && forward::decrement_ttl(frame.data_mut()).is_ok() {
             return self.forward(frame, Side::Inner, destination, snapshot, now);
@@ -202,6 +205,10 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         there: (&Regime, &Snapshot),
         now: Instant,
     ) -> Result<ArrayVec<Frame<'u>, BATCH>, DropReason> {
+        if self.for_host {
+            // Too long for a frame, and for nobody else: the stack puts it together again.
+            return self.cut(bytes, there.1.outer.mtu as usize);
+        }
         let mtu = there.1.inner.mtu;
         let frames = forward::check_ttl(bytes).and_then(|()| {
             if bytes.len() as u64 > u64::from(mtu) {

@@ -15,6 +15,7 @@ use crate::device::Device;
 use crate::error::EngineError;
 use crate::netlink::Questions;
 use crate::prepare::ApplyError;
+use crate::role::Role;
 
 /// The devices by name, the inner one only if there is one.
 pub(crate) fn devices(outer: &str, inner: Option<&str>) -> Result<(Device, Option<Device>), EngineError> {
@@ -32,9 +33,9 @@ pub(crate) fn devices(outer: &str, inner: Option<&str>) -> Result<(Device, Optio
 }
 
 /// Whether this kind of engine can serve the connections.
-pub(crate) fn check_connections(policy: &Policy, gateway: bool) -> Result<(), ApplyError> {
-    for connection in policy.connections().iter().filter(|_| gateway) {
-        if connection.mode == Mode::Transport {
+pub(crate) fn check_connections(policy: &Policy, role: Role) -> Result<(), ApplyError> {
+    for connection in policy.connections().iter().filter(|_| role.seals()) {
+        if connection.mode == Mode::Transport && role == Role::Gateway {
             return Err(ApplyError::TransportInGateway(connection.name.clone()));
         }
         if let Encapsulation::Udp { local_port, .. } = connection.encapsulation
@@ -115,6 +116,18 @@ pub(crate) fn packet_memory(outer: &Device, inner: &Device) -> Result<UmemOption
         })
 }
 
+/// How many queues the device of a host has.
+pub(crate) fn host_queues(outer: &Device) -> Result<u32, EngineError> {
+    let queues = queue_count(&outer.name)?;
+    if queues > MAX_QUEUES {
+        return Err(EngineError::TooManyQueues {
+            device: outer.name.clone(),
+            queues,
+        });
+    }
+    Ok(queues)
+}
+
 /// How many queues both devices have.
 pub(crate) fn queues(outer: &Device, inner: &Device) -> Result<u32, EngineError> {
     let (outer_queues, inner_queues) = (queue_count(&outer.name)?, queue_count(&inner.name)?);
@@ -127,13 +140,7 @@ pub(crate) fn queues(outer: &Device, inner: &Device) -> Result<u32, EngineError>
             least: outer_queues.min(inner_queues),
         });
     }
-    if outer_queues > MAX_QUEUES {
-        return Err(EngineError::TooManyQueues {
-            device: outer.name.clone(),
-            queues: outer_queues,
-        });
-    }
-    Ok(outer_queues)
+    host_queues(outer)
 }
 
 /// The CPUs this process may run on.

@@ -65,7 +65,7 @@ pub enum ApplyError {
     Keying(#[from] KeyingErrors),
     /// Transport mode in a gateway.
     #[error(
-        "connection `{0}`: transport mode protects this host's own packets, and a gateway forwards those of others; use `mode = \"tunnel\"`"
+        "connection `{0}`: transport mode protects this host's own packets, and a gateway forwards those of others; use `mode = \"tunnel\"`, or `ravelin run --mode host`"
     )]
     TransportInGateway(String),
     /// UDP encapsulation on other ports than the driver looks at.

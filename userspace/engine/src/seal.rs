@@ -116,8 +116,14 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let checked = forward::verify_checksum(one.packet_mut()).and_then(|()| {
             if too_big {
                 // The TTL counts first: an expired packet gets that answer.
-                forward::check_ttl(one.packet_mut())?;
+                if !self.for_host {
+                    forward::check_ttl(one.packet_mut())?;
+                }
                 may_cut(one.packet_mut(), inner_mtu, outbound.sa.mode())?;
+            }
+            if self.for_host {
+                // What this host itself sends, or has forwarded already, makes no hop here.
+                return Ok(());
             }
             forward::decrement_ttl(one.packet_mut())
         });
@@ -156,12 +162,18 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     }
 
     /// Sends an ICMP error to the host that sent a frame which was not trimmed yet.
-    fn tell_sender(&mut self, one: Admitted<'u>, error: IcmpError, snapshot: &Snapshot, now: Instant) {
+    fn tell_sender(&mut self, mut one: Admitted<'u>, error: IcmpError, snapshot: &Snapshot, now: Instant) {
         if !self.icmp_budget.take(now) {
             return;
         }
         let l3_offset = one.metadata.l3_offset.into();
-        if let Some(answer) = icmp::answer(one.frame, l3_offset, &snapshot.inner, error) {
+        let port = if self.for_host {
+            // No router is between the stack and here; the answer seems to come from where the packet was to go.
+            snapshot.outer.speaking_for(one.packet_mut())
+        } else {
+            snapshot.inner
+        };
+        if let Some(answer) = icmp::answer(one.frame, l3_offset, &port, error) {
             self.counters.icmp_errors.add(1);
             self.queue(answer, Side::Inner);
         }

@@ -109,6 +109,12 @@ impl Engine {
         if let Err(error) = self.take_news() {
             eprintln!("ravelin: own addresses: {error}");
         }
+        if let Some(host) = &mut self.host {
+            let mac = self.resolver.adjacencies().current().outer.mac;
+            if let Err(error) = host.follow(mac, &mut self.enforcement.filter) {
+                eprintln!("ravelin: host edge: {error}");
+            }
+        }
         self.lose_patience();
         self.watch();
         if self.enforcement.advance() {

@@ -11,10 +11,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
-use ravelin_xsk::{OpenError, Port, PortError, PortOptions, Socket, Umem, UmemError, UmemOptions};
+use ravelin_xsk::{OpenError, Port, PortError, PortOptions, Socket, Tun, Umem, UmemError, UmemOptions};
 use thiserror::Error;
 
 use crate::counters::WorkerCounters;
+use crate::edge_port::{EdgePort, HostPort};
 use crate::forwarder::Forwarder;
 use crate::regime::Shared;
 
@@ -37,8 +38,8 @@ pub struct WorkerOptions {
     pub queue: u32,
     /// The CPU to run on.
     pub cpu: Option<usize>,
-    /// Name of the device of the clear side.
-    pub inner: String,
+    /// The clear side.
+    pub inner: ClearSide,
     /// Name of the device of the wire.
     pub outer: String,
     /// Packet memory.
@@ -47,6 +48,15 @@ pub struct WorkerOptions {
     pub port: PortOptions,
     /// How long to look for packets before sleeping. `Duration::MAX` never sleeps.
     pub spin: Duration,
+}
+
+/// Where a worker's clear packets come from and go to.
+#[derive(Clone, Debug)]
+pub enum ClearSide {
+    /// The device of this name: hosts behind a gateway.
+    Device(String),
+    /// This host's own stack, through a queue of its edge.
+    Stack(Arc<Tun>),
 }
 
 /// Why a worker ended or could not start.
@@ -108,8 +118,8 @@ pub struct Worker {
 /// Duplicates of a worker's sockets, for the XSK maps.
 #[derive(Debug)]
 pub struct Sockets {
-    /// On the inner device.
-    pub inner: OwnedFd,
+    /// On the inner device, if there is one.
+    pub inner: Option<OwnedFd>,
     /// On the outer device.
     pub outer: OwnedFd,
 }
@@ -123,6 +133,22 @@ struct Stop {
 struct Ready {
     sockets: Sockets,
     zero_copy: bool,
+}
+
+impl Ready {
+    fn new(queue: u32, inner: Option<&Socket<'_>>, outer: &Socket<'_>) -> Result<Self, WorkerError> {
+        let duplicate = |socket: &Socket<'_>| {
+            let copy = socket.fd().try_clone_to_owned();
+            copy.map_err(|error| WorkerError::System { queue, error })
+        };
+        Ok(Self {
+            sockets: Sockets {
+                inner: inner.map(duplicate).transpose()?,
+                outer: duplicate(outer)?,
+            },
+            zero_copy: outer.zero_copy() && inner.is_none_or(Socket::zero_copy),
+        })
+    }
 }
 
 impl Worker {
@@ -245,32 +271,46 @@ fn run(
     let open = |device: &str| {
         Socket::open(&umem, device, queue, &options.port).map_err(|error| WorkerError::Open { queue, error })
     };
-    let inner = open(&options.inner)?;
-    let outer = open(&options.outer)?;
-    let duplicate = |socket: &Socket<'_>| {
-        socket
-            .fd()
-            .try_clone_to_owned()
-            .map_err(|error| WorkerError::System { queue, error })
+    let result = match &options.inner {
+        ClearSide::Device(name) => {
+            let inner = open(name)?;
+            let outer = open(&options.outer)?;
+            let opened = Ready::new(queue, Some(&inner), &outer)?;
+            let forwarder = Forwarder::new(inner, outer, shared, counters);
+            begin(forwarder, options, stop, ready, opened)
+        }
+        ClearSide::Stack(tun) => {
+            let outer = open(&options.outer)?;
+            let opened = Ready::new(queue, None, &outer)?;
+            let edge = EdgePort::new(tun, queue, &umem, shared, counters);
+            let (edge, outer) = (HostPort::Edge(Box::new(edge)), HostPort::Outer(Box::new(outer)));
+            let forwarder = Forwarder::new(edge, outer, shared, counters).for_host();
+            begin(forwarder, options, stop, ready, opened)
+        }
     };
-    let sockets = Sockets {
-        inner: duplicate(&inner)?,
-        outer: duplicate(&outer)?,
-    };
-    let zero_copy = inner.zero_copy() && outer.zero_copy();
-    let mut forwarder = Forwarder::new(inner, outer, shared, counters);
+    result.map_err(|error| WorkerError::Port { queue, error })
+}
+
+/// Tells that all is open, and serves.
+fn begin<'u, P: Port<'u>>(
+    mut forwarder: Forwarder<'_, 'u, P>,
+    options: &WorkerOptions,
+    stop: &Stop,
+    sender: &Sender<Ready>,
+    ready: Ready,
+) -> Result<(), PortError> {
     forwarder.refill();
-    if ready.send(Ready { sockets, zero_copy }).is_err() {
-        return Ok(());
+    match sender.send(ready) {
+        Ok(()) => serve(&mut forwarder, options, stop),
+        // Nobody waits for this worker any more.
+        Err(_) => Ok(()),
     }
-    serve(&mut forwarder, options, counters, stop).map_err(|error| WorkerError::Port { queue, error })
 }
 
 /// The loop: take batches while there are any, look a little longer, sleep.
 fn serve<'u, P: Port<'u>>(
     forwarder: &mut Forwarder<'_, 'u, P>,
     options: &WorkerOptions,
-    counters: &WorkerCounters,
     stop: &Stop,
 ) -> Result<(), PortError> {
     let mut last_work = Instant::now();
@@ -297,7 +337,7 @@ fn serve<'u, P: Port<'u>>(
             std::hint::spin_loop();
             continue;
         }
-        counters.sleeps.add(1);
+        forwarder.counters.sleeps.add(1);
         let short = turn.unsent || turn.holding;
         if !sleep(
             forwarder,

@@ -21,7 +21,6 @@ struct Stretch {
 
 const FIN: u8 = 1;
 const PSH: u8 = 8;
-const ACK: u8 = 0x10;
 const ECE: u8 = 0x40;
 const CWR: u8 = 0x80;
 

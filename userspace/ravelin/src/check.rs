@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use ravelin_keying::StaticKeys;
 use ravelin_policy::lint::{self, Management};
+use ravelin_policy::{Connection, Mode, Policy};
 
 use crate::policy_file::PolicyFile;
 use crate::run::print_warnings;
@@ -77,6 +78,9 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
     let found = lint::lint(&policy, &management);
     warnings.extend(found.warnings);
     print_warnings(&warnings);
+    if let Some(advice) = how_to_run(&policy) {
+        eprintln!("{}: {advice}", path.display());
+    }
     if found.more > 0 {
         eprintln!("... and {} more warnings of the same kinds", found.more);
     }
@@ -104,6 +108,23 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
         }
     );
     Ok(())
+}
+
+/// What a policy with transport mode needs: it protects what this host itself sends.
+fn how_to_run(policy: &Policy) -> Option<String> {
+    let of_host = |connection: &&Connection| connection.mode == Mode::Transport;
+    let connection = policy.connections().iter().find(of_host)?;
+    Some(match policy.interfaces().inner {
+        Some(_) => format!(
+            "connection `{}` is of transport mode, which a gateway refuses: leave `inner` out of `[interfaces]` and start with \
+             `ravelin run --mode host`",
+            connection.name
+        ),
+        None => format!(
+            "connection `{}` is of transport mode: start with `ravelin run --mode host`",
+            connection.name
+        ),
+    })
 }
 
 /// The connections that must stay possible.

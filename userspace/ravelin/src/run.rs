@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use nix::sys::prctl;
-use ravelin_engine::{Engine, Mode, Options, PolicyFile};
+use ravelin_engine::{Engine, Mode, Options, PolicyFile, Role};
 use ravelin_esp::Provider;
 use ravelin_policy::{Policy, Warning};
 use signal_hook::consts::SIGHUP;
@@ -21,8 +21,9 @@ use crate::instance::Instance;
 /// Put a policy in force and serve it in the foreground
 ///
 /// With an inner device this is a gateway: packets from the clear side that a rule protects leave the outer device as
-/// ESP, and ESP from the peers comes out of the inner device. Without one it only filters what arrives on the outer
-/// device, and keeps clear packets that must be protected from leaving.
+/// ESP, and ESP from the peers comes out of the inner device. In host mode what this host itself sends and receives on the
+/// outer device is protected; routes, addresses and applications stay as they are. Otherwise it only filters what arrives on
+/// the outer device, and keeps clear packets that must be protected from leaving.
 ///
 /// `ravelin apply` puts another policy in force without an interruption; SIGHUP reads the file in force again.
 ///
@@ -41,6 +42,14 @@ pub(crate) struct Arguments {
     /// Device on the clear side; overrides the policy's `interfaces.inner`
     #[arg(long, value_name = "DEVICE")]
     inner: Option<String>,
+
+    /// What to protect [default: gateway with an inner device, else filter]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<RunMode>,
+
+    /// How this host's own packets get to the workers in host mode
+    #[arg(long, value_name = "KIND", default_value = "tun")]
+    host_edge: HostEdge,
 
     #[command(flatten)]
     instance: Instance,
@@ -72,6 +81,22 @@ pub(crate) struct Arguments {
     /// Room for the counters of so many rules, 16 bytes per CPU each [default: twice those of the policy, at least 65536]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
     max_rules: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RunMode {
+    /// Nothing: only filter
+    Filter,
+    /// What the hosts behind the inner device send and receive
+    Gateway,
+    /// What this host itself sends and receives
+    Host,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HostEdge {
+    /// Through a TUN device, in packets of up to 64 KiB
+    Tun,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -140,9 +165,20 @@ fn options(arguments: &Arguments, policy: &Policy) -> Result<Options> {
         bail!("no outer device: give `--outer DEVICE`, or set `outer` in `[interfaces]` of the policy");
     };
     let instance = &arguments.instance.instance;
+    let inner = arguments.inner.clone().or_else(|| interfaces.inner.clone());
+    let role = match arguments.mode {
+        Some(RunMode::Filter) => Role::Filter,
+        Some(RunMode::Gateway) => Role::Gateway,
+        Some(RunMode::Host) => match arguments.host_edge {
+            HostEdge::Tun => Role::Host,
+        },
+        None if inner.is_some() => Role::Gateway,
+        None => Role::Filter,
+    };
     Ok(Options {
         outer,
-        inner: arguments.inner.clone().or_else(|| interfaces.inner.clone()),
+        inner,
+        role,
         instance: instance.clone(),
         control: arguments.instance.control(),
         state: arguments

@@ -8,6 +8,7 @@
 //! - [`Frame`]: the right to read and write one chunk. It is neither `Clone` nor `Copy`; sending it gives it away,
 //!   dropping it returns the chunk to the free list.
 //! - [`Batch`]: up to [`BATCH`] frames on their way through the engine.
+//! - [`Tun`]: a queue of a TUN device, the way to and from the stack of this host.
 //! - [`Port`]: what the engine needs of a socket. [`twin::TwinPort`] is the same in memory, for tests and benches.
 //!
 //! ```no_run
@@ -41,6 +42,7 @@ mod batch;
 mod error;
 #[allow(unsafe_code, reason = "turns owned chunks into slices")]
 mod frame;
+mod if_tun;
 mod if_xdp;
 mod ledger;
 #[allow(unsafe_code, reason = "turns a mapping into a slice")]
@@ -51,6 +53,7 @@ mod ring;
 mod socket;
 #[allow(unsafe_code, reason = "makes system calls")]
 mod syscall;
+mod tun;
 pub mod twin;
 #[allow(
     unsafe_code,
@@ -65,4 +68,5 @@ pub use ledger::FrameCounts;
 pub use map_memory::MapMemory;
 pub use port::{BusyPoll, Kick, Mode, Outstanding, Port, PortCounters, PortOptions, Statistics};
 pub use socket::{Socket, queue_count};
+pub use tun::{Tun, TunError};
 pub use umem::{HugePages, Pages, Umem, UmemOptions};

@@ -8,6 +8,7 @@ use std::ptr::{self, NonNull};
 
 use libc::{c_int, c_void, socklen_t};
 
+use crate::if_tun::{TUNSETIFF, TUNSETOFFLOAD};
 use crate::if_xdp::{
     AF_XDP, ETHTOOL_GCHANNELS, EthtoolChannels, SIOCETHTOOL, SOL_XDP, XDP_MMAP_OFFSETS, XDP_OPTIONS,
     XDP_STATISTICS, XDP_UMEM_REG,
@@ -220,21 +221,28 @@ pub(crate) fn channels(name: &str) -> io::Result<EthtoolChannels> {
         cmd: ETHTOOL_GCHANNELS,
         ..EthtoolChannels::default()
     };
-    let mut request = libc::ifreq {
-        ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_data: (&raw mut channels).cast(),
-        },
-    };
-    if name.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
+    let mut request = named_request(name)?;
+    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
     // SAFETY: an ifreq whose data points to the structure that this command fills; both live through the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL.into(), &raw mut request) })?;
     Ok(channels)
+}
+
+/// Makes a TUN device, or opens a further queue of it (`tun_set_iff` in `drivers/net/tun.c`); its name.
+pub(crate) fn attach_tun(file: BorrowedFd<'_>, name: &str, flags: i16) -> io::Result<String> {
+    let mut request = named_request(name)?;
+    request.ifr_ifru.ifru_flags = flags;
+    // SAFETY: an ifreq, which the kernel reads and writes.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().map(|byte| *byte as u8);
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// What the stack may leave to the reader of a TUN device (`set_offload` in `drivers/net/tun.c`).
+pub(crate) fn set_tun_offload(file: BorrowedFd<'_>, offloads: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the argument is a number.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETOFFLOAD, offloads) })
 }
 
 /// A counter to wait for (`fs/eventfd.c`), non-blocking.
@@ -244,6 +252,18 @@ pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     check(fd)?;
     // SAFETY: a fresh descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn named_request(name: &str) -> io::Result<libc::ifreq> {
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    // SAFETY: integers, and a pointer that may be null.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
 }
 
 /// What setsockopt or bind said when the kernel lacks an option.

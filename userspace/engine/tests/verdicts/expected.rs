@@ -242,12 +242,14 @@ fn is_keepalive(hook: Hook, truth: &Truth, world: &World) -> bool {
 fn is_lifeline(hook: Hook, truth: &Truth, world: &World) -> bool {
     let (from, to) = (truth.packet.source, truth.packet.destination);
     match (truth.content, hook) {
-        (Content::Arp, _) | (Content::NonIp | Content::NeighbourDiscovery, Hook::Egress) => true,
+        (Content::Arp, _) | (Content::NonIp, Hook::Egress) => true,
+        (Content::NeighbourDiscovery, Hook::Egress | Hook::HostEgress) => true,
         (Content::NeighbourDiscovery, _) => world.is_own(to) || stays_on_link(to),
         (Content::Ike, Hook::Outer | Hook::Inner) | (Content::Keepalive, Hook::Inner) => world.is_own(to),
-        (Content::Ike | Content::Keepalive | Content::Esp { .. } | Content::Ah { .. }, Hook::Egress) => {
-            world.is_own(from)
-        }
+        (
+            Content::Ike | Content::Keepalive | Content::Esp { .. } | Content::Ah { .. },
+            Hook::Egress | Hook::HostEgress,
+        ) => world.is_own(from),
         _ => false,
     }
 }

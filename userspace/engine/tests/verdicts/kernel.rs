@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
-use ravelin_engine::{Filter, Side};
+use ravelin_engine::{Filter, Role, Side};
 use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{
     DropReason, FrameMetadata, InboundEndpoint, Judgement, Outcome, Pass, RULE_COUNTERS, RuleCounter,
@@ -27,10 +27,17 @@ pub(crate) enum Hook {
     Outer,
     Inner,
     Egress,
+    /// tcx egress in host mode.
+    HostEgress,
 }
 
 impl Hook {
-    pub(crate) const ALL: [Self; 3] = [Self::Outer, Self::Inner, Self::Egress];
+    pub(crate) const ALL: [Self; 4] = [Self::Outer, Self::Inner, Self::Egress, Self::HostEgress];
+
+    /// Whether it sees socket buffers.
+    const fn is_tcx(self) -> bool {
+        matches!(self, Self::Egress | Self::HostEgress)
+    }
 }
 
 /// The loaded object.
@@ -53,11 +60,12 @@ impl Run {
     pub(crate) fn expected(hook: Hook, judgement: &Judgement, _frame: &[u8]) -> Self {
         let (drop, pass) = match hook {
             Hook::Outer | Hook::Inner => (XDP_DROP, XDP_PASS),
-            Hook::Egress => (TC_ACT_SHOT, TC_ACT_UNSPEC),
+            Hook::Egress | Hook::HostEgress => (TC_ACT_SHOT, TC_ACT_UNSPEC),
         };
         let (code, metadata) = match judgement.outcome() {
             Outcome::Pass(_) => (pass, None),
             Outcome::Drop(_) => (drop, None),
+            Outcome::Redirect(_) if hook.is_tcx() => (drop, None),
             Outcome::Redirect(metadata) => (drop, Some(metadata)),
         };
         Self {
@@ -110,7 +118,8 @@ impl Counters {
 
 impl Kernel {
     pub(crate) fn load() -> Self {
-        let filter = Filter::load(RULE_COUNTERS).expect("run this test as root");
+        let mut filter = Filter::load(RULE_COUNTERS).expect("run this test as root");
+        filter.load_host().unwrap();
         Self { filter }
     }
 
@@ -140,12 +149,13 @@ impl Kernel {
         let result = match hook {
             Hook::Outer => self.filter.xdp(Side::Outer).unwrap().test_run(options),
             Hook::Inner => self.filter.xdp(Side::Inner).unwrap().test_run(options),
-            Hook::Egress => self.filter.egress().unwrap().test_run(options),
+            Hook::Egress => self.filter.egress(Role::Gateway).unwrap().test_run(options),
+            Hook::HostEgress => self.filter.egress(Role::Host).unwrap().test_run(options),
         };
         let result = match result {
             Ok(result) => result,
             Err(ProgramError::SyscallError(error))
-                if hook == Hook::Egress
+                if hook.is_tcx()
                     && frame.len() < 14 + 40
                     && error.io_error.kind() == std::io::ErrorKind::InvalidInput =>
             {

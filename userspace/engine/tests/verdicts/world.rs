@@ -11,7 +11,8 @@ use ravelin_policy::Policy;
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation, Family, Flow, FragmentKey, FragmentRecord, Frame, Header,
     InboundEndpoint, IpPacket, Judgement, OutboundKey, Ports, SliceReader, Tables, TunnelEnds, Verdict,
-    address_bytes, address_v6, decide_egress, decide_inner, decide_outer, mapped_v4, parse,
+    address_bytes, address_v6, decide_egress, decide_host_egress, decide_inner, decide_outer, mapped_v4,
+    parse,
 };
 
 use crate::frame::{Piece, Truth};
@@ -234,6 +235,7 @@ impl World {
             Hook::Outer => decide_outer(&reader, self),
             Hook::Inner => decide_inner(&reader, self),
             Hook::Egress => decide_egress(&reader, self),
+            Hook::HostEgress => decide_host_egress(&reader, self),
         }
     }
 
@@ -260,7 +262,7 @@ impl World {
 pub(crate) fn direction(hook: Hook) -> Direction {
     match hook {
         Hook::Outer => Direction::Inbound,
-        Hook::Inner | Hook::Egress => Direction::Outbound,
+        Hook::Inner | Hook::Egress | Hook::HostEgress => Direction::Outbound,
     }
 }
 

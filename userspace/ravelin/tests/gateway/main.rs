@@ -6,6 +6,7 @@
 
 mod following;
 mod fragments;
+mod host;
 mod lifetime;
 mod make_before_break;
 mod mistakes;

@@ -3,11 +3,13 @@
 pub(crate) mod capture;
 pub(crate) mod daemon;
 pub(crate) mod echo;
+pub(crate) mod hosts;
 pub(crate) mod lab;
 pub(crate) mod namespace;
 pub(crate) mod peer;
 pub(crate) mod routed;
 pub(crate) mod scapy;
+pub(crate) mod tshark;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -1,0 +1,268 @@
+//! Two hosts that protect their own packets: docs/examples/host-a.toml and host-b.toml, and the same as tunnels.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ravelin_engine::ConnectionStatus;
+
+use crate::support::capture::{Capture, Ip, Seen, assert_sequence_numbers_fresh, clear};
+use crate::support::daemon::succeeded;
+use crate::support::echo::Echo;
+use crate::support::hosts::{A, B, CLEAR_PORT, Hosts};
+use crate::support::lab::PORT;
+use crate::support::tshark::{self, Key};
+use crate::support::{namespace::Namespace, wait_until};
+
+/// Bytes of a stream, there and back.
+const STREAM: usize = 4 << 20;
+
+fn tunnel(policy: &str) -> String {
+    policy.replace("mode = \"transport\"", "mode = \"tunnel\"")
+}
+
+/// Packets that went through a device: from the stack, to the stack.
+fn through(namespace: &Namespace, device: &str) -> (u64, u64) {
+    let text = namespace.run("ip", &["-s", "-j", "link", "show", "dev", device]);
+    let links: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let packets = |way: &str| links[0]["stats64"][way]["packets"].as_u64().unwrap();
+    (packets("tx"), packets("rx"))
+}
+
+/// What must not be seen on the wire: anything in the clear but the flow that the example permits.
+fn leaks(packets: &[Ip]) -> Vec<Ip> {
+    let mut leaks: Vec<Ip> = clear(packets).into_iter().cloned().collect();
+    leaks.retain(|packet| {
+        !packet
+            .ports()
+            .is_some_and(|ports| [ports.0, ports.1].contains(&CLEAR_PORT))
+    });
+    leaks
+}
+
+fn keys(hosts: &Hosts) -> Vec<Key> {
+    [0, 1]
+        .into_iter()
+        .flat_map(|family| {
+            let (suffix, spi) = [("v4", 4), ("v6", 6)][family];
+            [
+                (
+                    A[family],
+                    B[family],
+                    0x00a0_0000 + spi,
+                    format!("a-to-b-{suffix}"),
+                ),
+                (
+                    B[family],
+                    A[family],
+                    0x00b0_0000 + spi,
+                    format!("b-to-a-{suffix}"),
+                ),
+            ]
+        })
+        .map(|(source, destination, spi, key)| Key {
+            source,
+            destination,
+            spi,
+            key: hosts.key(&key),
+        })
+        .collect()
+}
+
+/// Ping, UDP and TCP over both families; every byte that comes back is compared, every packet of the wire opened by tshark.
+fn exercise(hosts: &Hosts, change: impl Fn(&str) -> String, inside: [&str; 2]) {
+    let running = hosts.start(change);
+    let capture = hosts.capture();
+    let echo = Echo::start(&hosts.b, PORT);
+    let monitor = Echo::start(&hosts.b, CLEAR_PORT);
+    for family in [0, 1] {
+        wait_until("ping from a", || hosts.a.ping(B[family]));
+        wait_until("ping from b", || hosts.b.ping(A[family]));
+        wait_until("UDP", || echo.udp(&hosts.a, B[family], &[7; 1200]));
+        wait_until("UDP in the clear", || monitor.udp(&hosts.a, B[family], &[8; 300]));
+        echo.tcp(&hosts.a, B[family], STREAM);
+    }
+    let sealed = [&running.da, &running.db].map(|daemon| daemon.status().workers[0].sealed as usize);
+    wait_until("the capture to hold every packet", || {
+        capture.mark() >= sealed[0] + sealed[1]
+    });
+    let frames = capture.frames();
+    let packets: Vec<Ip> = frames.iter().filter_map(|seen| Ip::parse(&seen.frame)).collect();
+    assert!(
+        leaks(&packets).is_empty(),
+        "clear on the wire: {:?}",
+        leaks(&packets)
+    );
+    assert!(
+        packets
+            .iter()
+            .any(|packet| packet.ports().is_some_and(|(_, to)| to == CLEAR_PORT)),
+        "what is permitted goes in the clear"
+    );
+    let esp = assert_sequence_numbers_fresh(&packets);
+    assert!(esp > 4 * STREAM / 1500, "{esp}");
+
+    let opened = tshark::open(&frames, &keys(hosts), hosts.folder.path());
+    assert_eq!(
+        (opened.esp, opened.authentic),
+        (esp as u64, esp as u64),
+        "{opened:?}"
+    );
+    for (family, icmp) in [(0, "icmp"), (1, "icmpv6")] {
+        let front = inside[family];
+        for (protocol, least) in [("tcp", 2 * STREAM as u64 / 1500), ("udp", 2), (icmp, 4)] {
+            let seen = opened
+                .inside
+                .get(&format!("{front}{protocol}"))
+                .copied()
+                .unwrap_or(0);
+            assert!(seen >= least, "{front}{protocol}: {opened:?}");
+        }
+    }
+    for (namespace, daemon) in [(&hosts.a, &running.da), (&hosts.b, &running.db)] {
+        let status = daemon.status();
+        let sum = |of: fn(&ConnectionStatus) -> u64| status.connections.iter().map(of).sum::<u64>();
+        let (sealed, received) = (sum(|one| one.outbound.packets), sum(|one| one.inbound.packets));
+        // Workers' ESP passes the egress program by: were it taken again, more would come from the stack.
+        wait_until("the worker to count what its SAs do", || {
+            let status = daemon.status();
+            let sealed: u64 = status.connections.iter().map(|one| one.outbound.packets).sum();
+            status.workers[0].sealed == sealed
+        });
+        let (from_stack, to_stack) = through(namespace, &status.interfaces["edge"].name);
+        assert!(
+            4 * to_stack < received,
+            "{received} segments arrived as {to_stack} packets"
+        );
+        // TCP hands out large packets whatever the device can do: it would be cut behind the egress program.
+        assert!(4 * from_stack < sealed, "{from_stack} packets became {sealed}");
+    }
+}
+
+#[test]
+fn transport_mode_with_the_devices_offloads() {
+    exercise(&Hosts::new(true), str::to_owned, ["", ""]);
+}
+
+#[test]
+fn transport_mode_without_offloads() {
+    exercise(&Hosts::new(false), str::to_owned, ["", ""]);
+}
+
+#[test]
+fn tunnel_mode_with_the_devices_offloads() {
+    exercise(&Hosts::new(true), tunnel, ["ip:", "ipv6:"]);
+}
+
+#[test]
+fn tunnel_mode_without_offloads() {
+    exercise(&Hosts::new(false), tunnel, ["ip:", "ipv6:"]);
+}
+
+/// Datagrams of any size: the stack learns what fits from the answers to those that do not.
+#[test]
+fn datagrams_that_do_not_fit_are_made_to_fit() {
+    let hosts = Hosts::new(true);
+    let _running = hosts.start(tunnel);
+    let capture = hosts.capture();
+    let echo = Echo::start(&hosts.b, PORT);
+    for family in [0, 1] {
+        for length in [1400, 1440, 1472, 4000, 20_000] {
+            let what = format!("{length} bytes, family {family}");
+            wait_until(&what, || echo.udp(&hosts.a, B[family], &vec![9; length]));
+        }
+    }
+    assert_eq!(leaks(&capture.packets()).len(), 0);
+}
+
+/// What holds while nobody serves the edge: protected packets end, permitted ones go on.
+fn closed(hosts: &Hosts, capture: &Capture, echo: &Echo, monitor: &Echo) {
+    for family in [0, 1] {
+        assert!(!hosts.a.ping(B[family]), "a ping passed");
+        assert!(
+            !echo.udp(&hosts.a, B[family], b"in the clear"),
+            "a datagram passed"
+        );
+        wait_until("what is permitted", || {
+            monitor.udp(&hosts.a, B[family], b"how are you")
+        });
+    }
+    let packets = capture.packets();
+    assert!(
+        leaks(&packets).is_empty(),
+        "clear on the wire: {:?}",
+        leaks(&packets)
+    );
+}
+
+#[test]
+fn nothing_leaves_in_the_clear_while_the_daemon_is_dead_or_frozen() {
+    let hosts = Hosts::new(true);
+    let running = hosts.start(str::to_owned);
+    let capture = hosts.capture();
+    let echo = Echo::start(&hosts.b, PORT);
+    let monitor = Echo::start(&hosts.b, CLEAR_PORT);
+    for family in [0, 1] {
+        wait_until("ping", || hosts.a.ping(B[family]));
+    }
+
+    let pid = Pid::from_raw(running.da.pid() as i32);
+    kill(pid, Signal::SIGSTOP).unwrap();
+    closed(&hosts, &capture, &echo, &monitor);
+    kill(pid, Signal::SIGCONT).unwrap();
+    for family in [0, 1] {
+        wait_until("ping after SIGCONT", || hosts.a.ping(B[family]));
+    }
+
+    running.da.kill();
+    let edges = hosts.a.run("ip", &["-o", "link"]);
+    assert!(!edges.contains("rav0"), "the edge goes with the daemon: {edges}");
+    closed(&hosts, &capture, &echo, &monitor);
+    let daemon = running.a.start();
+    for family in [0, 1] {
+        wait_until("ping after a restart", || hosts.a.ping(B[family]));
+    }
+
+    let (ended, log) = daemon.stop();
+    assert!(ended.success(), "{log}");
+    closed(&hosts, &capture, &echo, &monitor);
+    succeeded(&running.a.detach());
+    assert!(running.a.pins().is_empty());
+    // The other side still demands ESP; but from here the packet leaves as any other.
+    let mark = capture.mark();
+    let passed = |seen: &Seen| {
+        Ip::parse(&seen.frame).is_some_and(|packet| packet.ports().is_some_and(|(_, to)| to == PORT))
+    };
+    wait_until("a clear packet", || {
+        // The kernel lets go of the programs a moment after their pins have gone.
+        echo.udp_one_way(&hosts.a, B[0], b"in the clear, as told");
+        capture.frames()[mark..].iter().any(passed)
+    });
+}
+
+/// A link-layer address may change: what is opened must still be for this host.
+#[test]
+fn a_changed_link_layer_address_is_followed() {
+    let hosts = Hosts::new(true);
+    let _running = hosts.start(str::to_owned);
+    wait_until("ping", || hosts.a.ping(B[0]));
+    hosts.a.ip("link set eth0 address 02:00:00:00:00:0a");
+    wait_until("ping from the new address", || hosts.a.ping(B[0]));
+    wait_until("ping to the new address", || hosts.b.ping(A[0]));
+}
+
+#[test]
+fn what_host_mode_cannot_do_is_refused_with_advice() {
+    let hosts = Hosts::new(true);
+    let mut host = hosts.host(0, str::to_owned);
+    host.inner = Some("lo".to_owned());
+    let said = host.refused();
+    assert!(said.contains("leave it out, or use `--mode gateway`"), "{said}");
+    let said = hosts
+        .host(0, str::to_owned)
+        .with("--xdp-mode", "generic")
+        .refused();
+    assert!(said.contains("needs XDP in the driver"), "{said}");
+    let mut gateway = hosts.host(0, str::to_owned);
+    gateway.extra = vec!["--mode".to_owned(), "gateway".to_owned()];
+    let said = gateway.refused();
+    assert!(said.contains("give `--inner DEVICE`"), "{said}");
+}
