@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::fingerprint::Fingerprint;
 use crate::mark_record::{Kind, Mark};
 use crate::marks::MarkFileError;
+use crate::sequence_mark::MarkError;
 use crate::state_folder::StateFolder;
 
 /// How far the anti-replay window had come when it was last recorded.
@@ -24,13 +25,18 @@ impl ReceivedMark {
     /// Finds out how far the window had come; a key without a mark is new.
     ///
     /// # Errors
-    /// [`MarkFileError::Lost`].
-    pub fn open(folder: &Arc<StateFolder>, spi: u32, key: Fingerprint) -> Result<Self, MarkFileError> {
+    /// [`MarkError::OtherDirection`]: what was sent under the key could come back, and the other end repeats its nonces.
+    /// [`MarkError::File`] when nobody knows.
+    pub fn open(folder: &Arc<StateFolder>, spi: u32, key: Fingerprint) -> Result<Self, MarkError> {
+        let recorded = folder.highest(Kind::Received, key)?;
+        if recorded.is_none() && folder.highest(Kind::Sent, key)?.is_some() {
+            return Err(MarkError::OtherDirection { spi, used: "send" });
+        }
         Ok(Self {
             folder: Arc::clone(folder),
             key,
             spi,
-            recorded: folder.highest(Kind::Received, key)?.unwrap_or(0),
+            recorded: recorded.unwrap_or(0),
         })
     }
 

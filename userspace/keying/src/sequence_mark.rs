@@ -49,6 +49,17 @@ pub enum MarkError {
         /// What may have been used.
         floor: u64,
     },
+    /// The key was used in the other direction.
+    #[error(
+        "SPI {spi:#010x}: its key was used to {used} before, and one key at two senders repeats nonces, which breaks \
+         AES-GCM; if inbound and outbound were mixed up, put them back, else make new keys on both ends (`ravelin keygen`)"
+    )]
+    OtherDirection {
+        /// The SPI that asked.
+        spi: u32,
+        /// `send` or `receive`.
+        used: &'static str,
+    },
     /// No number is left.
     #[error(
         "SPI {spi:#010x}: its sequence numbers are used up; make a new key on both ends (`ravelin keygen`)"
@@ -63,7 +74,7 @@ impl SequenceMark {
     /// Finds out what may have been used under this key; a key without a mark is new.
     ///
     /// # Errors
-    /// [`MarkError::InUse`], or [`MarkError::File`] when nobody knows.
+    /// [`MarkError::InUse`], [`MarkError::OtherDirection`], or [`MarkError::File`] when nobody knows.
     pub fn open(folder: &Arc<StateFolder>, spi: u32, key: Fingerprint) -> Result<Self, MarkError> {
         if !folder.claim(key) {
             return Err(MarkError::InUse { spi });
@@ -76,7 +87,12 @@ impl SequenceMark {
             floor: 0,
             recorded: 0,
         };
-        mark.floor = folder.highest(Kind::Sent, key)?.unwrap_or(0);
+        // What the other end has used under its key only it knows.
+        let floor = folder.highest(Kind::Sent, key)?;
+        if floor.is_none() && folder.highest(Kind::Received, key)?.is_some() {
+            return Err(MarkError::OtherDirection { spi, used: "receive" });
+        }
+        mark.floor = floor.unwrap_or(0);
         mark.recorded = mark.floor;
         Ok(mark)
     }

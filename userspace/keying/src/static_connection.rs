@@ -14,7 +14,7 @@ use crate::lifetime::lifetime;
 use crate::marks::MarkFileError;
 use crate::outer_options::outer_options;
 use crate::received_mark::ReceivedMark;
-use crate::sequence_mark::{MarkError, SequenceMark};
+use crate::sequence_mark::SequenceMark;
 use crate::state_folder::StateFolder;
 
 /// A connection's two SAs and what keeps its sequence numbers safe. Each can go before the other: then its key is gone
@@ -85,8 +85,8 @@ impl StaticConnection {
         let (outbound, inbound) = (&connection.keys.outbound, &connection.keys.inbound);
         let fingerprints = keys.fingerprints();
         let sent = SequenceMark::open(folder, outbound.spi.value(), fingerprints[0]).map_err(failed_mark)?;
-        let received = ReceivedMark::open(folder, inbound.spi.value(), fingerprints[1])
-            .map_err(|error| failed_mark(MarkError::File(error)))?;
+        let received =
+            ReceivedMark::open(folder, inbound.spi.value(), fingerprints[1]).map_err(failed_mark)?;
         let now = Instant::now();
         let mut outbound = outbound_parameters(connection, keys.outbound);
         // Numbers may have been lost, but not one packet was sent that had none.

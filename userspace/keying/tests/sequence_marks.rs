@@ -337,6 +337,34 @@ fn a_new_spi_does_not_start_an_old_key_again() {
     assert!(mark.last_used() >= used[used.len() - 1]);
 }
 
+/// Were a policy's keys exchanged, both ends would seal under the same key, each from 1.
+#[test]
+fn a_key_keeps_its_direction() {
+    let temporary = private_folder();
+    let path = temporary.path();
+    life(path, 1);
+    let folder = folder(path);
+    let mut received = ReceivedMark::open(&folder, SPI, key(2)).expect("a new key");
+    // As long as nothing was received, the key is as good as new.
+    drop(SequenceMark::open(&folder, SPI, key(2)).expect("a new key"));
+    received.record(1).expect("recorded");
+    drop(received);
+
+    let error = ReceivedMark::open(&folder, SPI, key(1)).expect_err("it was used to send");
+    assert!(error.to_string().contains("used to send before"), "{error}");
+    let error = SequenceMark::open(&folder, SPI, key(2)).expect_err("it was used to receive");
+    assert!(error.to_string().contains("used to receive before"), "{error}");
+    // The right way round they go on.
+    assert!(
+        SequenceMark::open(&folder, SPI, key(1))
+            .expect("its own")
+            .last_used()
+            > 0
+    );
+    let received = ReceivedMark::open(&folder, SPI, key(2)).expect("its own");
+    assert_eq!(received.highest(), 1);
+}
+
 #[test]
 fn one_key_has_one_sender() {
     let temporary = private_folder();
@@ -410,11 +438,8 @@ fn what_was_received_is_remembered_and_never_lowered() {
     mark.record(5).expect("nothing to do");
     drop(mark);
     assert_eq!(open().expect("a mark").highest(), u64::from(u32::MAX) + 7);
-    // It is no mark of what was sent.
-    assert_eq!(
-        SequenceMark::open(&folder(temporary.path()), SPI, key(1))
-            .expect("new")
-            .last_used(),
-        0
-    );
+    // It is no mark of what was sent, and the key is not one to send with.
+    let error =
+        SequenceMark::open(&folder(temporary.path()), SPI, key(1)).expect_err("it was used to receive");
+    assert!(error.to_string().contains("used to receive before"), "{error}");
 }
