@@ -19,7 +19,7 @@ use crate::status::{PolicyStatus, SaEntry, Status};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Largest answer that is read, in bytes.
-const LARGEST: usize = 64 << 20;
+const LARGEST: usize = 256 << 20;
 
 /// Asks a running engine for its status.
 ///

@@ -28,12 +28,13 @@ struct Rekey {
     old: Vec<Old>,
 }
 
-/// An outbound SA that is to seal.
+/// An outbound SA that is to seal. What was deleted is not kept here either: its key is to be erased.
 #[derive(Clone, Debug)]
 struct Step {
-    outbound: Outbound,
+    /// `None` only if this is the last step.
+    outbound: Option<Outbound>,
     /// The other one of its pair: its first packet shows that the peer has the pair.
-    inbound: Arc<Inbound>,
+    inbound: Option<Arc<Inbound>>,
     /// When to seal with it though no packet came.
     at: Instant,
 }
@@ -86,8 +87,8 @@ impl Rekeys {
                 (Some(sealing), Some(outbound), Some(inbound)) if !grace.is_zero() => {
                     rekey.sealing = Some(sealing);
                     rekey.steps.push(Step {
-                        outbound: outbound.clone(),
-                        inbound: Arc::clone(inbound),
+                        outbound: Some(outbound.clone()),
+                        inbound: Some(Arc::clone(inbound)),
                         at: now + grace / 2,
                     });
                 }
@@ -161,9 +162,13 @@ impl Rekeys {
             if rekey.sealing.as_ref().is_some_and(|sealing| sealing.pair == pair) {
                 rekey.take_steps(1);
             }
-            // The last step stays: it leads to the connection as it is by then, which may have no outbound SA.
-            if let Some((_, before)) = rekey.steps.split_last() {
-                let at = before.iter().position(|step| step.outbound.pair == pair);
+            let leads_to = |step: &Step| step.outbound.as_ref().is_some_and(|one| one.pair == pair);
+            // The last step stays: it leads to the connection as it is by then, which has no outbound SA.
+            if let Some((last, before)) = rekey.steps.split_last_mut() {
+                if leads_to(last) {
+                    last.outbound = None;
+                }
+                let at = before.iter().position(leads_to);
                 at.map(|at| rekey.steps.remove(at));
             }
         }
@@ -173,6 +178,9 @@ impl Rekeys {
     pub(crate) fn remove_inbound(&mut self, pair: u32) {
         for rekey in self.0.values_mut() {
             rekey.old.retain(|old| old.inbound.pair != pair);
+            for step in &mut rekey.steps {
+                step.inbound.take_if(|inbound| inbound.pair == pair);
+            }
         }
     }
 
@@ -195,7 +203,7 @@ impl Rekeys {
     /// The outbound SAs that are to seal after it, in order.
     pub(crate) fn next(&self, slot: u32) -> impl Iterator<Item = &Outbound> {
         let steps = self.0.get(&slot).map_or(&[][..], |rekey| &rekey.steps);
-        steps.iter().map(|step| &step.outbound)
+        steps.iter().filter_map(|step| step.outbound.as_ref())
     }
 
     /// When the next of them is to seal.
@@ -216,8 +224,8 @@ impl Rekeys {
     /// Pairs whose outbound SAs seal or are to seal.
     pub(crate) fn sealing_pairs(&self) -> impl Iterator<Item = u32> {
         self.0.values().flat_map(|rekey| {
-            let steps = rekey.steps.iter().map(|step| step.outbound.pair);
-            rekey.sealing.iter().map(|sealing| sealing.pair).chain(steps)
+            let steps = rekey.steps.iter().filter_map(|step| step.outbound.as_ref());
+            rekey.sealing.iter().chain(steps).map(|outbound| outbound.pair)
         })
     }
 }
@@ -239,13 +247,16 @@ impl Rekey {
     fn take_steps(&mut self, count: usize) {
         let last = self.steps.drain(..count.min(self.steps.len())).next_back();
         // After the last step the connection's own SA seals.
-        self.sealing = last.map(|step| step.outbound).filter(|_| !self.steps.is_empty());
+        self.sealing = last
+            .and_then(|step| step.outbound)
+            .filter(|_| !self.steps.is_empty());
     }
 }
 
 impl Step {
     fn is_due(&self, now: Instant) -> bool {
-        now >= self.at || self.inbound.sa.counters().packets > 0
+        let shown = |inbound: &Arc<Inbound>| inbound.sa.counters().packets > 0;
+        now >= self.at || self.inbound.as_ref().is_some_and(shown)
     }
 }
 

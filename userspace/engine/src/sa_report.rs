@@ -1,9 +1,9 @@
 //! The SAs that there are: of the connections in force, of those that may come back, and those on their way out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
-use ravelin_esp::{InboundSa, OutboundSa};
+use ravelin_esp::{Counts, InboundSa, OutboundSa};
 use ravelin_policy::Spi;
 
 use crate::connection::Connection;
@@ -128,16 +128,13 @@ impl Enforcement {
         let [outbound_spi, inbound_spi] = self.spis(connection);
         let sealing = self.rekeys.sealing(slot).or(connection.outbound.as_ref());
         let mut switch_in = self.rekeys.switch_at(slot).map(|at| seconds(at, now));
-        // The last one is the connection's own, which may be deleted.
-        let next = self
-            .rekeys
-            .next(slot)
-            .filter(|one| one.pair != pair || connection.outbound.is_some());
         Line {
             outbound: sealing.map_or((pair, deleted(outbound_spi)), |one| {
                 (one.pair, outbound(&one.sa, SaState::InUse, None))
             }),
-            next: next
+            next: self
+                .rekeys
+                .next(slot)
                 .map(|one| (one.pair, outbound(&one.sa, SaState::Next, switch_in.take())))
                 .collect(),
             inbound: connection
@@ -177,26 +174,36 @@ fn seconds(until: Instant, now: Instant) -> u64 {
 }
 
 fn outbound(sa: &OutboundSa, state: SaState, seconds_left: Option<u64>) -> SaStatus {
-    let sent = sa.counters();
     SaStatus {
-        spi: sa.spi(),
-        state,
         seconds_left,
-        packets: sent.packets,
-        bytes: sent.bytes,
-        sequence: sa.sequence().last_used(),
+        ..counted(sa.spi(), state, &sa.counters(), sa.sequence().last_used())
     }
 }
 
 fn inbound(sa: &InboundSa, state: SaState, seconds_left: Option<u64>) -> SaStatus {
-    let received = sa.counters();
     SaStatus {
-        spi: sa.spi(),
-        state,
         seconds_left,
-        packets: received.packets,
-        bytes: received.bytes,
-        sequence: sa.highest_sequence().unwrap_or(0),
+        ..counted(
+            sa.spi(),
+            state,
+            &sa.counters(),
+            sa.highest_sequence().unwrap_or(0),
+        )
+    }
+}
+
+fn counted(spi: u32, state: SaState, counts: &Counts, sequence: u64) -> SaStatus {
+    SaStatus {
+        packets: counts.packets,
+        bytes: counts.bytes,
+        sequence,
+        idle_seconds: counts.last_used.map(|last| last.elapsed().as_secs()),
+        drops: counts
+            .drops()
+            .map(|(reason, packets)| (reason.name().to_owned(), packets))
+            .collect(),
+        state,
+        ..deleted(spi)
     }
 }
 
@@ -208,5 +215,7 @@ fn deleted(spi: u32) -> SaStatus {
         packets: 0,
         bytes: 0,
         sequence: 0,
+        idle_seconds: None,
+        drops: BTreeMap::new(),
     }
 }

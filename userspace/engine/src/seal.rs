@@ -135,6 +135,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 Some((one, inner_mtu as usize))
             }
             Err(reason) => {
+                outbound.sa.dropped(reason);
                 let error = match reason {
                     DropReason::PacketTooBig => Some(IcmpError::TooBig(inner_mtu)),
                     DropReason::TtlExceeded => Some(IcmpError::TimeExceeded),

@@ -156,6 +156,13 @@ pub struct SaStatus {
     pub bytes: u64,
     /// The highest sequence number used or accepted.
     pub sequence: u64,
+    /// Seconds since the last packet was sealed or opened; absent if none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u64>,
+    /// Packets that failed, by reason: those that it could not seal or open, and those that were opened and then did not
+    /// fit the policy. Only reasons that occurred.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// What an SA does.

@@ -212,6 +212,11 @@ impl OutboundSa {
         self.expiry.event(spent, age(self.since, now), packets)
     }
 
+    /// Counts a packet that was for this SA and dropped before it got here: it would not fit, or no router forwards it.
+    pub fn dropped(&self, reason: DropReason) {
+        self.running.counters.drop_one(reason);
+    }
+
     /// Sets the longest outer packet in bytes, as path MTU discovery learns it.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use ravelin_engine::{SaDirection, SaEntry, SaSelector, delete_sa, fetch_sas, parse_spi};
+use ravelin_engine::{SaDirection, SaEntry, SaSelector, SaStatus, delete_sa, fetch_sas, parse_spi};
 
 use crate::instance::Instance;
 
@@ -90,8 +90,17 @@ fn list(arguments: &List) -> Result<()> {
 fn print(out: &mut impl Write, sas: &[SaEntry]) -> io::Result<()> {
     writeln!(
         out,
-        "{:<10} {:<9} {:<20} {:<24} {:<8} {:>8} {:>14} {:>14}",
-        "spi", "direction", "connection", "remote", "state", "seconds", "packets", "sequence"
+        "{:<10} {:<9} {:<20} {:<24} {:<8} {:>8} {:>14} {:>18} {:>14} {:>10}  failed",
+        "spi",
+        "direction",
+        "connection",
+        "remote",
+        "state",
+        "seconds",
+        "packets",
+        "bytes",
+        "sequence",
+        "idle"
     )?;
     for SaEntry {
         connection,
@@ -105,15 +114,36 @@ fn print(out: &mut impl Write, sas: &[SaEntry]) -> io::Result<()> {
             .map_or_else(String::new, |seconds| seconds.to_string());
         writeln!(
             out,
-            "{:#010x} {:<9} {connection:<20} {remote:<24} {:<8} {seconds:>8} {:>14} {:>14}",
+            "{:#010x} {:<9} {connection:<20} {remote:<24} {:<8} {seconds:>8} {:>14} {:>18} {:>14} {:>10}  {}",
             sa.spi,
             direction.name(),
             sa.state.name(),
             sa.packets,
-            sa.sequence
+            sa.bytes,
+            sa.sequence,
+            idle(sa),
+            failures(sa)
         )?;
     }
     Ok(())
+}
+
+/// How long ago a packet was last sealed or opened.
+fn idle(sa: &SaStatus) -> String {
+    sa.idle_seconds
+        .map_or_else(|| "unused".to_owned(), |seconds| format!("{seconds} s"))
+}
+
+/// Packets that failed, by reason; `-` if none did.
+pub(crate) fn failures(sa: &SaStatus) -> String {
+    if sa.drops.is_empty() {
+        return "-".to_owned();
+    }
+    let each = sa
+        .drops
+        .iter()
+        .map(|(reason, packets)| format!("{reason} {packets}"));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 fn delete(arguments: &Delete) -> Result<()> {

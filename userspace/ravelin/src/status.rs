@@ -7,6 +7,7 @@ use clap::Args;
 use ravelin_engine::{SaState, SaStatus, Status, fetch_status};
 
 use crate::instance::Instance;
+use crate::sa::failures;
 
 /// Show the counters of a running engine
 #[derive(Debug, Args)]
@@ -83,7 +84,7 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if !status.connections.is_empty() {
         writeln!(
             out,
-            "\n{:<20} {:<4} {:>10} {:>14} {:>18} {:>14}",
+            "\n{:<20} {:<4} {:>10} {:>14} {:>18} {:>14}  failed",
             "connection", "", "spi", "packets", "bytes", "sequence"
         )?;
     }
@@ -94,12 +95,13 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
         for (direction, sa) in sas {
             writeln!(
                 out,
-                "{:<20} {direction:<4} {:#010x} {:>14} {:>18} {:>14}{}",
+                "{:<20} {direction:<4} {:#010x} {:>14} {:>18} {:>14}  {}{}",
                 connection.name,
                 sa.spi,
                 sa.packets,
                 sa.bytes,
                 sa.sequence,
+                failures(sa),
                 described(sa)
             )?;
         }

@@ -335,6 +335,31 @@ fn deleted_sas_are_passed_over() {
     assert_eq!(end.armed(), [1, 2]);
 }
 
+/// Their keys are erased when the last has let go of them.
+#[test]
+fn deleted_sas_are_let_go_of() {
+    let mut end = End::new(1);
+    let now = Instant::now();
+    end.rekey(1, now, None);
+    let (outbound, inbound) = (&end.connection.outbound, &end.connection.inbound);
+    let outbound = Arc::downgrade(&outbound.as_ref().unwrap().sa);
+    let inbound = Arc::downgrade(&inbound.as_ref().unwrap().sa);
+    end.connection = Arc::new(Connection {
+        outbound: None,
+        inbound: None,
+        ..Connection::clone(&end.connection)
+    });
+    assert!(outbound.upgrade().is_some() && inbound.upgrade().is_some());
+    end.rekeys.remove_inbound(1);
+    assert!(inbound.upgrade().is_none());
+    end.rekeys.remove_outbound(1);
+    assert!(outbound.upgrade().is_none());
+    // What seals still does so until its time is over.
+    assert_eq!((end.sealing(), end.next()), (Some(0), vec![]));
+    end.rekeys.advance(now + GRACE / 2);
+    assert_eq!(end.sealing(), None);
+}
+
 /// An outbound SA whose numbers are used up is of no use any more.
 #[test]
 fn an_exhausted_sa_is_followed_at_once() {

@@ -117,7 +117,7 @@ fn on_exit_open_and_detach_take_everything_away() {
 }
 
 /// User and system time of a process so far.
-fn processor_time(pid: u32) -> Duration {
+pub(crate) fn processor_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // Fields 14 and 15 of proc(5); counted behind the name, which may hold spaces.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();

@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
+mod broken_rekeys;
 mod following;
 mod fragments;
 mod host;
 mod lifetime;
 mod make_before_break;
+mod many;
 mod mistakes;
 mod nat;
 mod path_mtu;

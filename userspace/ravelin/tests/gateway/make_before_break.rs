@@ -15,7 +15,7 @@ use crate::support::namespace::Namespace;
 use crate::support::{Raise, wait_until};
 
 /// The policy of a site with the pair of SAs of a generation, 1 to 3, and a grace time in seconds.
-fn policy(site: usize, generation: usize, grace: u32) -> String {
+pub(crate) fn policy(site: usize, generation: usize, grace: u32) -> String {
     let (a, b) = [("a", "b"), ("e", "f"), ("g", "h")][generation - 1];
     let text = Policy::default()
         .text(site)
@@ -30,7 +30,7 @@ fn policy(site: usize, generation: usize, grace: u32) -> String {
     }
 }
 
-fn lab() -> Lab {
+pub(crate) fn lab() -> Lab {
     let lab = Lab::new();
     for (name, algorithm) in [
         ("e.key", "aes-128-gcm"),
@@ -43,7 +43,7 @@ fn lab() -> Lab {
     lab
 }
 
-fn gateway<'l>(lab: &'l Lab, site: usize, grace: u32) -> Gateway<'l> {
+pub(crate) fn gateway<'l>(lab: &'l Lab, site: usize, grace: u32) -> Gateway<'l> {
     let namespace = if site == 1 { &lab.g1 } else { &lab.g2 };
     Gateway::new(namespace, lab.folder.path(), &policy(site, 1, grace))
 }
@@ -53,7 +53,7 @@ fn connection(daemon: &Daemon) -> ConnectionStatus {
 }
 
 /// SPIs of the ESP packets from a gateway, in the order of their first packets, after `mark`.
-fn spis(capture: &Capture, gateway: [&str; 2], mark: usize) -> Vec<u32> {
+pub(crate) fn spis(capture: &Capture, gateway: [&str; 2], mark: usize) -> Vec<u32> {
     let mut spis = Vec::new();
     for seen in &capture.frames()[mark..] {
         let Some(packet) = Ip::parse(&seen.frame) else {

@@ -106,6 +106,8 @@ fn packets_that_do_not_fit_are_answered_with_the_mtu_that_does() {
         });
         let larger = packet(&mut scapy, fits + 1);
         daemon.expect_drops("packet_too_big", 1, || send(&half, &host, &larger));
+        let outbound = &daemon.status().connections[0].outbound;
+        assert_eq!(outbound.drops["packet_too_big"], 3);
     }
 }
 

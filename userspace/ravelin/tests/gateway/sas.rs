@@ -1,7 +1,5 @@
 //! SAs are listed and deleted one by one.
 
-use std::process::Output;
-
 use ravelin_engine::{SaDirection, SaEntry, SaState};
 
 use crate::support::capture::{Ip, assert_sequence_numbers_fresh, clear};
@@ -20,19 +18,8 @@ fn renewed(site: usize, grace: u32) -> String {
         .replace("0x100", "0x200")
 }
 
-fn sa(gateway: &Gateway<'_>, arguments: &[&str]) -> Output {
-    let mut command = gateway.client("sa");
-    // The subcommand comes first.
-    command = {
-        let mut fresh = std::process::Command::new(command.get_program());
-        fresh.arg("sa").args(arguments).args(command.get_args().skip(1));
-        fresh
-    };
-    command.output().unwrap()
-}
-
 fn list(gateway: &Gateway<'_>) -> Vec<(SaDirection, u32, SaState)> {
-    let json = succeeded(&sa(gateway, &["list", "--json"]));
+    let json = succeeded(&gateway.sa(&["list", "--json"]));
     let entries: Vec<SaEntry> = serde_json::from_str(&json).unwrap();
     entries
         .iter()
@@ -69,7 +56,7 @@ fn a_deleted_sa_leaves_its_connection_closed() {
             (SaDirection::Inbound, 0x1002, SaState::InUse)
         ]
     );
-    let said = succeeded(&sa(&g1, &["delete", "0x1001"]));
+    let said = succeeded(&g1.sa(&["delete", "0x1001"]));
     assert!(
         said.starts_with("outbound SA 0x00001001 of connection `c` deleted: the connection sends nothing"),
         "{said}"
@@ -101,11 +88,11 @@ fn a_deleted_sa_leaves_its_connection_closed() {
         ),
         (&["delete", "0x1002", "--connection", "d"], "there is no such SA"),
     ] {
-        let said = refusal(&sa(&g1, arguments));
+        let said = refusal(&g1.sa(arguments));
         assert!(said.contains(words), "{said}");
     }
     for spi in ["255", "0", "0x", "4294967296", "spi"] {
-        let output = sa(&g1, &["delete", spi]);
+        let output = g1.sa(&["delete", spi]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(
             !output.status.success() && said.contains("256 to 4294967295"),
@@ -123,7 +110,7 @@ fn a_deleted_sa_leaves_its_connection_closed() {
     wait_until("the peer to switch", || {
         d2.status().connections[0].outbound.spi == 0x2002
     });
-    let said = succeeded(&sa(&g1, &["delete", "0x2002", "--in"]));
+    let said = succeeded(&g1.sa(&["delete", "0x2002", "--in"]));
     assert!(said.contains("is not opened any more"), "{said}");
     assert!(!works(b"nothing comes back"));
 
@@ -176,7 +163,7 @@ fn sas_of_a_rekey_are_deleted_one_by_one() {
             (Inbound, 0x3002, InUse),
         ]
     );
-    let table = succeeded(&sa(&gateway, &["list"]));
+    let table = succeeded(&gateway.sa(&["list"]));
     for (spi, state) in [
         ("0x00001001", "in use"),
         ("0x00002001", "next"),
@@ -189,19 +176,19 @@ fn sas_of_a_rekey_are_deleted_one_by_one() {
             "{table}"
         );
     }
-    let said = refusal(&sa(&gateway, &["delete", "0x1002"]));
+    let said = refusal(&gateway.sa(&["delete", "0x1002"]));
     assert!(
         said.contains("2 SAs have SPI 0x00001002") && said.contains("of connection `d`"),
         "{said}"
     );
-    let said = succeeded(&sa(&gateway, &["delete", "0x1002", "--connection", "c"]));
+    let said = succeeded(&gateway.sa(&["delete", "0x1002", "--connection", "c"]));
     assert!(
         said.contains("inbound SA 0x00001002") && said.contains("stays as it is"),
         "{said}"
     );
-    let said = succeeded(&sa(&gateway, &["delete", "0x1001"]));
+    let said = succeeded(&gateway.sa(&["delete", "0x1001"]));
     assert!(said.contains("SA 0x00002001 seals in its place"), "{said}");
-    succeeded(&sa(&gateway, &["delete", "0x3002"]));
+    succeeded(&gateway.sa(&["delete", "0x3002"]));
     assert_eq!(
         list(&gateway),
         [
@@ -216,7 +203,7 @@ fn sas_of_a_rekey_are_deleted_one_by_one() {
 
     // What is deleted while a policy is on trial does not come back with the policy before.
     gateway.applied(&second(Policy::default().text(1)), &["--confirm", "3600"]);
-    succeeded(&sa(&gateway, &["delete", "0x2001"]));
+    succeeded(&gateway.sa(&["delete", "0x2001"]));
     assert!(gateway.client("rollback").status().unwrap().success());
     assert_eq!(
         list(&gateway),

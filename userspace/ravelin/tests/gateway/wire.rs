@@ -129,6 +129,29 @@ fn what_must_not_pass_is_dropped_for_its_reason() {
     peer.send(&last);
     wait_until("the last packet", || received(&echo, "last"));
     assert_eq!(echo.received(), [b"first".to_vec(), b"last".to_vec()]);
+
+    // The SA has a counter for each kind of failure that got as far as to it; what the driver drops counts as a whole.
+    let status = daemon.status();
+    let sa = &status.connections[0].inbound;
+    let drops: Vec<_> = sa
+        .drops
+        .iter()
+        .map(|(reason, count)| (&**reason, *count))
+        .collect();
+    assert_eq!(
+        drops,
+        [("icv_mismatch", 4), ("inner_policy", 2), ("replay_duplicate", 1)]
+    );
+    // Opened, whatever became of them: 1, 5, 6 and 7.
+    assert_eq!((sa.packets, sa.sequence), (4, 7));
+    assert!(sa.idle_seconds.is_some_and(|idle| idle < 20), "{sa:?}");
+    let shown = gateway.client("status").output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let line = shown.lines().find(|line| line.contains("0x00001002"));
+    assert!(
+        line.is_some_and(|line| line.ends_with("icv_mismatch 4, inner_policy 2, replay_duplicate 1")),
+        "{shown}"
+    );
 }
 
 /// RFC 4303 section 3.4.3: a packet is old when it is left of the window; those inside may come in any order.

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ravelin_engine::{Status, fetch_status};
 
 use super::namespace::Namespace;
-use super::{wait_for, wait_until};
+use super::{PATIENCE, wait_for, wait_longer, wait_until};
 
 pub(crate) const RAVELIN: &str = env!("CARGO_BIN_EXE_ravelin");
 
@@ -26,6 +27,8 @@ pub(crate) struct Gateway<'n> {
     pub(crate) outer: String,
     pub(crate) inner: Option<String>,
     pub(crate) extra: Vec<String>,
+    /// How long it may take to start.
+    pub(crate) patience: Duration,
 }
 
 impl<'n> Gateway<'n> {
@@ -44,6 +47,7 @@ impl<'n> Gateway<'n> {
             outer: "out0".to_owned(),
             inner: Some("in0".to_owned()),
             extra: Vec::new(),
+            patience: PATIENCE,
             instance,
         }
     }
@@ -87,12 +91,12 @@ impl<'n> Gateway<'n> {
 
     /// Starts it and waits until it is ready.
     pub(crate) fn start(&self) -> Daemon {
-        Daemon::start(self.command(), self.control())
+        self.start_as(self.command())
     }
 
     /// The same, started by `command`.
     pub(crate) fn start_as(&self, command: Command) -> Daemon {
-        Daemon::start(command, self.control())
+        Daemon::start(command, self.control(), self.patience)
     }
 
     /// Runs what must fail by itself; what it said, and asserts that it left nothing attached.
@@ -148,6 +152,14 @@ impl<'n> Gateway<'n> {
         program
     }
 
+    /// `ravelin sa` with these arguments.
+    pub(crate) fn sa(&self, arguments: &[&str]) -> Output {
+        let mut program = Command::new(RAVELIN);
+        program.arg("sa").args(arguments);
+        program.args(["--instance", &self.instance, "--control"]);
+        program.arg(self.control()).output().unwrap()
+    }
+
     /// `ravelin detach`.
     pub(crate) fn detach(&self) -> Output {
         self.client("detach").output().unwrap()
@@ -183,7 +195,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    fn start(mut command: Command, control: PathBuf) -> Self {
+    fn start(mut command: Command, control: PathBuf, patience: Duration) -> Self {
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let reader = BufReader::new(child.stderr.take().unwrap());
@@ -198,10 +210,10 @@ impl Daemon {
             });
         }
         let mut daemon = Self { child, log, control };
-        wait_until("the daemon to be ready", || {
+        wait_longer(patience, "the daemon to be ready", || {
             let ended = daemon.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended: {}", daemon.log());
-            daemon.log().contains("ravelin: ready: ")
+            daemon.log().contains("ravelin: ready: ").then_some(())
         });
         daemon
     }
