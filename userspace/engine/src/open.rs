@@ -252,6 +252,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     ) -> Result<IpPacket, DropReason> {
         let mut packet = IpPacket::EMPTY;
         parse_ip(&SliceReader(bytes), &mut packet).map_err(|_| DropReason::InnerMalformed)?;
+        // RFC 1812 section 5.2.2: "A router MUST verify the IP checksum of any packet that is received". Sealing does not
+        // make it right, and whoever cuts the packet would write a right one.
+        forward::verify_checksum(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let classify = || regime.rules().classify(&packet.flow, Direction::Inbound);
         let verdict = if packet.fragment {
             let header = Header {

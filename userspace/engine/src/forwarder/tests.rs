@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use ravelin_classifier::{RuleSet, compile};
 use ravelin_esp::checksum::ipv4_header;
 use ravelin_esp::{
-    Algorithm, Encapsulation, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret, TfcPadding,
+    Algorithm, Encapsulation, InboundSa, Mode, OutboundSa, Packet, Provider, SaParameters, Secret, TfcPadding,
 };
 use ravelin_policy::{self as policy, Policy};
 use ravelin_xdp_common::line::NO_RULE;
@@ -309,6 +309,32 @@ fn what_one_gateway_seals_the_other_opens() {
     }
     assert_eq!(site2.counters.drops(DropReason::ReplayDuplicate), 6);
     assert_eq!(site2.counters.rule(0).packets, 6);
+}
+
+/// What a peer seals it may not have checked; that it is authentic does not make it well-formed.
+#[test]
+fn an_opened_packet_with_a_wrong_header_checksum_goes_nowhere() {
+    let (site1, site2) = (Site::resolved(1, 1), Site::resolved(2, 1));
+    let memory = umem();
+    let (mut two, inner, outer) = gateway(&site2, &memory);
+    for (len, flipped, dropped) in [(64, 0, 0), (64, 1, 1), (1300, 0, 1), (1300, 0x80, 2)] {
+        let mut clear = clear_frame(&vec![0xa5; len], 64).split_off(14);
+        clear[11] ^= flipped;
+        let mut buffer = [0; 2048];
+        let end = 200 + clear.len();
+        buffer[200..end].copy_from_slice(&clear);
+        let mut packet = [Packet::new(&mut buffer, 200..end).unwrap()];
+        let mut sealed = [Err(DropReason::SaMissing)];
+        let regime = site1.shared.regime();
+        let outbound = regime.connection(0).unwrap().outbound.as_ref().unwrap();
+        outbound.sa.seal_batch(&mut packet, &mut sealed, Instant::now());
+        sealed[0].unwrap();
+        let frame = [&OUTER_MAC[..], &PEER_MAC[..], &[8, 0], packet[0].bytes()].concat();
+        inject(&outer, Kind::OpenEsp, 0, &frame);
+        two.turn().unwrap();
+        assert_eq!(inner.take().is_some(), flipped == 0, "{len} bytes");
+        assert_eq!(site2.counters.drops(DropReason::InnerMalformed), dropped);
+    }
 }
 
 #[test]
