@@ -8,9 +8,9 @@ use aya_ebpf::macros::btf_map;
 use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, header_flags};
 use ravelin_xdp_common::{
     Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, FRAGMENT_SLOTS, Flow,
-    FragmentKey, FragmentRecord, Header, HostEdge, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket, Line,
-    MAX_QUEUES, OutboundKey, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables, TunnelEnds,
-    Verdict, Walk,
+    FragmentKey, FragmentRecord, Header, HostEdge, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket,
+    Line, MAX_QUEUES, OutboundKey, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables,
+    TunnelEnds, Verdict, Walk,
 };
 
 /// Line 0 is the header.
