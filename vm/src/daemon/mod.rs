@@ -1,8 +1,7 @@
-//! The daemon, `ravelin run`, as a gateway against the kernel: a tunnel for each algorithm, which is then rekeyed.
+//! The daemon, `ravelin run`, as a gateway against the kernel: a tunnel for each algorithm.
 
 mod engine;
 mod policy;
-mod rekey;
 
 use std::{
     collections::HashMap,
@@ -12,10 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use self::{
-    engine::{Engine, Sa, Status},
-    rekey::rekey,
-};
+use self::engine::{Engine, Sa, Status};
 use crate::{
     case::{Case, Direction, Generation},
     hosts::{Hosts, PATIENCE},
@@ -45,14 +41,9 @@ pub(crate) fn run(wanted: &[String], report: &Report) -> Result<()> {
     let mut engine = Engine::start(&topology, &cases)?;
 
     let outcomes = side_by_side(&topology, &cases);
-    let (counted, _) = await_agreement(&topology, &engine, &cases, &outcomes, Generation::First)?;
+    let (counted, status) = await_agreement(&topology, &engine, &cases, &outcomes)?;
     for ((case, outcome), counted) in cases.iter().zip(outcomes).zip(counted) {
         report.case(&name(case), outcome.and(counted))?;
-    }
-    let outcomes = rekey(&topology, &engine, &cases)?;
-    let (counted, status) = await_agreement(&topology, &engine, &cases, &outcomes, Generation::Second)?;
-    for ((case, outcome), counted) in cases.iter().zip(outcomes).zip(counted) {
-        report.case(&format!("{}/rekey", name(case)), outcome.and(counted))?;
     }
     report.case(
         "daemon/nothing-dropped",
@@ -86,7 +77,6 @@ fn await_agreement(
     engine: &Engine,
     cases: &[Case],
     outcomes: &[Result<()>],
-    generation: Generation,
 ) -> Result<(Vec<Result<()>>, Status)> {
     let start = Instant::now();
     loop {
@@ -94,7 +84,7 @@ fn await_agreement(
         let status = engine.status()?;
         let counted: Vec<_> = cases
             .iter()
-            .map(|case| compare(case, generation, &states, &status.sas))
+            .map(|case| compare(case, &states, &status.sas))
             .collect();
         let agreed = counted
             .iter()
@@ -107,20 +97,13 @@ fn await_agreement(
     }
 }
 
-fn compare(
-    case: &Case,
-    generation: Generation,
-    states: &HashMap<u32, State>,
-    sas: &HashMap<u32, Sa>,
-) -> Result<()> {
+fn compare(case: &Case, states: &HashMap<u32, State>, sas: &HashMap<u32, Sa>) -> Result<()> {
     for direction in [Direction::ToTheirs, Direction::ToOurs] {
-        let spi = case.spi(direction, generation);
+        let spi = case.spi(direction, Generation::First);
         let kernel = states
             .get(&spi)
             .with_context(|| format!("the kernel has no SA {spi:#x}"))?;
-        let Sa {
-            packets, sequence, ..
-        } = *sas.get(&spi).with_context(|| format!("we have no SA {spi:#x}"))?;
+        let Sa { packets, sequence } = *sas.get(&spi).with_context(|| format!("we have no SA {spi:#x}"))?;
         let (sent, received) = match direction {
             Direction::ToTheirs => (0, sequence),
             Direction::ToOurs => (sequence, 0),
