@@ -130,10 +130,16 @@ pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         }
         _ => {}
     }
-    let (verdict, generation) = ask(&packet, Direction::Outbound, Place::Inner, tables);
+    seal_or_filter(&packet, Place::Inner, tables)
+}
+
+/// A clear packet on its way out: what must be protected goes to a worker, the rest is filtered.
+#[inline(always)]
+fn seal_or_filter<T: Tables>(packet: &IpPacket, place: Place, tables: &T) -> Judgement {
+    let (verdict, generation) = ask(packet, Direction::Outbound, place, tables);
     if matches!(verdict.decision, Decision::Protect) {
         let metadata = metadata(
-            &packet,
+            packet,
             verdict.connection,
             verdict.rule_id,
             Kind::Seal,
@@ -141,7 +147,7 @@ pub fn decide_inner<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement {
         );
         return Judgement::redirected(metadata).by(verdict.rule_id, packet.l3_length);
     }
-    filtered(&verdict, &packet)
+    filtered(&verdict, packet)
 }
 
 /// A frame that the kernel is about to send on the outer device. Workers send past this hook.

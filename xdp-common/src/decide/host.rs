@@ -1,7 +1,7 @@
 //! The decision for packets that this host itself sends.
 
-use super::{ask, decide_other, filtered, is_own, lifeline, metadata, parse_frame};
-use crate::{Decision, Direction, Frame, IpPacket, Judgement, Kind, Pass, Place, Reader, Tables, Upper};
+use super::{decide_other, is_own, lifeline, parse_frame, seal_or_filter};
+use crate::{Frame, IpPacket, Judgement, Pass, Place, Reader, Tables, Upper};
 
 /// A frame that the kernel is about to send on the outer device of a host.
 ///
@@ -24,16 +24,5 @@ pub fn decide_host_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judge
         }
         _ => {}
     }
-    let (verdict, generation) = ask(&packet, Direction::Outbound, Place::Egress, tables);
-    if matches!(verdict.decision, Decision::Protect) {
-        let metadata = metadata(
-            &packet,
-            verdict.connection,
-            verdict.rule_id,
-            Kind::Seal,
-            generation,
-        );
-        return Judgement::redirected(metadata).by(verdict.rule_id, packet.l3_length);
-    }
-    filtered(&verdict, &packet)
+    seal_or_filter(&packet, Place::Egress, tables)
 }
