@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connection::{Connection, Inbound, Outbound};
+use crate::lifetime::has_stopped;
 
 /// The connections on their way, by slot.
 #[derive(Clone, Debug, Default)]
@@ -140,7 +141,8 @@ impl Rekeys {
         let mut progress = Progress::default();
         self.0.retain(|_, rekey| {
             let due = rekey.steps.iter().rposition(|step| step.is_due(now));
-            let used_up = |sealing: &Outbound| sealing.sa.sequence().is_exhausted();
+            let used_up =
+                |sealing: &Outbound| sealing.sa.sequence().is_exhausted() || has_stopped(&sealing.sa, now);
             if let Some(due) = due.max(rekey.sealing.as_ref().filter(|one| used_up(one)).map(|_| 0)) {
                 rekey.take_steps(due + 1);
                 progress.switched = true;

@@ -8,6 +8,7 @@ use ravelin_policy::Spi;
 
 use crate::connection::Connection;
 use crate::enforcement::Enforcement;
+use crate::lifetime::SaLifetime;
 use crate::peers::Peers;
 use crate::status::{ConnectionStatus, SaDirection, SaEntry, SaState, SaStatus};
 
@@ -176,6 +177,7 @@ fn seconds(until: Instant, now: Instant) -> u64 {
 fn outbound(sa: &OutboundSa, state: SaState, seconds_left: Option<u64>) -> SaStatus {
     SaStatus {
         seconds_left,
+        lifetime: Some(SaLifetime::new(&sa.lifetime(Instant::now()))),
         ..counted(sa.spi(), state, &sa.counters(), sa.sequence().last_used())
     }
 }
@@ -183,6 +185,7 @@ fn outbound(sa: &OutboundSa, state: SaState, seconds_left: Option<u64>) -> SaSta
 fn inbound(sa: &InboundSa, state: SaState, seconds_left: Option<u64>) -> SaStatus {
     SaStatus {
         seconds_left,
+        lifetime: Some(SaLifetime::new(&sa.lifetime(Instant::now()))),
         ..counted(
             sa.spi(),
             state,
@@ -217,5 +220,6 @@ fn deleted(spi: u32) -> SaStatus {
         sequence: 0,
         idle_seconds: None,
         drops: BTreeMap::new(),
+        lifetime: None,
     }
 }

@@ -11,10 +11,12 @@ use ravelin_policy::{self as policy, Policy};
 
 use crate::address::to_address;
 use crate::connection::{Connection, Inbound, Outbound, Settings};
+use crate::lifetime::Reached;
 use crate::path_mtu::PathMtu;
 use crate::prepare::ApplyError;
 use crate::regime::Shared;
 use crate::rekey::Rekeys;
+use crate::status::SaDirection;
 use crate::touched::MOST_PAIRS;
 
 /// Pairs of SAs: of the connections in force, of those that may come into force again, and those on their way out.
@@ -195,6 +197,28 @@ impl Sas {
                 *place = None;
             }
         }
+    }
+
+    /// Limits that SAs have reached since this was asked last.
+    pub(crate) fn lifetime_events(&self, now: Instant) -> impl Iterator<Item = Reached> {
+        self.numbered().flat_map(move |(pair, Pair { sas, .. })| {
+            let outbound = sas.outbound().and_then(|sa| {
+                let event = sa.lifetime_event(now)?;
+                Some((SaDirection::Outbound, sa.spi(), event))
+            });
+            let inbound = sas.inbound().and_then(|sa| {
+                let event = sa.lifetime_event(now)?;
+                Some((SaDirection::Inbound, sa.spi(), event))
+            });
+            let events = outbound.into_iter().chain(inbound);
+            events.map(move |(direction, spi, event)| Reached {
+                pair,
+                connection: sas.name().to_owned(),
+                direction,
+                spi,
+                event,
+            })
+        })
     }
 
     /// Keeps sequence numbers ready to be used by the SAs that have used some, and with `record` on disk those that were seen.

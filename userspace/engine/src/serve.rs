@@ -81,6 +81,9 @@ impl Engine {
                     let record = recorded.elapsed() >= RECORD;
                     if record {
                         recorded = Instant::now();
+                        for news in self.enforcement.lifetime_news(recorded) {
+                            eprintln!("ravelin: {news}");
+                        }
                     }
                     let failure = self.enforcement.keep_marks(record).err().map(|error| error.to_string());
                     if let Some(text) = failure.as_ref().filter(|_| failure != complaint) {

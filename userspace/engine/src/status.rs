@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lifetime::SaLifetime;
+
 /// Everything, at one moment. Counters count since the start of the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -163,6 +165,9 @@ pub struct SaStatus {
     /// fit the policy. Only reasons that occurred.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub drops: BTreeMap<String, u64>,
+    /// How much of its life is over; absent once it was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<SaLifetime>,
 }
 
 /// What an SA does.

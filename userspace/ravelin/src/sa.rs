@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use ravelin_engine::{SaDirection, SaEntry, SaSelector, SaStatus, delete_sa, fetch_sas, parse_spi};
 
 use crate::instance::Instance;
+use crate::status::limit_reached;
 
 /// List the SAs of a running engine, or delete one
 #[derive(Debug, Args)]
@@ -90,7 +91,7 @@ fn list(arguments: &List) -> Result<()> {
 fn print(out: &mut impl Write, sas: &[SaEntry]) -> io::Result<()> {
     writeln!(
         out,
-        "{:<10} {:<9} {:<20} {:<24} {:<8} {:>8} {:>14} {:>18} {:>14} {:>10}  failed",
+        "{:<10} {:<9} {:<20} {:<24} {:<8} {:>8} {:>14} {:>18} {:>14} {:>10}  {:<32} failed",
         "spi",
         "direction",
         "connection",
@@ -100,7 +101,8 @@ fn print(out: &mut impl Write, sas: &[SaEntry]) -> io::Result<()> {
         "packets",
         "bytes",
         "sequence",
-        "idle"
+        "idle",
+        "lifetime"
     )?;
     for SaEntry {
         connection,
@@ -114,7 +116,7 @@ fn print(out: &mut impl Write, sas: &[SaEntry]) -> io::Result<()> {
             .map_or_else(String::new, |seconds| seconds.to_string());
         writeln!(
             out,
-            "{:#010x} {:<9} {connection:<20} {remote:<24} {:<8} {seconds:>8} {:>14} {:>18} {:>14} {:>10}  {}",
+            "{:#010x} {:<9} {connection:<20} {remote:<24} {:<8} {seconds:>8} {:>14} {:>18} {:>14} {:>10}  {:<32} {}",
             sa.spi,
             direction.name(),
             sa.state.name(),
@@ -122,6 +124,7 @@ fn print(out: &mut impl Write, sas: &[SaEntry]) -> io::Result<()> {
             sa.bytes,
             sa.sequence,
             idle(sa),
+            sa.lifetime.as_ref().and_then(limit_reached).unwrap_or_default(),
             failures(sa)
         )?;
     }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use clap::Args;
-use ravelin_engine::{SaState, SaStatus, Status, fetch_status};
+use ravelin_engine::{LimitKind, SaLifetime, SaState, SaStatus, Status, fetch_status};
 
 use crate::instance::Instance;
 use crate::sa::failures;
@@ -157,10 +157,23 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
 
 /// What is to be said about an SA that is not simply in use.
 fn described(sa: &SaStatus) -> String {
-    match (sa.state, sa.seconds_left) {
+    let state = match (sa.state, sa.seconds_left) {
         (SaState::InUse, _) => String::new(),
         (SaState::Next, Some(seconds)) => format!("  next, within {seconds} s"),
         (SaState::Old, Some(seconds)) => format!("  old, for {seconds} s"),
         (state, _) => format!("  {}", state.name()),
+    };
+    match sa.lifetime.as_ref().and_then(limit_reached) {
+        Some(limit) => format!("{state}  {limit}"),
+        None => state,
     }
+}
+
+/// Which limit of its life an SA has reached, in a few words.
+pub(crate) fn limit_reached(lifetime: &SaLifetime) -> Option<String> {
+    let reached = lifetime.reached.as_ref()?;
+    Some(match reached.kind {
+        LimitKind::Soft => format!("soft limit of {}", reached.measure),
+        LimitKind::Hard => format!("stopped: hard limit of {}", reached.measure),
+    })
 }

@@ -360,28 +360,40 @@ fn deleted_sas_are_let_go_of() {
     assert_eq!(end.sealing(), None);
 }
 
-/// An outbound SA whose numbers are used up is of no use any more.
+/// An outbound SA whose numbers are used up, or whose life is over, is of no use any more.
 #[test]
-fn an_exhausted_sa_is_followed_at_once() {
-    let mut end = End::new(1);
-    let spent = OutboundSa::new(
+fn an_sa_at_its_end_is_followed_at_once() {
+    let start = Instant::now();
+    let exhausted = OutboundSa::new(
         SaParameters {
             extended_sequence_numbers: false,
             ..parameters(1, 1, 0)
         },
         Provider::AwsLc,
         u64::from(u32::MAX),
-        Instant::now(),
+        start,
     );
+    assert_eq!(sealing_after_rekey(exhausted.unwrap(), start), Some(1));
+    let ended = || {
+        let mut parameters = parameters(1, 1, 0);
+        parameters.lifetime.seconds.hard = Some(5);
+        OutboundSa::new(parameters, Provider::AwsLc, 0, start).unwrap()
+    };
+    assert_eq!(sealing_after_rekey(ended(), start + seconds(4)), Some(0));
+    assert_eq!(sealing_after_rekey(ended(), start + seconds(5)), Some(1));
+}
+
+/// The pair that seals once the connection of an SA got another pair, and before the peer has it.
+fn sealing_after_rekey(sealing: OutboundSa, now: Instant) -> Option<u32> {
+    let mut end = End::new(1);
     end.connection = Arc::new(Connection {
         outbound: Some(Outbound {
             pair: 0,
-            sa: spent.unwrap().into(),
+            sa: sealing.into(),
         }),
         ..Connection::clone(&end.connection)
     });
-    let now = Instant::now();
     end.rekey(1, now, None);
     end.rekeys.advance(now);
-    assert_eq!(end.sealing(), Some(1));
+    end.sealing()
 }
