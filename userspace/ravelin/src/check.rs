@@ -10,6 +10,7 @@ use ravelin_keying::StaticKeys;
 use ravelin_policy::lint::{self, Management};
 use ravelin_policy::{Connection, Mode, Policy};
 
+use crate::memory;
 use crate::policy_file::PolicyFile;
 use crate::run::print_warnings;
 
@@ -93,6 +94,7 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
     }
     let rules = ravelin_classifier::compile(&policy)?;
     if !arguments.without_keys {
+        memory::forbid_dumps()?;
         StaticKeys::read(&policy)?;
     }
     println!(

@@ -8,6 +8,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ravelin_keying::key_file;
 use ravelin_policy::Algorithm;
 
+use crate::memory;
+
 /// Make a key file: random, in hex, readable by its owner only
 ///
 /// Each direction of each connection needs a key of its own. Give both gateways both files of a connection: what is
@@ -23,6 +25,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn keygen(arguments: &Arguments) -> Result<()> {
+    memory::forbid_dumps()?;
     let algorithm = arguments.algorithm;
     key_file::create(&arguments.file, algorithm)?;
     println!("{}: new key for {algorithm}", arguments.file.display());

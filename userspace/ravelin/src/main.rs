@@ -12,6 +12,7 @@ mod import;
 mod input;
 mod instance;
 mod keygen;
+mod memory;
 mod policy_file;
 mod run;
 mod sa;

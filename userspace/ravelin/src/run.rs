@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use nix::sys::prctl;
 use ravelin_engine::{Engine, Mode, Options, PolicyFile, Role};
 use ravelin_esp::Provider;
 use ravelin_policy::{Policy, Warning};
@@ -17,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::instance::Instance;
+use crate::memory;
 
 /// Put a policy in force and serve it in the foreground
 ///
@@ -120,8 +120,10 @@ enum OnExit {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     #[cfg(feature = "log")]
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("info"));
-    // No core dump, no ptrace by others: this process holds keys.
-    prctl::set_dumpable(false).context("cannot forbid core dumps")?;
+    memory::forbid_dumps()?;
+    if let Some(warning) = memory::lock() {
+        eprintln!("ravelin: warning: {warning}");
+    }
     // Until the engine listens: SIGHUP would end the process.
     let hung_up = Arc::new(AtomicBool::new(false));
     flag::register(SIGHUP, Arc::clone(&hung_up)).context("cannot handle SIGHUP")?;

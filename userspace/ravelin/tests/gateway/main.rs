@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
 mod broken_rekeys;
+mod expiry;
 mod following;
 mod fragments;
 mod host;
@@ -17,6 +18,7 @@ mod path_mtu;
 mod rekeying;
 mod routers;
 mod sas;
+mod secrets;
 mod support;
 mod surroundings;
 mod swap;

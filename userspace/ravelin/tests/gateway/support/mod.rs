@@ -5,10 +5,12 @@ pub(crate) mod daemon;
 pub(crate) mod echo;
 pub(crate) mod hosts;
 pub(crate) mod lab;
+pub(crate) mod memory;
 pub(crate) mod namespace;
 pub(crate) mod peer;
 pub(crate) mod routed;
 pub(crate) mod scapy;
+pub(crate) mod secret;
 pub(crate) mod tshark;
 
 use std::sync::atomic::{AtomicBool, Ordering};
