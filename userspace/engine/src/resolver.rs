@@ -5,6 +5,10 @@
 //! and metrics mean what they mean to the kernel; the link-layer address comes from the kernel's neighbour table;
 //! an entry that is not there is asked for with `NTF_USE`, which makes the kernel send the ARP request or neighbour
 //! solicitation. Routes are looked up again after every announced change.
+//!
+//! Permanent entries are the administrator's word and need no confirmation. They must not be asked for either: since
+//! Linux 5.16 `NTF_USE` takes the mark off an entry that has it, and the neighbour's own answer then replaces the
+//! address that was written down.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,6 +28,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ravelin_xdp_common::DropReason;
 
@@ -122,6 +127,14 @@ enum Route {
     Closed(DropReason),
 }
 
+/// A usable entry of the kernel's neighbour table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Neighbour {
+    mac: Mac,
+    /// Somebody wrote it down (`NUD_PERMANENT`): the kernel never asks for it.
+    permanent: bool,
+}
+
 #[derive(Debug)]
 struct Table {
     questions: Questions,
@@ -129,7 +142,7 @@ struct Table {
     outer: Device,
     inner: Option<Device>,
     addresses: HashMap<(u32, IpAddr), AddressScope>,
-    neighbours: HashMap<(u32, IpAddr), Mac>,
+    neighbours: HashMap<(u32, IpAddr), Neighbour>,
     routes: HashMap<(Side, IpAddr), Route>,
     generation: u64,
     confirmed: Instant,
@@ -311,11 +324,14 @@ impl Table {
                     | NeighbourState::Permanent
                     | NeighbourState::Noarp
             );
-        let before = match mac.filter(|_| usable) {
-            Some(mac) => self.neighbours.insert((index, address), mac),
+        let permanent = message.header.state == NeighbourState::Permanent;
+        let now = mac.filter(|_| usable).map(|mac| Neighbour { mac, permanent });
+        let before = match now {
+            Some(neighbour) => self.neighbours.insert((index, address), neighbour),
             None => self.neighbours.remove(&(index, address)),
         };
-        if before == mac.filter(|_| usable) {
+        let mac = |neighbour: Option<Neighbour>| neighbour.map(|neighbour| neighbour.mac);
+        if mac(before) == mac(now) {
             Effect::None
         } else {
             Effect::Neighbours
@@ -369,7 +385,10 @@ impl Table {
         if self.routes.len() >= MOST_DESTINATIONS {
             self.routes.clear();
         }
-        let route = self.look_up(question.side, question.destination);
+        let Ok(route) = self.look_up(question.side, question.destination) else {
+            // Nothing is learned; the packet waits in the worker, which asks again.
+            return false;
+        };
         self.routes.insert(key, route);
         if let Route::Via(neighbour) = route {
             self.solicit(question.side, neighbour, false);
@@ -377,8 +396,8 @@ impl Table {
         true
     }
 
-    /// Asks the kernel where it would send a packet.
-    fn look_up(&mut self, side: Side, destination: IpAddr) -> Route {
+    /// Asks the kernel where it would send a packet; an error when it could not be asked.
+    fn look_up(&mut self, side: Side, destination: IpAddr) -> io::Result<Route> {
         let mut message = RouteMessage::default();
         let (family, length, address) = match destination {
             IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
@@ -387,19 +406,22 @@ impl Table {
         message.header.address_family = family;
         message.header.destination_prefix_length = length;
         message.attributes.push(RouteAttribute::Destination(address));
-        let Ok(answers) = self.questions.ask(RouteNetlinkMessage::GetRoute(message), 0) else {
-            return Route::Closed(DropReason::NoRoute);
+        let answers = match self.questions.ask(RouteNetlinkMessage::GetRoute(message), 0) {
+            Ok(answers) => answers,
+            Err(error) if could_not_ask(&error) => return Err(error),
+            // ENETUNREACH, or EACCES, EHOSTUNREACH and EINVAL of a route that prohibits, refuses or swallows.
+            Err(_) => return Ok(Route::Closed(DropReason::NoRoute)),
         };
         let Some(RouteNetlinkMessage::NewRoute(route)) = answers
             .into_iter()
             .find(|answer| matches!(answer, RouteNetlinkMessage::NewRoute(_)))
         else {
-            return Route::Closed(DropReason::NoRoute);
+            return Ok(Route::Closed(DropReason::NoRoute));
         };
         match route.header.kind {
             RouteType::Unicast => {}
-            RouteType::Local => return Route::Closed(DropReason::LocalDelivery),
-            _ => return Route::Closed(DropReason::NoRoute),
+            RouteType::Local => return Ok(Route::Closed(DropReason::LocalDelivery)),
+            _ => return Ok(Route::Closed(DropReason::NoRoute)),
         }
         let mut device = None;
         let mut next = destination;
@@ -416,16 +438,17 @@ impl Table {
                 _ => {}
             }
         }
-        match (device, self.index(side)) {
+        Ok(match (device, self.index(side)) {
             (Some(found), Some(wanted)) if found == wanted => Route::Via(next),
             _ => Route::Closed(DropReason::NoRoute),
-        }
+        })
     }
 
     /// Has the kernel resolve a neighbour, or confirm one it knows.
     fn solicit(&mut self, side: Side, neighbour: IpAddr, known_too: bool) {
         let Some(index) = self.index(side) else { return };
-        if !known_too && self.neighbours.contains_key(&(index, neighbour)) {
+        let known = self.neighbours.get(&(index, neighbour));
+        if known.is_some_and(|known| known.permanent || !known_too) {
             return;
         }
         let mut message = NeighbourMessage::default();
@@ -447,7 +470,11 @@ impl Table {
     fn look_up_again(&mut self) {
         let keys: Vec<_> = self.routes.keys().copied().collect();
         for (side, destination) in keys {
-            let route = self.look_up(side, destination);
+            let Ok(route) = self.look_up(side, destination) else {
+                // What was known stays until the kernel answers.
+                self.reroute = Some(Instant::now() + SETTLE);
+                continue;
+            };
             self.routes.insert((side, destination), route);
             if let Route::Via(neighbour) = route {
                 self.solicit(side, neighbour, false);
@@ -499,7 +526,7 @@ impl Table {
                     Route::Via(neighbour) => self
                         .index(*side)
                         .and_then(|index| self.neighbours.get(&(index, *neighbour)))
-                        .map_or(Hop::Resolving, |mac| Hop::Ready(*mac)),
+                        .map_or(Hop::Resolving, |neighbour| Hop::Ready(neighbour.mac)),
                 };
                 ((*side as u8, to_address(*destination)), hop)
             })
@@ -537,6 +564,14 @@ impl Table {
         }
         port
     }
+}
+
+/// Whether an error is no answer of the routing table, but the lack of one.
+fn could_not_ask(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        None | Some(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS)
+    )
 }
 
 /// What an announcement changes.

@@ -1,5 +1,7 @@
 //! The network changes under the daemon, which follows the kernel's tables.
 
+use std::time::{Duration, Instant};
+
 use crate::support::capture::{Capture, Ip, clear};
 use crate::support::echo::Echo;
 use crate::support::lab::{H1, H2, Half, Lab, PORT, Policy};
@@ -72,6 +74,37 @@ fn esp_follows_the_route_to_the_peer() {
         clear(&wire.packets()).iter().all(|packet| packet.protocol == 1),
         "clear on the wire"
     );
+}
+
+/// Longer than the daemon lets pass between two confirmations of the neighbours that it uses, which is a second.
+const CONFIRMATION: Duration = Duration::from_millis(2500);
+
+#[test]
+fn neighbours_that_were_written_down_are_left_alone() {
+    let half = Half::new();
+    // Another link-layer address than the peer would answer with, as for a VRRP router or a middle box.
+    let mac = "02:00:00:00:00:77";
+    half.g1.ip(&format!(
+        "neighbour add 192.0.2.2 lladdr {mac} dev out0 nud permanent"
+    ));
+    let gateway = half.gateway(&Policy::default());
+    let _daemon = gateway.start();
+    let wire = Capture::start(&half.peer, "peer0");
+    let echo = Echo::start(&half.peer, PORT);
+    let started = Instant::now();
+    while started.elapsed() < CONFIRMATION {
+        echo.udp_one_way(&half.h1, H2[0], b"which address?");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let entry = half
+        .g1
+        .run("ip", &["neighbour", "show", "to", "192.0.2.2", "dev", "out0"]);
+    assert!(entry.contains(mac) && entry.contains("PERMANENT"), "{entry}");
+    let mut sealed = wire.frames();
+    sealed
+        .retain(|seen| !seen.outgoing && Ip::parse(&seen.frame).is_some_and(|packet| packet.esp().is_some()));
+    assert!(sealed.len() > 10, "{}", sealed.len());
+    assert!(sealed.iter().all(|seen| seen.frame[..6] == [2, 0, 0, 0, 0, 0x77]));
 }
 
 #[test]
