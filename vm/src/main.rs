@@ -6,7 +6,8 @@
 //!   kernel's.
 //! - [`case`] is the matrix; [`algorithm`] names what the kernel knows by other names, a line each; [`xfrm`] tells it.
 //! - [`esp`] takes each case through [`traffic`], attacks and a rekey, with a small gateway around userspace/esp.
-//! - [`daemon`] has the whole of Ravelin in the middle instead, as a gateway.
+//! - [`daemon`] has the whole of Ravelin in the middle instead, as a gateway, and rekeys it.
+//! - [`pump`] has datagrams run while either rekeys.
 //!
 //! What it finds goes to the second serial port, a line per case and in the end `N passed, N failed`. It never tests
 //! time: under emulation nothing is fast.
@@ -20,6 +21,7 @@ mod esp;
 mod hosts;
 mod ip;
 mod namespace;
+mod pump;
 mod report;
 mod topology;
 mod traffic;

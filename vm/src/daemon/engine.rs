@@ -17,7 +17,7 @@ use nix::{
 
 use super::policy;
 use crate::{
-    case::Case,
+    case::{Case, Generation},
     hosts::PATIENCE,
     topology::{CLEAR, OUTER, Topology},
 };
@@ -45,17 +45,19 @@ pub(super) struct Status {
 }
 
 /// One SA of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sa {
     pub(super) packets: u64,
     /// The highest number used or accepted.
     pub(super) sequence: u64,
+    /// What it does: `in_use`, `next`, `old`.
+    pub(super) state: String,
 }
 
 impl Engine {
     /// Starts it with a connection for each case, and waits until it is ready.
     pub(super) fn start(topology: &Topology, cases: &[Case]) -> Result<Self> {
-        let policy = policy::write(Path::new(FOLDER), cases)?;
+        let policy = policy::write(Path::new(FOLDER), cases, Generation::First)?;
         let log = File::create(LOG).context(LOG)?;
         let mut command = Command::new(RAVELIN);
         command
@@ -82,23 +84,27 @@ impl Engine {
     }
 
     pub(super) fn status(&self) -> Result<Status> {
-        let output = Command::new(RAVELIN)
-            .args(["status", "--json", "--control", CONTROL])
-            .output()
-            .context(RAVELIN)?;
-        ensure!(
-            output.status.success(),
-            "`ravelin status` failed: {}; the daemon said: {}",
-            String::from_utf8_lossy(&output.stderr),
-            said()
-        );
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).context("`ravelin status`")?;
+        let status: serde_json::Value =
+            serde_json::from_str(&self.client(&["status", "--json"])?).context("`ravelin status`")?;
         let mut sas = HashMap::new();
         for connection in status["connections"].as_array().context("no connections")? {
-            for sa in [&connection["outbound"], &connection["inbound"]] {
+            let more = [&connection["next"], &connection["old"]].into_iter();
+            let more = more.filter_map(serde_json::Value::as_array).flatten();
+            for sa in [&connection["outbound"], &connection["inbound"]]
+                .into_iter()
+                .chain(more)
+            {
                 let number = |key: &str| sa[key].as_u64().with_context(|| format!("no {key} in {sa}"));
                 let (packets, sequence) = (number("packets")?, number("sequence")?);
-                sas.insert(u32::try_from(number("spi")?)?, Sa { packets, sequence });
+                let state = sa["state"].as_str().unwrap_or_default().to_owned();
+                sas.insert(
+                    u32::try_from(number("spi")?)?,
+                    Sa {
+                        packets,
+                        sequence,
+                        state,
+                    },
+                );
             }
         }
         let drops = status["drops"].as_object().context("no drops")?;
@@ -108,6 +114,32 @@ impl Engine {
             .filter(|(_, count)| *count != 0)
             .collect();
         Ok(Status { sas, drops })
+    }
+
+    /// Gives it SAs of another generation for all cases.
+    pub(super) fn rekey(&self, cases: &[Case], generation: Generation) -> Result<()> {
+        let policy = policy::write(Path::new(FOLDER), cases, generation)?;
+        self.client(&["apply", &policy.to_string_lossy()]).map(drop)
+    }
+
+    /// Deletes an SA.
+    pub(super) fn delete(&self, spi: u32) -> Result<()> {
+        self.client(&["sa", "delete", &format!("{spi:#x}")]).map(drop)
+    }
+
+    /// Runs a command of the program; what it printed.
+    fn client(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(RAVELIN);
+        command.args(arguments).args(["--control", CONTROL]);
+        let output = command.output().context(RAVELIN)?;
+        ensure!(
+            output.status.success(),
+            "`ravelin {}` failed: {}; the daemon said: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr),
+            said()
+        );
+        String::from_utf8(output.stdout).context("not text")
     }
 
     /// Asks it to end, which it must do well.

@@ -1,7 +1,8 @@
-//! The daemon, `ravelin run`, as a gateway against the kernel: a tunnel for each algorithm.
+//! The daemon, `ravelin run`, as a gateway against the kernel: a tunnel for each algorithm, which is then rekeyed.
 
 mod engine;
 mod policy;
+mod rekey;
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use self::engine::{Engine, Sa, Status};
+use self::{
+    engine::{Engine, Sa, Status},
+    rekey::rekey,
+};
 use crate::{
     case::{Case, Direction, Generation},
     hosts::{Hosts, PATIENCE},
@@ -41,9 +45,14 @@ pub(crate) fn run(wanted: &[String], report: &Report) -> Result<()> {
     let mut engine = Engine::start(&topology, &cases)?;
 
     let outcomes = side_by_side(&topology, &cases);
-    let (counted, status) = await_agreement(&topology, &engine, &cases, &outcomes)?;
+    let (counted, _) = await_agreement(&topology, &engine, &cases, &outcomes, Generation::First)?;
     for ((case, outcome), counted) in cases.iter().zip(outcomes).zip(counted) {
         report.case(&name(case), outcome.and(counted))?;
+    }
+    let outcomes = rekey(&topology, &engine, &cases)?;
+    let (counted, status) = await_agreement(&topology, &engine, &cases, &outcomes, Generation::Second)?;
+    for ((case, outcome), counted) in cases.iter().zip(outcomes).zip(counted) {
+        report.case(&format!("{}/rekey", name(case)), outcome.and(counted))?;
     }
     report.case(
         "daemon/nothing-dropped",
@@ -77,6 +86,7 @@ fn await_agreement(
     engine: &Engine,
     cases: &[Case],
     outcomes: &[Result<()>],
+    generation: Generation,
 ) -> Result<(Vec<Result<()>>, Status)> {
     let start = Instant::now();
     loop {
@@ -84,7 +94,7 @@ fn await_agreement(
         let status = engine.status()?;
         let counted: Vec<_> = cases
             .iter()
-            .map(|case| compare(case, &states, &status.sas))
+            .map(|case| compare(case, generation, &states, &status.sas))
             .collect();
         let agreed = counted
             .iter()
@@ -97,13 +107,20 @@ fn await_agreement(
     }
 }
 
-fn compare(case: &Case, states: &HashMap<u32, State>, sas: &HashMap<u32, Sa>) -> Result<()> {
+fn compare(
+    case: &Case,
+    generation: Generation,
+    states: &HashMap<u32, State>,
+    sas: &HashMap<u32, Sa>,
+) -> Result<()> {
     for direction in [Direction::ToTheirs, Direction::ToOurs] {
-        let spi = case.spi(direction, Generation::First);
+        let spi = case.spi(direction, generation);
         let kernel = states
             .get(&spi)
             .with_context(|| format!("the kernel has no SA {spi:#x}"))?;
-        let Sa { packets, sequence } = *sas.get(&spi).with_context(|| format!("we have no SA {spi:#x}"))?;
+        let Sa {
+            packets, sequence, ..
+        } = *sas.get(&spi).with_context(|| format!("we have no SA {spi:#x}"))?;
         let (sent, received) = match direction {
             Direction::ToTheirs => (0, sequence),
             Direction::ToOurs => (sequence, 0),

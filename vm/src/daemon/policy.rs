@@ -16,27 +16,30 @@ use crate::{
     case::{Case, Direction, Generation},
 };
 
-/// Writes a policy with a connection for each case, and its keys, to `folder`; the policy's file.
-pub(super) fn write(folder: &Path, cases: &[Case]) -> Result<PathBuf> {
+/// Seconds that old SAs stay: longer than this runs, so that nothing depends on time.
+const GRACE: u32 = 3600;
+
+/// Writes a policy with a connection for each case, with SAs of a generation, and their keys to `folder`; the policy's file.
+pub(super) fn write(folder: &Path, cases: &[Case], generation: Generation) -> Result<PathBuf> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut text = "default = \"block\"\n".to_owned();
     for case in cases {
-        connection(&mut text, case);
+        connection(&mut text, case, generation);
         for direction in [Direction::ToTheirs, Direction::ToOurs] {
-            let file = folder.join(key_file(case, direction));
-            let keymat = hex(&case.key_material(direction, Generation::First));
+            let file = folder.join(key_file(case, direction, generation));
+            let keymat = hex(&case.key_material(direction, generation));
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o600);
             let mut file = options.open(&file).with_context(|| file.display().to_string())?;
             writeln!(file, "{keymat}")?;
         }
     }
-    let file = folder.join("policy.toml");
+    let file = folder.join(format!("{generation:?}.toml"));
     fs::write(&file, text).with_context(|| file.display().to_string())?;
     Ok(file)
 }
 
-fn connection(text: &mut String, case: &Case) {
+fn connection(text: &mut String, case: &Case, generation: Generation) {
     let name = format!("c{}", case.number);
     let [source, destination] = case.addresses();
     let [local, remote] = case.outer_addresses();
@@ -51,10 +54,10 @@ fn connection(text: &mut String, case: &Case) {
         Protocol::Ah => "ah",
     };
     let sa = |direction| {
-        let spi = case.spi(direction, Generation::First);
+        let spi = case.spi(direction, generation);
         format!(
             "{{ spi = {spi:#x}, key-file = \"{}\" }}",
-            key_file(case, direction)
+            key_file(case, direction, generation)
         )
     };
     let _ = write!(
@@ -72,6 +75,7 @@ mode = \"tunnel\"
 protocol = \"{protocol}\"
 local = \"{local}\"
 remote = \"{remote}\"
+rekey-grace = {GRACE}
 {udp}[connections.{name}.static]
 algorithm = \"{}\"
 esn = {}
@@ -85,6 +89,6 @@ inbound = {}
     );
 }
 
-fn key_file(case: &Case, direction: Direction) -> String {
-    format!("{:x}.key", case.spi(direction, Generation::First))
+fn key_file(case: &Case, direction: Direction, generation: Generation) -> String {
+    format!("{:x}.key", case.spi(direction, generation))
 }
