@@ -57,6 +57,8 @@ pub struct WorkerCounters {
     pub waited: Counter,
     /// Times the worker went to sleep.
     pub sleeps: Counter,
+    /// Turns of its loop: while it is alive it takes one a second at least.
+    pub turns: Counter,
 }
 
 impl WorkerCounters {
@@ -78,6 +80,7 @@ impl WorkerCounters {
             dummies: Counter::default(),
             waited: Counter::default(),
             sleeps: Counter::default(),
+            turns: Counter::default(),
         }
     }
 

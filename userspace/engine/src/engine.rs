@@ -26,11 +26,13 @@ use crate::peers::Peers;
 use crate::policy_file::PolicyFile;
 use crate::preflight::{allowed_cpus, check_connections, devices, host_queues, packet_memory, queues};
 use crate::prepare::Prepared;
+use crate::pulse::Pulse;
 use crate::reading::Reading;
 use crate::resolver::{News, Resolver};
 use crate::role::Role;
 use crate::schedule::Schedule;
 use crate::status::InterfaceStatus;
+use crate::supervisor::Supervisor;
 use crate::watch::Watch;
 use crate::worker::{ClearSide, Worker, WorkerOptions};
 
@@ -96,6 +98,8 @@ pub struct Engine {
     /// The surroundings have changed since the policy in force was resolved.
     pub(crate) moved: bool,
     pub(crate) last_error: Option<String>,
+    pub(crate) pulse: Pulse,
+    pub(crate) supervisor: Supervisor,
     /// With the control socket, which is served in it.
     pub(crate) runtime: Option<tokio::runtime::Runtime>,
 }
@@ -187,6 +191,8 @@ impl Engine {
             peers: Peers::default(),
             moved: false,
             last_error: None,
+            pulse: Pulse::default(),
+            supervisor: Supervisor::new(),
             runtime: Some(runtime),
         };
         match (role, &inner) {

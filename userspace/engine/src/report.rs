@@ -25,6 +25,7 @@ impl Engine {
         let workers = &self.workers;
         let removed = self.enforcement.removed();
         let deadline = self.enforcement.deadline();
+        let now = Instant::now();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
@@ -36,7 +37,7 @@ impl Engine {
                 .previous()
                 .zip(deadline)
                 .map(|(previous, deadline)| PendingStatus {
-                    seconds_left: deadline.saturating_duration_since(Instant::now()).as_secs(),
+                    seconds_left: deadline.saturating_duration_since(now).as_secs(),
                     previous: Self::status_of(&previous.file, &previous.policy, previous.generation),
                 }),
             last_error: self.last_error.clone(),
@@ -95,7 +96,8 @@ impl Engine {
             connections: self.enforcement.connection_status(&self.peers),
             workers: workers
                 .iter()
-                .map(|worker| {
+                .enumerate()
+                .map(|(index, worker)| {
                     let counters = worker.counters();
                     WorkerStatus {
                         queue: worker.queue(),
@@ -111,6 +113,7 @@ impl Engine {
                         dummies: counters.dummies.value(),
                         waited: counters.waited.value(),
                         sleeps: counters.sleeps.value(),
+                        stuck_seconds: self.pulse.stuck(index, now).map(|stuck| stuck.as_secs()),
                     }
                 })
                 .collect(),

@@ -15,6 +15,7 @@ use crate::follow::renewed;
 use crate::names::Lookup;
 use crate::order::Order;
 use crate::prepare::ApplyError;
+use crate::pulse::Change;
 use crate::resolver::News;
 use crate::worker::{Worker, WorkerError};
 
@@ -42,7 +43,9 @@ impl Engine {
         let Some(runtime) = self.runtime.take() else {
             return Ok(());
         };
+        self.supervisor.ready(&self.summary());
         let result = runtime.block_on(self.serve(stop, reloads));
+        self.supervisor.stopping();
         self.runtime = Some(runtime);
         if self.enforcement.deadline().is_some() {
             self.roll_back("the engine stops");
@@ -118,6 +121,7 @@ impl Engine {
                 eprintln!("ravelin: host edge: {error}");
             }
         }
+        self.take_pulse();
         self.lose_patience();
         self.watch();
         if self.enforcement.advance() {
@@ -126,6 +130,41 @@ impl Engine {
         self.meet_peers();
         self.hand_out_errands();
         Ok(())
+    }
+
+    /// Tells of workers that hang; only while none does, the service manager hears that all is well.
+    fn take_pulse(&mut self) {
+        let now = Instant::now();
+        let turns = self.workers.iter().map(|worker| worker.counters().turns.value());
+        let changes = self.pulse.take(turns, now);
+        for (index, change) in &changes {
+            let queue = self.workers[*index].queue();
+            match change {
+                Change::Stuck => eprintln!(
+                    "ravelin: worker {queue} is stuck: protected packets of queue {queue} are dropped; if it stays so, \
+                     please report it with `cat /proc/{}/task/*/stack` and start Ravelin again",
+                    std::process::id()
+                ),
+                Change::GoesOn(after) => {
+                    eprintln!("ravelin: worker {queue} goes on, after {} ms", after.as_millis());
+                }
+            }
+        }
+        if self.pulse.is_regular() {
+            self.supervisor.alive(now);
+        }
+        if !changes.is_empty() {
+            let stuck = (0..self.workers.len()).filter(|index| self.pulse.stuck(*index, now).is_some());
+            let stuck: Vec<_> = stuck
+                .map(|index| self.workers[index].queue().to_string())
+                .collect();
+            match stuck.as_slice() {
+                [] => self.supervisor.status(&self.summary()),
+                queues => self
+                    .supervisor
+                    .status(&format!("stuck: worker {}", queues.join(", "))),
+            }
+        }
     }
 
     /// Has workers send what is due by itself.

@@ -270,4 +270,7 @@ pub struct WorkerStatus {
     pub waited: u64,
     /// Times it went to sleep.
     pub sleeps: u64,
+    /// Seconds since it last did anything at all, if it hangs.
+    #[serde(default)]
+    pub stuck_seconds: Option<u64>,
 }

@@ -316,6 +316,7 @@ fn serve<'u, P: Port<'u>>(
     let mut last_work = Instant::now();
     let mut published = last_work;
     while !stop.flag.load(Ordering::Relaxed) {
+        forwarder.counters.turns.add(1);
         let turn = match forwarder.turn() {
             Ok(turn) => turn,
             Err(PortError::DeviceDown { .. }) => {

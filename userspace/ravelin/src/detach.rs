@@ -21,7 +21,7 @@ pub(crate) fn detach(arguments: &Arguments) -> Result<()> {
         && status.instance == *instance
     {
         bail!(
-            "instance {instance} runs as process {}; stop it first (kill {0})",
+            "instance {instance} runs as process {}; stop it first (`ravelin stop`)",
             status.pid
         );
     }

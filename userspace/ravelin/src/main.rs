@@ -18,6 +18,7 @@ mod run;
 mod sa;
 mod schema;
 mod status;
+mod stop;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ Examples:
   ravelin apply site.toml --confirm 60                    Change the policy of the running engine
   ravelin status                                          What it has done so far
   ravelin import nft rules.nft -o site.toml               Make a policy from another filter's rules
+  ravelin stop                                            End the engine, and take its filter away
   ravelin detach                                          Take the filter away after it has stopped";
 
 #[derive(Debug, Subcommand)]
@@ -59,6 +61,7 @@ enum Command {
     Status(status::Arguments),
     Sa(sa::Arguments),
     Keygen(keygen::Arguments),
+    Stop(stop::Arguments),
     Detach(detach::Arguments),
     Import(import::Arguments),
     Export(export::Arguments),
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::status(&arguments),
         Command::Sa(arguments) => sa::sa(&arguments),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
+        Command::Stop(arguments) => stop::stop(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::Import(arguments) => import::import(&arguments),
         Command::Export(arguments) => export::export(&arguments),

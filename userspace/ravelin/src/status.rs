@@ -151,6 +151,13 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 "copy mode"
             }
         )?;
+        if let Some(seconds) = worker.stuck_seconds {
+            writeln!(
+                out,
+                "worker {}: STUCK for {seconds} s, protected packets of this queue are dropped",
+                worker.queue
+            )?;
+        }
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ fn a_stopped_daemon_leaves_protected_traffic_closed_and_repeats_no_sequence_numb
     });
 }
 
-fn assert_gone(gateway: &Gateway<'_>) {
+pub(crate) fn assert_gone(gateway: &Gateway<'_>) {
     assert_eq!(gateway.pins(), Vec::<String>::new());
     let pins = std::path::Path::new("/sys/fs/bpf/ravelin").join(&gateway.instance);
     assert!(!pins.exists(), "{}", pins.display());

@@ -19,6 +19,7 @@ mod rekeying;
 mod routers;
 mod sas;
 mod secrets;
+mod service;
 mod support;
 mod surroundings;
 mod swap;

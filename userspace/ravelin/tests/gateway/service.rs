@@ -1,0 +1,145 @@
+//! The daemon as a service: what its manager hears, what becomes of a worker that hangs, and how it is ended.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::lifetime::assert_gone;
+use crate::support::daemon::{Daemon, refusal, succeeded};
+use crate::support::echo::Echo;
+use crate::support::lab::{CLEAR_PORT, H2, Lab, PORT, Policy};
+use crate::support::wait_until;
+
+/// What the manager allows between two signs of life.
+const WATCHDOG: Duration = Duration::from_millis(900);
+
+/// A service manager's end of sd_notify(3).
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn listen(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self(socket)
+    }
+
+    /// Everything it has heard since it was asked last, in lines.
+    fn heard(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(length) = self.0.recv(&mut buffer) {
+            let text = std::str::from_utf8(&buffer[..length]).unwrap();
+            lines.extend(text.lines().map(str::to_owned));
+        }
+        lines
+    }
+
+    fn await_line(&self, line: &str) {
+        wait_until(line, || self.heard().iter().any(|heard| heard == line));
+    }
+}
+
+/// The thread of worker 0.
+fn worker(daemon: &Daemon) -> Pid {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let mut tasks = tasks.map(|task| task.unwrap());
+    let task = tasks.find(|task| {
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap();
+        name.trim() == "ravelin-0"
+    });
+    let number = task.unwrap().file_name().into_string().unwrap();
+    Pid::from_raw(number.parse().unwrap())
+}
+
+#[test]
+fn a_worker_that_hangs_is_named_and_the_manager_hears_nothing_meanwhile() {
+    let lab = Lab::new();
+    let gateway = lab.gateway(1, &Policy::default());
+    let path = gateway.folder.join("notify.sock");
+    let manager = Manager::listen(&path);
+    let mut command = gateway.command();
+    command.env("NOTIFY_SOCKET", &path);
+    command.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+    let daemon = gateway.start_as(command);
+    let _d2 = lab.gateway(2, &Policy::default()).start();
+    let (protected, permitted) = (Echo::start(&lab.h2, PORT), Echo::start(&lab.h2, CLEAR_PORT));
+    manager.await_line("READY=1");
+    manager.await_line("WATCHDOG=1");
+    wait_until("protected UDP", || protected.udp(&lab.h1, H2[0], b"protected"));
+
+    let thread = worker(&daemon);
+    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(thread).unwrap();
+    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    wait_until("the worker's name", || {
+        daemon.log().contains("worker 0 is stuck: ")
+    });
+    assert!(daemon.status().workers[0].stuck_seconds.is_some());
+    wait_until("its name in the manager's status", || {
+        manager.heard().contains(&"STATUS=stuck: worker 0".to_owned())
+    });
+    let shown = succeeded(&gateway.client("status").output().unwrap());
+    assert!(shown.contains("worker 0: STUCK for "), "{shown}");
+    // Twice as long as the manager waits, nothing is heard; permitted traffic goes on, and protected does not.
+    let started = Instant::now();
+    while started.elapsed() < 2 * WATCHDOG {
+        assert_eq!(manager.heard(), Vec::<String>::new());
+        assert!(!protected.udp(&lab.h1, H2[0], b"protected"));
+    }
+    wait_until("permitted UDP", || permitted.udp(&lab.h1, H2[0], b"permitted"));
+
+    ptrace::detach(thread, None).unwrap();
+    manager.await_line("WATCHDOG=1");
+    wait_until("protected UDP again", || {
+        protected.udp(&lab.h1, H2[0], b"protected")
+    });
+    assert_eq!(daemon.status().workers[0].stuck_seconds, None);
+    assert!(
+        daemon.log().contains("worker 0 goes on, after "),
+        "{}",
+        daemon.log()
+    );
+    let (status, log) = daemon.stop();
+    assert!(status.success(), "{log}");
+    assert!(manager.heard().contains(&"STOPPING=1".to_owned()));
+}
+
+#[test]
+fn stop_asks_before_it_opens_and_can_leave_the_filter_standing() {
+    let lab = Lab::new();
+    let gateway = lab.gateway(1, &Policy::default());
+    let stop = |options: &[&str]| gateway.client("stop").args(options).output().unwrap();
+    let said = refusal(&stop(&["--yes"]));
+    assert!(said.contains("ravelin detach"), "{said}");
+
+    let daemon = gateway.start();
+    let said = refusal(&stop(&[]));
+    assert!(
+        said.contains("1 connections") && said.contains("`--yes`") && said.contains("`--keep-closed`"),
+        "{said}"
+    );
+    assert_eq!(daemon.status().pid, daemon.pid());
+    let pins = gateway.pins();
+    let said = succeeded(&stop(&["--keep-closed"]));
+    assert!(said.contains("the filter stays"), "{said}");
+    let (status, log) = daemon.ended();
+    assert!(status.success(), "{log}");
+    assert_eq!(gateway.pins(), pins);
+
+    let echo = Echo::start(&lab.h2, PORT);
+    assert!(!echo.udp(&lab.h1, H2[0], b"closed"));
+    let daemon = gateway.start();
+    let said = succeeded(&stop(&["--yes"]));
+    assert!(
+        said.contains("the filter is gone (3 programs detached)"),
+        "{said}"
+    );
+    let (status, log) = daemon.ended();
+    assert!(status.success(), "{log}");
+    assert_gone(&gateway);
+    wait_until("UDP in the clear", || echo.udp(&lab.h1, H2[0], b"clear"));
+}
