@@ -2,18 +2,18 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, send, setsockopt, socket,
     sockopt,
 };
-use nix::sys::time::TimeVal;
 
 use super::namespace::Namespace;
 use super::wait_for;
@@ -45,16 +45,9 @@ impl Capture {
         let thread = {
             let (socket, frames, stop) = (Arc::clone(&socket), Arc::clone(&frames), Arc::clone(&stop));
             std::thread::spawn(move || {
-                let mut buffer = vec![0; 16384];
                 while !stop.load(Ordering::Relaxed) {
-                    match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
-                        Ok((length, sender)) => frames.lock().unwrap().push(Seen {
-                            outgoing: sender.is_some_and(|sender| sender.pkttype() == OUTGOING),
-                            frame: buffer[..length].to_vec(),
-                        }),
-                        Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => {}
-                        Err(error) => panic!("capture: {error}"),
-                    }
+                    waits(&socket, PollTimeout::from(20u8));
+                    drain(&socket, &mut frames.lock().unwrap());
                 }
             })
         };
@@ -76,9 +69,15 @@ impl Capture {
         assert_eq!(sent, Ok(frame.len()));
     }
 
-    /// All frames so far.
+    /// All frames so far: what has passed when this is called is among them.
     pub(crate) fn frames(&self) -> Vec<Seen> {
-        self.frames.lock().unwrap().clone()
+        self.latest().clone()
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Vec<Seen>> {
+        let mut frames = self.frames.lock().unwrap();
+        drain(&self.socket, &mut frames);
+        frames
     }
 
     /// All IP packets so far.
@@ -91,14 +90,12 @@ impl Capture {
 
     /// How many frames so far; a place to go on from.
     pub(crate) fn mark(&self) -> usize {
-        self.frames.lock().unwrap().len()
+        self.latest().len()
     }
 
     /// Waits for the first frame after `mark` that `find` takes.
     pub(crate) fn find<T>(&self, what: &str, mark: usize, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
-        wait_for(what, || {
-            self.frames.lock().unwrap()[mark..].iter().find_map(&mut find)
-        })
+        wait_for(what, || self.latest()[mark..].iter().find_map(&mut find))
     }
 }
 
@@ -107,6 +104,28 @@ impl Drop for Capture {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Whether a frame waits at the socket, or comes in time.
+fn waits(socket: &OwnedFd, timeout: PollTimeout) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+}
+
+/// Takes all frames that wait at the socket.
+fn drain(socket: &OwnedFd, frames: &mut Vec<Seen>) {
+    let mut buffer = vec![0; 16384];
+    while waits(socket, PollTimeout::ZERO) {
+        match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
+            Ok((length, sender)) => frames.push(Seen {
+                outgoing: sender.is_some_and(|sender| sender.pkttype() == OUTGOING),
+                frame: buffer[..length].to_vec(),
+            }),
+            // A device that goes down says so once.
+            Err(Errno::EINTR | Errno::ENETDOWN) => {}
+            Err(error) => panic!("capture: {error}"),
         }
     }
 }
@@ -126,7 +145,6 @@ fn open(device: &str) -> OwnedFd {
     )
     .unwrap();
     setsockopt(&socket, sockopt::RcvBufForce, &(128 << 20)).unwrap();
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000)).unwrap();
     bind(socket.as_raw_fd(), &address).unwrap();
     socket
 }
