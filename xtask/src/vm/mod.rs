@@ -31,6 +31,9 @@ pub(crate) struct Args {
     seconds: u64,
 }
 
+/// How often the machine is started when the emulator is at fault.
+const MOST_BOOTS: u32 = 3;
+
 /// Runs the task; whether everything passed.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
     let toolchain = setup::ensure(workspace)?;
@@ -63,9 +66,18 @@ fn cases(workspace: &Workspace, only: &[String], seconds: u64) -> Result<(u64, u
             .args(["build", "--release", "--package", "ravelin-vm"]),
     )?;
     let initramfs = Initramfs::build(&folder, &kernel, workspace)?;
-    eprintln!("vm: booting {}", kernel.release());
-    let mut machine = Machine::boot(&folder, &kernel, &initramfs, only, seconds)?;
-    let tally = machine.follow(Duration::from_secs(seconds))?;
+    let mut boots = 0;
+    let tally = loop {
+        boots += 1;
+        eprintln!("vm: booting {}", kernel.release());
+        let mut machine = Machine::boot(&folder, &kernel, &initramfs, only, seconds)?;
+        match machine.follow(Duration::from_secs(seconds)) {
+            Err(error) if boots < MOST_BOOTS && machine.was_mistranslated() => {
+                eprintln!("vm: QEMU broke the kernel, so all of it runs again: {error:#}");
+            }
+            outcome => break outcome?,
+        }
+    };
     println!("vm: took {:.0} s", start.elapsed().as_secs_f32());
     Ok(tally)
 }
