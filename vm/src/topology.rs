@@ -76,7 +76,7 @@ pub(crate) struct Topology {
     pub(crate) wire: Namespace,
     pub(crate) theirs: Namespace,
     /// Sockets that make the kernel take ESP in UDP; open as long as this.
-    _encapsulation: [UdpSocket; 2],
+    encapsulation: [UdpSocket; 2],
 }
 
 impl Topology {
@@ -112,17 +112,23 @@ impl Topology {
         wire.ip(&format!("link set {CLEAR} up\nlink set {OUTER} up\n"))?;
         ours.ip(&end(0, "clear0", clear1))?;
         theirs.ip(&end(1, "outer1", outer0))?;
-        theirs.ip(&xfrm::encapsulation_bypass())?;
+        theirs.ip(&xfrm::encapsulation_bypass(UDP_PORTS[1]))?;
         // A veth passes packets on without their checksums; what is sealed must be complete.
         offload_off(&ours, "clear0")?;
-        let encapsulation =
-            theirs.enter(|| Ok([encapsulation_socket("0.0.0.0")?, encapsulation_socket("::")?]))?;
+        let encapsulation = encapsulation_sockets(&theirs, UDP_PORTS[1])?;
         Ok(Self {
             ours,
             wire,
             theirs,
-            _encapsulation: encapsulation,
+            encapsulation,
         })
+    }
+
+    /// Has the kernel take ESP in UDP at another port, and there only.
+    pub(crate) fn hear_at(&mut self, port: u16) -> Result<()> {
+        self.theirs.ip(&xfrm::encapsulation_bypass(port))?;
+        self.encapsulation = encapsulation_sockets(&self.theirs, port)?;
+        Ok(())
     }
 
     /// Makes the middle a router between the two.
@@ -209,9 +215,18 @@ fn offload_off(namespace: &Namespace, device: &str) -> Result<()> {
     Ok(())
 }
 
-/// A socket at their port of every address, whose ESP the kernel takes for itself (RFC 3948).
-fn encapsulation_socket(any: &str) -> Result<UdpSocket> {
-    let address = SocketAddr::new(any.parse()?, UDP_PORTS[1]);
+/// Sockets at a port of every address, whose ESP the kernel takes for itself (RFC 3948).
+fn encapsulation_sockets(namespace: &Namespace, port: u16) -> Result<[UdpSocket; 2]> {
+    namespace.enter(|| {
+        Ok([
+            encapsulation_socket("0.0.0.0", port)?,
+            encapsulation_socket("::", port)?,
+        ])
+    })
+}
+
+fn encapsulation_socket(any: &str, port: u16) -> Result<UdpSocket> {
+    let address = SocketAddr::new(any.parse()?, port);
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;

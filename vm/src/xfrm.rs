@@ -24,8 +24,7 @@ const PRIORITY: u32 = 1000;
 
 /// Lines that let UDP-encapsulated ESP reach its socket, though a policy demands ESP of all that the peer sends. IKE
 /// daemons do the same with a policy of the socket.
-pub(crate) fn encapsulation_bypass() -> String {
-    let port = UDP_PORTS[1];
+pub(crate) fn encapsulation_bypass(port: u16) -> String {
     ["0.0.0.0/0", "::/0"]
         .map(|any| format!("xfrm policy add src {any} dst {any} proto 17 dport {port} dir in priority 1\n"))
         .concat()
@@ -36,6 +35,18 @@ pub(crate) fn add_states(case: &Case, generation: Generation) -> String {
     [Direction::ToTheirs, Direction::ToOurs]
         .map(|direction| add_state(case, direction, generation))
         .concat()
+}
+
+/// A line that has the kernel send ESP in UDP from another port.
+pub(crate) fn change_port(case: &Case, generation: Generation, port: u16) -> String {
+    let [ours, theirs] = UDP_PORTS;
+    // Of an SA that is there only the ports change: not its numbers.
+    add_state(case, Direction::ToOurs, generation)
+        .replace("state add", "state update")
+        .replace(
+            &format!("espinudp {theirs} {ours}"),
+            &format!("espinudp {port} {ours}"),
+        )
 }
 
 fn add_state(case: &Case, direction: Direction, generation: Generation) -> String {

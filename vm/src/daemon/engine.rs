@@ -40,8 +40,18 @@ pub(super) struct Engine(Child);
 pub(super) struct Status {
     /// By SPI.
     pub(super) sas: HashMap<u32, Sa>,
+    /// Peers that were seen elsewhere, by name of their connection.
+    pub(super) peers: HashMap<String, Peer>,
     /// By reason, without zeros.
     pub(super) drops: HashMap<String, u64>,
+}
+
+/// Where a peer was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) port: u16,
+    /// Whether packets go there.
+    pub(super) followed: bool,
 }
 
 /// One SA of ours.
@@ -86,8 +96,17 @@ impl Engine {
     pub(super) fn status(&self) -> Result<Status> {
         let status: serde_json::Value =
             serde_json::from_str(&self.client(&["status", "--json"])?).context("`ravelin status`")?;
-        let mut sas = HashMap::new();
+        let (mut sas, mut peers) = (HashMap::new(), HashMap::new());
         for connection in status["connections"].as_array().context("no connections")? {
+            let (name, peer) = (&connection["name"], &connection["peer"]);
+            if let Some(port) = peer["port"].as_u64() {
+                let followed = peer["followed"].as_bool().context("not followed nor not")?;
+                let port = u16::try_from(port)?;
+                peers.insert(
+                    name.as_str().context("no name")?.to_owned(),
+                    Peer { port, followed },
+                );
+            }
             let more = [&connection["next"], &connection["old"]].into_iter();
             let more = more.filter_map(serde_json::Value::as_array).flatten();
             for sa in [&connection["outbound"], &connection["inbound"]]
@@ -113,12 +132,20 @@ impl Engine {
             .map(|(reason, count)| (reason.clone(), count.as_u64().unwrap_or(u64::MAX)))
             .filter(|(_, count)| *count != 0)
             .collect();
-        Ok(Status { sas, drops })
+        Ok(Status { sas, peers, drops })
     }
 
     /// Gives it SAs of another generation for all cases.
     pub(super) fn rekey(&self, cases: &[Case], generation: Generation) -> Result<()> {
-        let policy = policy::write(Path::new(FOLDER), cases, generation)?;
+        self.apply(&policy::write(Path::new(FOLDER), cases, generation)?)
+    }
+
+    /// Has it follow peers to other ports; its SAs, of a generation, stay.
+    pub(super) fn follow_ports(&self, cases: &[Case], generation: Generation) -> Result<()> {
+        self.apply(&policy::write_following(Path::new(FOLDER), cases, generation)?)
+    }
+
+    fn apply(&self, policy: &Path) -> Result<()> {
         self.client(&["apply", &policy.to_string_lossy()]).map(drop)
     }
 

@@ -1,6 +1,7 @@
 //! The daemon, `ravelin run`, as a gateway against the kernel: a tunnel for each algorithm, which is then rekeyed.
 
 mod engine;
+mod moved;
 mod policy;
 mod rekey;
 
@@ -38,7 +39,7 @@ pub(crate) fn run(wanted: &[String], report: &Report) -> Result<()> {
     if cases.is_empty() {
         return Ok(());
     }
-    let topology = Topology::create("daemon", CLEAR_MTU)?;
+    let mut topology = Topology::create("daemon", CLEAR_MTU)?;
     topology.route()?;
     let lines = |case| xfrm::add_states(case, Generation::First) + &xfrm::policies(case, "add");
     topology.theirs.ip(&cases.iter().map(lines).collect::<String>())?;
@@ -58,6 +59,19 @@ pub(crate) fn run(wanted: &[String], report: &Report) -> Result<()> {
         "daemon/nothing-dropped",
         nothing_dropped(&topology, &status.drops),
     )?;
+    let moving = moved::cases(&cases);
+    if !moving.is_empty() {
+        moved::move_port(&mut topology, &moving)?;
+        for case in &moving {
+            let told = moved::is_told(&topology, &engine, case);
+            report.case(&format!("{}/moved-told", name(case)), told)?;
+        }
+        engine.follow_ports(&cases, Generation::Second)?;
+        for case in &moving {
+            let followed = moved::is_followed(&topology, &engine, case);
+            report.case(&format!("{}/moved-followed", name(case)), followed)?;
+        }
+    }
     report.case("daemon/stops", engine.stop())
 }
 

@@ -22,9 +22,7 @@ const GRACE: u32 = 3600;
 /// Writes a policy with a connection for each case, with SAs of a generation, and their keys to `folder`; the policy's file.
 pub(super) fn write(folder: &Path, cases: &[Case], generation: Generation) -> Result<PathBuf> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let mut text = "default = \"block\"\n".to_owned();
     for case in cases {
-        connection(&mut text, case, generation);
         for direction in [Direction::ToTheirs, Direction::ToOurs] {
             let file = folder.join(key_file(case, direction, generation));
             let keymat = hex(&case.key_material(direction, generation));
@@ -34,18 +32,41 @@ pub(super) fn write(folder: &Path, cases: &[Case], generation: Generation) -> Re
             writeln!(file, "{keymat}")?;
         }
     }
-    let file = folder.join(format!("{generation:?}.toml"));
-    fs::write(&file, text).with_context(|| file.display().to_string())?;
-    Ok(file)
+    write_text(
+        &folder.join(format!("{generation:?}.toml")),
+        cases,
+        generation,
+        "",
+    )
 }
 
-fn connection(text: &mut String, case: &Case, generation: Generation) {
-    let name = format!("c{}", case.number);
+/// Writes one with the SAs of a generation that has been written already, which follows peers to other ports.
+pub(super) fn write_following(folder: &Path, cases: &[Case], generation: Generation) -> Result<PathBuf> {
+    let file = folder.join("following.toml");
+    write_text(&file, cases, generation, "address-update = \"port\"\n")
+}
+
+fn write_text(file: &Path, cases: &[Case], generation: Generation, udp_lines: &str) -> Result<PathBuf> {
+    let mut text = "default = \"block\"\n".to_owned();
+    for case in cases {
+        connection(&mut text, case, generation, udp_lines);
+    }
+    fs::write(file, text).with_context(|| file.display().to_string())?;
+    Ok(file.to_owned())
+}
+
+/// What a case's connection is called.
+pub(super) fn name(case: &Case) -> String {
+    format!("c{}", case.number)
+}
+
+fn connection(text: &mut String, case: &Case, generation: Generation, udp_lines: &str) {
+    let name = name(case);
     let [source, destination] = case.addresses();
     let [local, remote] = case.outer_addresses();
     let udp = if case.udp {
         let (local, remote) = Direction::ToTheirs.udp_ports();
-        format!("encapsulation = \"udp\"\nlocal-port = {local}\nremote-port = {remote}\n")
+        format!("encapsulation = \"udp\"\nlocal-port = {local}\nremote-port = {remote}\n{udp_lines}")
     } else {
         String::new()
     };
