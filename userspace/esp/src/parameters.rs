@@ -1,6 +1,6 @@
 //! What a security association is, before it is checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ravelin_gcm::{Aead, Algorithm, KeyError, KeyMaterial, Provider, Secret};
 
@@ -185,8 +185,8 @@ impl SaParameters {
                 return Err(SaError::TunnelFamilies { local, remote });
             }
             for (field, address) in [("local", local), ("remote", remote)] {
-                if address.is_unspecified() || address.is_multicast() {
-                    return Err(SaError::TunnelAddress { field, address });
+                if let Some(why) = no_end(address) {
+                    return Err(SaError::TunnelAddress { field, address, why });
                 }
             }
             if local == remote {
@@ -250,6 +250,20 @@ impl SaParameters {
         let key = KeyMaterial::new(computed_by, Secret::from(keys))?;
         let salt = Salt::new(salt).ok_or(wrong_length)?;
         Ok((provider.or_any_with(computed_by).key(&key)?, salt))
+    }
+}
+
+/// Why an address cannot be the end of a tunnel.
+fn no_end(address: IpAddr) -> Option<&'static str> {
+    match address {
+        _ if address.is_unspecified() => Some("the unspecified address"),
+        _ if address.is_multicast() => Some("a multicast address"),
+        // RFC 1122 section 3.2.1.3: "Addresses of this form MUST NOT appear outside a host."
+        _ if address.is_loopback() => Some("a loopback address"),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("the broadcast address"),
+        // RFC 4291 section 2.5.5.2: for programs that mean IPv4, not for the wire.
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4-mapped address"),
+        _ => None,
     }
 }
 
@@ -333,12 +347,14 @@ pub enum SaError {
         remote: IpAddr,
     },
     /// A tunnel endpoint that is no host's address.
-    #[error("{field} tunnel endpoint {address}; use a unicast address")]
+    #[error("{field} tunnel endpoint {address} is {why}; use a unicast address of a host, IPv4 as IPv4")]
     TunnelAddress {
         /// `local` or `remote`.
         field: &'static str,
         /// The address given.
         address: IpAddr,
+        /// What kind of address it is.
+        why: &'static str,
     },
     /// Both tunnel endpoints are one address.
     #[error("both tunnel endpoints are {address}; use two addresses")]
@@ -488,12 +504,51 @@ mod tests {
             remote: remote.parse().unwrap(),
         };
         assert!(refused(|p| p.mode = tunnel("192.0.2.1", "2001:db8::1")).contains("different families"));
-        assert!(
-            refused(|p| p.mode = tunnel("0.0.0.0", "192.0.2.1")).contains("local tunnel endpoint 0.0.0.0")
-        );
-        assert!(
-            refused(|p| p.mode = tunnel("2001:db8::1", "ff02::1")).contains("remote tunnel endpoint ff02::1")
-        );
+        for (local, remote, expected) in [
+            (
+                "0.0.0.0",
+                "192.0.2.1",
+                "local tunnel endpoint 0.0.0.0 is the unspecified address",
+            ),
+            (
+                "192.0.2.1",
+                "224.0.0.1",
+                "remote tunnel endpoint 224.0.0.1 is a multicast address",
+            ),
+            (
+                "127.255.0.1",
+                "192.0.2.1",
+                "local tunnel endpoint 127.255.0.1 is a loopback address",
+            ),
+            (
+                "192.0.2.1",
+                "255.255.255.255",
+                "remote tunnel endpoint 255.255.255.255 is the broadcast address",
+            ),
+            (
+                "::",
+                "2001:db8::1",
+                "local tunnel endpoint :: is the unspecified address",
+            ),
+            (
+                "2001:db8::1",
+                "ff02::1",
+                "remote tunnel endpoint ff02::1 is a multicast address",
+            ),
+            (
+                "2001:db8::1",
+                "::1",
+                "remote tunnel endpoint ::1 is a loopback address",
+            ),
+            (
+                "::ffff:192.0.2.1",
+                "2001:db8::1",
+                "local tunnel endpoint ::ffff:192.0.2.1 is an IPv4-mapped address",
+            ),
+        ] {
+            let error = refused(|p| p.mode = tunnel(local, remote));
+            assert!(error.starts_with(expected), "{error}");
+        }
         assert!(refused(|p| p.mode = tunnel("192.0.2.1", "192.0.2.1")).contains("both tunnel endpoints"));
         let udp = |source_port, destination_port| Encapsulation::Udp {
             source_port,
