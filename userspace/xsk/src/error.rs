@@ -17,6 +17,12 @@ pub enum UmemError {
         /// Chunks asked for.
         frame_count: u32,
     },
+    /// More large frames than 2^16.
+    #[error("{large_frames} large frames: use at most 65536")]
+    LargeFrames {
+        /// Large frames asked for.
+        large_frames: u32,
+    },
     /// So much headroom that hardly a packet fits.
     #[error("headroom of {headroom} bytes: use at most {limit}, half a frame")]
     Headroom {

@@ -1,11 +1,11 @@
-//! The right to read and write one chunk.
+//! The right to read and write one chunk, or one large frame.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
 
 use crate::Umem;
 
-/// One packet in one chunk of a [`Umem`]: a token that can only be moved.
+/// One packet in one chunk of a [`Umem`], or in a large frame: a token that can only be moved.
 ///
 /// The packet's bytes are `start..end` of the chunk; the bytes in front are headroom, those behind are tailroom, and
 /// either is taken by [`prepend`](Self::prepend) and [`append`](Self::append) without a copy. Bytes that become part
@@ -38,7 +38,7 @@ use crate::Umem;
 pub struct Frame<'u> {
     umem: &'u Umem,
     chunk: u32,
-    // Chunks have at most 4096 bytes.
+    // Frames have at most 16384 bytes.
     start: u16,
     end: u16,
 }
@@ -86,9 +86,9 @@ pub enum FrameError {
 impl<'u> Frame<'u> {
     /// # Safety
     /// The ledger of `umem` has just recorded `chunk` as held, and no other `Frame` for it exists;
-    /// `start <= end <= umem.frame_size()`.
+    /// `start <= end <= umem.size_from(chunk)`.
     pub(crate) unsafe fn new(umem: &'u Umem, chunk: u32, start: u16, end: u16) -> Self {
-        debug_assert!(chunk < umem.frame_count() && start <= end && usize::from(end) <= umem.frame_size());
+        debug_assert!(start <= end && usize::from(end) <= umem.size_from(chunk));
         Self {
             umem,
             chunk,
@@ -130,7 +130,20 @@ impl<'u> Frame<'u> {
     /// Bytes behind the packet.
     #[must_use]
     pub fn tailroom(&self) -> usize {
-        self.umem.frame_size() - usize::from(self.end)
+        self.size() - usize::from(self.end)
+    }
+
+    /// Whether it is one for packets of several chunks.
+    #[must_use]
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.umem.is_large(self.chunk)
+    }
+
+    /// Chunks that the packet takes on its way through the kernel.
+    #[inline]
+    pub(crate) fn pieces(&self) -> usize {
+        self.len().div_ceil(self.umem.frame_size()).max(1)
     }
 
     /// The packet.
@@ -208,7 +221,7 @@ impl<'u> Frame<'u> {
             });
         }
         let end = usize::from(self.end);
-        // At most the chunk's size, hence below 2^16.
+        // At most the frame's size, hence below 2^16.
         self.end = (end + len) as u16;
         Ok(&mut self.chunk_slice()[end..end + len])
     }
@@ -244,30 +257,32 @@ impl<'u> Frame<'u> {
     /// [`FrameError::BadRange`] unless `start <= end <= chunk size`; the frame is unchanged.
     #[inline]
     pub fn set_range(&mut self, start: usize, end: usize) -> Result<(), FrameError> {
-        if start > end || end > self.umem.frame_size() {
+        if start > end || end > self.size() {
             return Err(FrameError::BadRange { start, end });
         }
-        // The chunk's size is below 2^16.
+        // The frame's size is below 2^16.
         (self.start, self.end) = (start as u16, end as u16);
         Ok(())
     }
 
+    /// Bytes of the chunk or large frame.
+    #[inline]
+    fn size(&self) -> usize {
+        self.umem.size_from(self.chunk)
+    }
+
     #[inline]
     fn chunk(&self) -> &[u8] {
-        // SAFETY: the chunk lies within the mapping, which lives as long as the borrow 'u of the UMEM; its bytes are
+        // SAFETY: the chunk or large frame lies within the mapping, which lives as long as the borrow 'u of the UMEM; its bytes are
         // initialised (anonymous memory starts as zeros). By `new`, no other `Frame` for it exists, the kernel does not
         // have it, and `&self` keeps `chunk_slice` away.
-        unsafe {
-            std::slice::from_raw_parts(self.umem.chunk_start(self.chunk).as_ptr(), self.umem.frame_size())
-        }
+        unsafe { std::slice::from_raw_parts(self.umem.chunk_start(self.chunk).as_ptr(), self.size()) }
     }
 
     #[inline]
     fn chunk_slice(&mut self) -> &mut [u8] {
         // SAFETY: as in `chunk`; `&mut self` makes the slice unique.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.umem.chunk_start(self.chunk).as_ptr(), self.umem.frame_size())
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.umem.chunk_start(self.chunk).as_ptr(), self.size()) }
     }
 }
 

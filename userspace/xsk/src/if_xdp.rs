@@ -4,13 +4,17 @@
 
 pub(crate) use libc::{
     AF_XDP, SOL_XDP, XDP_COPY, XDP_MMAP_OFFSETS, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, XDP_PGOFF_RX_RING,
-    XDP_PGOFF_TX_RING, XDP_RING_NEED_WAKEUP, XDP_RX_RING, XDP_SHARED_UMEM, XDP_STATISTICS, XDP_TX_RING,
-    XDP_UMEM_COMPLETION_RING, XDP_UMEM_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING,
-    XDP_UMEM_REG, XDP_USE_NEED_WAKEUP, XDP_ZEROCOPY,
+    XDP_PGOFF_TX_RING, XDP_PKT_CONTD, XDP_RING_NEED_WAKEUP, XDP_RX_RING, XDP_SHARED_UMEM, XDP_STATISTICS,
+    XDP_TX_RING, XDP_UMEM_COMPLETION_RING, XDP_UMEM_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING,
+    XDP_UMEM_PGOFF_FILL_RING, XDP_UMEM_REG, XDP_USE_NEED_WAKEUP, XDP_USE_SG, XDP_ZEROCOPY,
 };
 
 /// Bytes the kernel leaves in front of a received packet (`include/uapi/linux/bpf.h`).
 pub(crate) const XDP_PACKET_HEADROOM: u32 = 256;
+
+/// Descriptors that one packet may have when the kernel copies: `MAX_SKB_FRAGS` and the linear part (`xsk_build_skb` in
+/// `net/xdp/xsk.c`).
+pub(crate) const LONGEST_CHAIN: u32 = 18;
 
 /// Socket option: descriptors sent per system call in copy mode (Linux 6.17; 32 without it).
 pub(crate) const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
@@ -50,7 +54,8 @@ pub(crate) struct Descriptor {
     pub(crate) addr: u64,
     /// Bytes of packet.
     pub(crate) len: u32,
-    /// `XDP_PKT_CONTD`, `XDP_TX_METADATA`: neither is asked for here, so a received value other than 0 is refused.
+    /// `XDP_PKT_CONTD`: the packet goes on in the next descriptor, asked for with `XDP_USE_SG`. No other is asked for, and a
+    /// received one is refused.
     pub(crate) options: u32,
 }
 

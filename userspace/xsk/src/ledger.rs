@@ -71,6 +71,10 @@ impl Ledger {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.owner.is_empty()
+    }
+
     pub(crate) fn free(&self) -> usize {
         self.free_len.get()
     }

@@ -7,6 +7,7 @@
 //!   devices, may share one [`Umem`]: a frame received on one can be sent on another without a copy.
 //! - [`Frame`]: the right to read and write one chunk. It is neither `Clone` nor `Copy`; sending it gives it away,
 //!   dropping it returns the chunk to the free list.
+//!   A packet that needs several chunks is gathered in a large frame.
 //! - [`Batch`]: up to [`BATCH`] frames on their way through the engine.
 //! - [`Tun`]: a queue of a TUN device, the way to and from the stack of this host.
 //! - [`Port`]: what the engine needs of a socket. [`twin::TwinPort`] is the same in memory, for tests and benches.
@@ -32,13 +33,14 @@
 //! cannot be sent to another thread. The fast path neither allocates nor logs.
 //!
 //! What the crate never does: it loads no BPF program and writes no XSKMAP (the engine does, with [`Port::fd`]), it
-//! does not look inside packets, and it does not support packets larger than one chunk.
+//! does not look inside packets.
 //!
 //! Unsafe code is confined to the modules that are marked so below: system calls, rings, and the one place where a
 //! chunk becomes a slice.
 #![deny(unsafe_code)]
 
 mod batch;
+mod chain;
 mod error;
 #[allow(unsafe_code, reason = "turns owned chunks into slices")]
 mod frame;

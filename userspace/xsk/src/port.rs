@@ -9,8 +9,9 @@ use crate::{Batch, PortError, Umem};
 /// A worker's loop is `rx` on each port, work, `tx`, `kick`, `reclaim`; before it sleeps in `poll` it calls `refill`
 /// once more, so that the kernel has somewhere to put the packets that shall wake it.
 pub trait Port<'u> {
-    /// Appends received frames to `batch` until it is full or none are left; returns how many. Then hands free chunks
-    /// to the kernel. No system call, unless the driver sleeps for want of chunks and says so.
+    /// Appends received frames to `batch` until it is full or none are left; returns how many. It takes no more chunks than
+    /// the batch has room for frames, so that packets of several chunks may need further calls. Then hands free chunks to the
+    /// kernel. No system call, unless the driver sleeps for want of chunks and says so.
     fn rx(&mut self, batch: &mut Batch<'u>) -> usize;
 
     /// Queues frames from the front of `batch` as far as the ring has room and leaves the rest; returns how many were
@@ -162,9 +163,9 @@ pub struct Statistics {
 pub struct PortCounters {
     /// Received.
     pub received: u64,
-    /// Queued for sending.
+    /// Chunks queued for sending.
     pub queued: u64,
-    /// Sent and returned to the free list. The kernel completes a frame that the device dropped as well.
+    /// Chunks sent and returned to the free list. The kernel completes a frame that the device dropped as well.
     pub completed: u64,
     /// Chunks handed to the kernel for receiving.
     pub filled: u64,
@@ -174,6 +175,10 @@ pub struct PortCounters {
     pub dropped: u64,
     /// Descriptors from the kernel that were no packet of ours; should be 0.
     pub invalid: u64,
+    /// Packets of several chunks that were too long for a large frame, and dropped: more than the MTU allows.
+    pub too_long: u64,
+    /// Packets of several chunks for which no large frame, or no chunks to send from, were free, and which were dropped.
+    pub no_frame: u64,
     /// System calls made to wake the kernel.
     pub wakeups: u64,
 }

@@ -6,12 +6,13 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 pub use self::open::queue_count;
+use crate::chain::{self, Chain};
 use crate::error::PortError;
 use crate::if_xdp::Descriptor;
 use crate::ledger::Owner;
 use crate::ring::{ConsumerRing, ProducerRing};
 use crate::umem::PortSlot;
-use crate::{Batch, Kick, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem, syscall};
+use crate::{Batch, Frame, Kick, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem, syscall};
 
 /// Shortest frame worth sending, bytes: an Ethernet header.
 pub(crate) const SHORTEST_FRAME: usize = 14;
@@ -34,6 +35,8 @@ pub struct Socket<'u> {
     rx: ConsumerRing<Descriptor>,
     tx: ProducerRing<Descriptor>,
     completion: ConsumerRing<u64>,
+    /// The packet of which a part has come.
+    chain: Chain<'u>,
     /// Chunks with the kernel; they bound what may be queued, so that ring and completion ring never overflow.
     outstanding: Outstanding,
     options: PortOptions,
@@ -124,8 +127,19 @@ impl<'u> Port<'u> for Socket<'u> {
         let mut received = 0;
         for part in [first, second] {
             for descriptor in part {
-                // A refused descriptor's chunk stays with the kernel, as far as the ledger knows.
-                if let Some(frame) = self.umem.receive(*descriptor, self.receiving)
+                let frame = if self.chain.is_whole(descriptor.options) {
+                    let frame = self.umem.receive(*descriptor, self.receiving);
+                    if frame.is_none() {
+                        self.counters.invalid += 1;
+                        // A chunk that was not the kernel's stays where it is.
+                        let _ = self.umem.reclaim(descriptor.addr, self.receiving);
+                    }
+                    frame
+                } else {
+                    self.chain
+                        .take(self.umem, *descriptor, self.receiving, &mut self.counters)
+                };
+                if let Some(frame) = frame
                     && batch.push(frame).is_ok()
                 {
                     received += 1;
@@ -136,7 +150,6 @@ impl<'u> Port<'u> for Socket<'u> {
             self.rx.release(taken);
             self.outstanding.receiving -= taken.min(self.outstanding.receiving);
             self.counters.received += received as u64;
-            self.counters.invalid += u64::from(taken) - received as u64;
         }
         if self.options.fill_ring - self.outstanding.receiving >= REFILL.min(self.options.fill_ring / 4) {
             self.refill();
@@ -152,13 +165,32 @@ impl<'u> Port<'u> for Socket<'u> {
             self.reclaim();
         }
         let room = self.options.tx_ring - self.outstanding.sending;
-        let (first, second) = self.tx.reserve(room.min(batch.len() as u32));
-        let count = first.len() + second.len();
+        let chains = self.umem.has_large_frames();
+        let wanted = if chains {
+            batch.iter().map(Frame::pieces).sum()
+        } else {
+            batch.len()
+        };
+        let (first, second) = self.tx.reserve(room.min(wanted as u32));
+        let mut count = first.len() + second.len();
+        if chains {
+            count = chain::fitting(batch, count);
+        }
         let mut slots = first.iter_mut().chain(second);
         let mut queued = 0;
         for frame in batch.drain_front(count) {
             if frame.len() < SHORTEST_FRAME || !frame.belongs_to(self.umem) {
                 self.counters.refused += 1;
+                continue;
+            }
+            if frame.is_large() {
+                let sent = chain::scatter(&frame, self.umem, self.sending, |descriptor| {
+                    if let Some(slot) = slots.next() {
+                        *slot = descriptor;
+                        queued += 1;
+                    }
+                });
+                self.counters.no_frame += u64::from(!sent);
                 continue;
             }
             let Some(slot) = slots.next() else { break };

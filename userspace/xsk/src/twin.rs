@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex};
 
 use self::wire::{Lane, lock};
 pub use self::wire::{Link, TwinEnd};
+use crate::chain::{self, Chain};
 use crate::error::{OpenError, PortError};
-use crate::if_xdp::Descriptor;
+use crate::if_xdp::{Descriptor, XDP_PKT_CONTD};
 use crate::ledger::Owner;
 use crate::socket::{Attachment, SHORTEST_FRAME};
-use crate::{Batch, Kick, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem};
+use crate::{Batch, Frame, Kick, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem};
 
 /// The name that errors give for the device.
 const DEVICE: &str = "twin";
@@ -29,6 +30,7 @@ pub struct TwinPort<'u> {
     receive: Lane,
     send: Lane,
     link: Arc<Mutex<Link>>,
+    chain: Chain<'u>,
     /// Chunks handed over for receiving.
     fill: VecDeque<u32>,
     /// Queued, not kicked.
@@ -73,6 +75,7 @@ impl<'u> TwinPort<'u> {
             receive,
             send,
             link: Arc::default(),
+            chain: Chain::default(),
             fill: VecDeque::with_capacity(fill_ring),
             queued: VecDeque::with_capacity(tx_ring),
             completed: Vec::with_capacity(tx_ring),
@@ -86,6 +89,45 @@ impl<'u> TwinPort<'u> {
         };
         port.refill();
         Ok(port)
+    }
+
+    /// Writes a packet into chunks of the fill ring as the kernel does, `room` bytes into each, and receives it.
+    fn place(&mut self, metadata: &[u8], bytes: &[u8], room: usize) -> Option<Frame<'u>> {
+        let mut metadata = metadata;
+        let mut pieces = bytes.chunks(room).peekable();
+        loop {
+            let piece = pieces.next().unwrap_or_default();
+            let address = self.umem.address(self.fill.pop_front()?);
+            let start = self.umem.data_offset() as usize;
+            let mut descriptor = Descriptor {
+                addr: address,
+                len: 0,
+                options: 0,
+            };
+            let mut frame = self.umem.receive(descriptor, self.receiving)?;
+            frame
+                .set_range(start - metadata.len(), start + piece.len())
+                .ok()?;
+            let (front, back) = frame.data_mut().split_at_mut(metadata.len());
+            front.copy_from_slice(metadata);
+            back.copy_from_slice(piece);
+            let (chunk, ..) = frame.into_parts();
+            self.umem.ledger().give(chunk, self.receiving);
+            descriptor.addr += start as u64;
+            descriptor.len = piece.len() as u32;
+            let more = pieces.peek().is_some();
+            descriptor.options = if more { XDP_PKT_CONTD } else { 0 };
+            if self.chain.is_whole(descriptor.options) {
+                return self.umem.receive(descriptor, self.receiving);
+            }
+            let whole = self
+                .chain
+                .take(self.umem, descriptor, self.receiving, &mut self.counters);
+            if !more {
+                return whole;
+            }
+            metadata = &[];
+        }
     }
 
     fn link(&self) -> Result<(), PortError> {
@@ -117,32 +159,25 @@ impl<'u> Port<'u> for TwinPort<'u> {
     fn rx(&mut self, batch: &mut Batch<'u>) -> usize {
         let mut received = 0;
         if self.link().is_ok() {
-            let mut wire = self.receive.lock();
+            let wire = Arc::clone(&self.receive.wire);
+            let mut wire = lock(&wire);
             while !batch.is_full() && !wire.packets.is_empty() {
-                let Some(chunk) = self.fill.pop_front() else {
-                    self.statistics.fill_ring_empty += 1;
-                    break;
-                };
                 let Some(packet) = wire.packets.pop_front() else {
                     break;
                 };
-                let metadata = packet.metadata;
-                let empty = Descriptor {
-                    addr: self.umem.address(chunk),
-                    len: 0,
-                    options: 0,
-                };
-                if let Some(mut frame) = self.umem.receive(empty, self.receiving) {
-                    let start = self.umem.data_offset() as usize - metadata;
-                    let end = start + packet.bytes.len();
-                    if let Some(place) = frame.chunk_mut().0.get_mut(start..end) {
-                        place.copy_from_slice(&packet.bytes);
-                        if frame.set_range(start + metadata, end).is_ok() && batch.push(frame).is_ok() {
-                            received += 1;
-                        }
-                    } else {
-                        self.statistics.rx_dropped += 1;
-                    }
+                let (metadata, bytes) = packet.bytes.split_at(packet.metadata);
+                let room = self.umem.frame_size() - self.umem.data_offset() as usize;
+                let pieces = bytes.len().div_ceil(room).max(1);
+                if pieces > 1 && !self.umem.has_large_frames() {
+                    self.statistics.rx_dropped += 1;
+                } else if self.fill.len() < pieces {
+                    self.statistics.fill_ring_empty += 1;
+                    wire.packets.push_front(packet);
+                    break;
+                } else if let Some(frame) = self.place(metadata, bytes, room)
+                    && batch.push(frame).is_ok()
+                {
+                    received += 1;
                 }
                 wire.spare.push(packet.bytes);
             }
@@ -157,10 +192,18 @@ impl<'u> Port<'u> for TwinPort<'u> {
         let room = self
             .tx_ring
             .saturating_sub(self.queued.len() + self.completed.len());
-        let count = room.min(batch.len());
+        let count = chain::fitting(batch, room);
         for frame in batch.drain_front(count) {
             if frame.len() < SHORTEST_FRAME || !frame.belongs_to(self.umem) {
                 self.counters.refused += 1;
+                continue;
+            }
+            if frame.is_large() {
+                let sent = chain::scatter(&frame, self.umem, self.sending, |descriptor| {
+                    self.queued.push_back(descriptor);
+                    self.counters.queued += 1;
+                });
+                self.counters.no_frame += u64::from(!sent);
                 continue;
             }
             let (chunk, start, end) = frame.into_parts();
@@ -183,9 +226,15 @@ impl<'u> Port<'u> for TwinPort<'u> {
         }
         self.counters.wakeups += 1;
         let mut wire = self.send.lock();
-        while let Some(descriptor) = self.queued.front().filter(|_| !wire.is_full()) {
+        let mut begun = false;
+        while let Some(descriptor) = self.queued.front().filter(|_| begun || !wire.is_full()) {
             if let Some(frame) = self.umem.receive(*descriptor, self.sending) {
-                wire.push(&[], frame.data());
+                if begun {
+                    wire.extend(frame.data());
+                } else {
+                    wire.push(&[], frame.data());
+                }
+                begun = descriptor.options != 0;
                 let (chunk, ..) = frame.into_parts();
                 self.umem.ledger().give(chunk, self.sending);
                 self.completed.push(chunk);
@@ -390,7 +439,7 @@ mod tests {
         let (mut port, end) = TwinPort::new(&umem, &RINGS).unwrap();
         assert!(end.inject(&[], &[0; 1793]));
         assert!(end.inject(&[1; 256], &[0; 1792]));
-        assert!(!end.inject(&[], &[0; 4097]));
+        assert!(!end.inject(&[], &[0; 16385]));
         let mut batch = Batch::new();
         assert_eq!(port.rx(&mut batch), 1);
         assert_eq!((batch[0].len(), batch[0].tailroom()), (1792, 0));

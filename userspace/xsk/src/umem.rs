@@ -14,6 +14,9 @@ use crate::syscall::{self, Mapping};
 /// Ethernet header and two VLAN tags, bytes: what a packet has beyond the device's MTU.
 const LINK_HEADER: usize = 14 + 2 * 4;
 
+/// Bytes of a large frame: room for a jumbo packet with what ESP adds.
+pub(crate) const LARGE_FRAME: u32 = 1 << 14;
+
 /// Size and kind of the packet memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UmemOptions {
@@ -26,6 +29,9 @@ pub struct UmemOptions {
     pub headroom: u32,
     /// Whether to use huge pages.
     pub huge_pages: HugePages,
+    /// Number of frames of 16 KiB for packets that need several chunks, at most 65,536. With 0 there are no such packets, and
+    /// the ports do not ask for them (`XDP_USE_SG`), which would keep some drivers from zero-copy.
+    pub large_frames: u32,
 }
 
 impl Default for UmemOptions {
@@ -36,19 +42,26 @@ impl Default for UmemOptions {
             frame_count: 8192 + 512,
             headroom: 0,
             huge_pages: HugePages::Prefer,
+            large_frames: 0,
         }
     }
 }
 
 impl UmemOptions {
-    /// The longest packet, in bytes from its Ethernet header on, that the kernel can place in a chunk; longer ones are
-    /// dropped and counted as [`Statistics::rx_dropped`](crate::Statistics::rx_dropped).
+    /// The longest packet, in bytes from its Ethernet header on, that can be received: what the kernel can place in a chunk,
+    /// or with large frames what fits into one. Longer ones are dropped and counted as
+    /// [`Statistics::rx_dropped`](crate::Statistics::rx_dropped) or [`PortCounters::too_long`](crate::PortCounters::too_long).
     #[must_use]
     pub const fn largest_packet(&self) -> usize {
-        (self.frame_size as usize).saturating_sub((self.headroom + XDP_PACKET_HEADROOM) as usize)
+        let room = if self.large_frames == 0 {
+            self.frame_size
+        } else {
+            LARGE_FRAME
+        };
+        (room as usize).saturating_sub((self.headroom + XDP_PACKET_HEADROOM) as usize)
     }
 
-    /// Whether every packet of a device with this MTU fits into a chunk, two VLAN tags included, with `tailroom` bytes
+    /// Whether every packet of a device with this MTU fits into a frame, two VLAN tags included, with `tailroom` bytes
     /// to spare behind it (for an ESP trailer, say).
     #[must_use]
     pub const fn fits_mtu(&self, mtu: usize, tailroom: usize) -> bool {
@@ -90,12 +103,18 @@ impl fmt::Display for Pages {
 
 /// The packet memory of one worker, and the ledger of its chunks.
 ///
+/// Behind the chunks there may be large frames: the kernel does not know of them, since its chunks are a page at most (it
+/// answers EINVAL to 8192 bytes, huge pages or not). A packet that came in several chunks is gathered in one, and scattered
+/// over chunks to be sent.
+///
 /// It may be made on one thread and moved to another, but not shared; ports and frames borrow it. Its memory is left
 /// out of core dumps and of forked children: it holds clear text.
 #[derive(Debug)]
 pub struct Umem {
     memory: Mapping,
     ledger: Ledger,
+    /// Of the large frames.
+    large: Ledger,
     frame_size: u32,
     frame_shift: u32,
     frame_count: u32,
@@ -129,6 +148,7 @@ impl Umem {
             frame_count,
             headroom,
             huge_pages,
+            large_frames,
         } = options;
         if !matches!(frame_size, 2048 | 4096) {
             return Err(UmemError::FrameSize { frame_size });
@@ -143,11 +163,15 @@ impl Umem {
         if frame_count == 0 || frame_count > 1 << 22 {
             return Err(UmemError::FrameCount { frame_count });
         }
-        let bytes = frame_size as usize * frame_count as usize;
+        if large_frames > 1 << 16 {
+            return Err(UmemError::LargeFrames { large_frames });
+        }
+        let bytes = frame_size as usize * frame_count as usize + LARGE_FRAME as usize * large_frames as usize;
         let (memory, pages) = map(bytes, huge_pages)?;
         Ok(Self {
             memory,
             ledger: Ledger::new(frame_count),
+            large: Ledger::new(large_frames),
             frame_size,
             frame_shift: frame_size.trailing_zeros(),
             frame_count,
@@ -164,6 +188,24 @@ impl Umem {
         // At most 2048 + 256.
         let start = self.data_offset() as u16;
         // SAFETY: the ledger has just moved the chunk from free to held; the offset is checked in `new`.
+        Some(unsafe { Frame::new(self, chunk, start, start) })
+    }
+
+    /// An empty frame, large if need be, with room for `bytes` behind its headroom; `None` if there is none, or none can have
+    /// as many.
+    #[inline]
+    pub fn frame_for(&self, bytes: usize) -> Option<Frame<'_>> {
+        let needed = self.data_offset() as usize + bytes;
+        if needed <= self.frame_size() {
+            return self.frame();
+        }
+        if needed > LARGE_FRAME as usize {
+            return None;
+        }
+        let chunk = self.large_chunk(self.large.take()?);
+        // At most 2048 + 256.
+        let start = self.data_offset() as u16;
+        // SAFETY: the ledger of large frames has just moved it from free to held; the offset is below the size.
         Some(unsafe { Frame::new(self, chunk, start, start) })
     }
 
@@ -190,6 +232,19 @@ impl Umem {
     #[must_use]
     pub fn counts(&self) -> FrameCounts {
         self.ledger.counts()
+    }
+
+    /// Where all large frames are: free or held.
+    #[must_use]
+    pub fn large_counts(&self) -> FrameCounts {
+        self.large.counts()
+    }
+
+    /// Whether packets may have several chunks.
+    #[must_use]
+    #[inline]
+    pub fn has_large_frames(&self) -> bool {
+        !self.large.is_empty()
     }
 
     /// The kind of pages in use.
@@ -232,12 +287,40 @@ impl Umem {
             .filter(|chunk| *chunk < self.frame_count)
     }
 
-    /// Makes a frame of a received descriptor, if it is a packet within one chunk that `from` had.
+    /// Bytes of the frame whose first chunk this is.
+    #[inline]
+    pub(crate) fn size_from(&self, chunk: u32) -> usize {
+        if chunk < self.frame_count {
+            self.frame_size as usize
+        } else {
+            LARGE_FRAME as usize
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_large(&self, chunk: u32) -> bool {
+        chunk >= self.frame_count
+    }
+
+    /// Large frames have the numbers behind the chunks' that chunks in their places would have.
+    fn large_chunk(&self, number: u32) -> u32 {
+        self.frame_count + number * (LARGE_FRAME >> self.frame_shift)
+    }
+
+    /// Returns what a descriptor names to the free list, if `from` had it; false if not.
+    #[must_use]
+    pub(crate) fn reclaim(&self, address: u64, from: Owner) -> bool {
+        self.chunk_at(address)
+            .is_some_and(|chunk| self.ledger.reclaim(chunk, from))
+    }
+
+    /// Makes a frame of a received descriptor, if its bytes lie within one chunk that `from` had. Its options are the caller's
+    /// affair.
     #[inline]
     pub(crate) fn receive(&self, descriptor: Descriptor, from: Owner) -> Option<Frame<'_>> {
         let start = (descriptor.addr & u64::from(self.frame_size - 1)) as u32;
         let end = start.checked_add(descriptor.len)?;
-        if end > self.frame_size || descriptor.options != 0 {
+        if end > self.frame_size {
             return None;
         }
         let chunk = self.chunk_at(descriptor.addr)?;
@@ -250,15 +333,19 @@ impl Umem {
 
     #[inline]
     pub(crate) fn release(&self, chunk: u32) {
-        self.ledger.release(chunk);
+        if self.is_large(chunk) {
+            self.large
+                .release((chunk - self.frame_count) / (LARGE_FRAME >> self.frame_shift));
+        } else {
+            self.ledger.release(chunk);
+        }
     }
 
     /// First byte of a chunk.
     #[inline]
     pub(crate) fn chunk_start(&self, chunk: u32) -> NonNull<u8> {
-        debug_assert!(chunk < self.frame_count);
-        // SAFETY: chunk numbers come from the ledger and are below `frame_count`; the mapping has
-        // `frame_count * frame_size` bytes.
+        // SAFETY: chunk numbers come from the ledger and are below `frame_count`, or those of large frames. The mapping has
+        // `frame_count * frame_size` bytes, and behind them the large frames.
         unsafe { self.memory.start().add((chunk as usize) << self.frame_shift) }
     }
 
@@ -376,7 +463,6 @@ mod tests {
             descriptor(256, 1793, 0),
             descriptor(256, u32::MAX, 0),
             descriptor(2047, 2, 0),
-            descriptor(256, 64, 1),
         ];
         for bad in bad {
             assert!(umem.receive(bad, owner).is_none(), "{bad:?}");

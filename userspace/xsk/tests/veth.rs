@@ -154,6 +154,175 @@ fn large_frames_extra_headroom_and_busy_polling_work() {
     });
 }
 
+/// Both sides of every border between chunks, for either size of them.
+fn awkward_lengths() -> impl Iterator<Item = usize> {
+    let borders = [1792, 2048, 3584, 3840, 4096, 5376, 6144, 7168, 7680, 8192, 9014];
+    let around = borders
+        .into_iter()
+        .flat_map(|border| border - 3..=(border + 3).min(9014));
+    around.chain((60..9014).step_by(271))
+}
+
+#[test]
+fn jumbo_packets_are_gathered_and_scattered() {
+    for frame_size in [2048, 4096] {
+        in_namespace(|| {
+            veth("a0", "a1", 9000);
+            veth("b0", "b1", 9100);
+            let (source, sink) = (Witness::new("a0"), Witness::new("b0"));
+            let (program_a, program_b) = (Redirect::attach("a1"), Redirect::attach("b1"));
+            let options = UmemOptions {
+                frame_size,
+                frame_count: 256,
+                large_frames: 8,
+                ..UmemOptions::default()
+            };
+            assert!(options.fits_mtu(9000, 64));
+            let umem = Umem::new(&options).unwrap();
+            let mut a = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+            // The second shares the memory of the first, and with it the chains.
+            let mut b = Socket::open(&umem, "b1", 0, &rings(64)).unwrap();
+            program_a.set(0, a.fd());
+            program_b.set(0, b.fd());
+            let mut batch = Batch::new();
+            for (number, length) in (0..).zip(awkward_lengths()) {
+                let sent = frame(number, length);
+                source.send(&sent);
+                receive(&mut a, &mut batch, 1);
+                let received = &mut batch[0];
+                assert_eq!(received.data(), sent);
+                assert_eq!(received.metadata(8), Some(&METADATA.to_ne_bytes()[..]));
+                assert_eq!(received.headroom(), 256);
+                assert_eq!(received.is_large(), length + 256 > frame_size as usize);
+                // As an engine does: something in front, and behind if there is room.
+                let mut expected = [&sent[..14], &sent[..]].concat();
+                received.prepend(14).unwrap().copy_from_slice(&sent[..14]);
+                if let Ok(place) = received.append(4) {
+                    place.fill(0xee);
+                    expected.extend([0xee; 4]);
+                }
+                assert_eq!(b.tx(&mut batch), 1);
+                flush(&mut b);
+                assert_eq!(sink.receive(), expected);
+                b.reclaim();
+            }
+            // And back again, where a transmit ring takes only a part of the batch.
+            for length in [9014, 60, 9014, 2049, 9014] {
+                sink.send(&frame(length as u64, length));
+            }
+            receive(&mut b, &mut batch, 5);
+            assert_eq!(a.tx(&mut batch), 5);
+            flush(&mut a);
+            for length in [9014, 60, 9014, 2049, 9014] {
+                assert_eq!(source.receive(), frame(length as u64, length));
+            }
+            for port in [&mut a, &mut b] {
+                port.reclaim();
+                port.refill();
+                let counters = port.counters();
+                assert_eq!(
+                    (counters.invalid, counters.too_long, counters.no_frame),
+                    (0, 0, 0)
+                );
+            }
+            assert_eq!((umem.counts().free, umem.counts().receiving), (128, 128));
+            assert_eq!(umem.large_counts().free, 8);
+        });
+    }
+}
+
+#[test]
+fn no_chunk_is_lost_in_a_storm_of_jumbo_packets() {
+    const TOTAL: u64 = 100_000;
+    in_namespace(|| {
+        veth("a0", "a1", 16_000);
+        veth("b0", "b1", 16_000);
+        let (source, sink) = (Witness::new("a0"), Witness::new("b0"));
+        let (program_a, program_b) = (Redirect::attach("a1"), Redirect::attach("b1"));
+        let umem = Umem::new(&UmemOptions {
+            frame_count: 512,
+            large_frames: 4,
+            ..UmemOptions::default()
+        })
+        .unwrap();
+        let mut a = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        let mut b = Socket::open(&umem, "b1", 0, &rings(32)).unwrap();
+        program_a.set(0, a.fd());
+        program_b.set(0, b.fd());
+        let mut batch = Batch::new();
+        let lengths = [60, 9014, 1793, 1500, 4097, 16_014, 3000];
+        let (mut next, mut seen, mut mismatched) = (0, 0u64, 0);
+        // The witness sends more at once than rings and large frames hold, so that packets are lost everywhere; what
+        // arrives is whole and in order.
+        let mut last = None;
+        while next < TOTAL {
+            for _ in 0..24 {
+                source.send(&frame(next, lengths[next as usize % lengths.len()]));
+                next += 1;
+            }
+            for _ in 0..4 {
+                a.rx(&mut batch);
+                b.tx(&mut batch);
+                flush(&mut b);
+                b.reclaim();
+            }
+            while let Some(arrived) = sink.try_receive() {
+                let number = number(&arrived);
+                mismatched += u64::from(arrived != frame(number, lengths[number as usize % lengths.len()]));
+                assert!(last.is_none_or(|last| last < number), "{last:?} {number}");
+                last = Some(number);
+                seen += 1;
+            }
+        }
+        // The last ones are under way.
+        let started = Instant::now();
+        while !batch.is_empty() || a.rx(&mut batch) > 0 {
+            b.tx(&mut batch);
+            flush(&mut b);
+            b.reclaim();
+            assert!(started.elapsed() < PATIENCE);
+        }
+        a.refill();
+        b.refill();
+        let (counters, statistics) = (a.counters(), a.statistics().unwrap());
+        assert_eq!(mismatched, 0);
+        assert!(seen > TOTAL / 20, "{seen}");
+        // 16,014 bytes and the headroom fit; what was short is large frames.
+        assert_eq!((counters.too_long, counters.invalid), (0, 0), "{counters:?}");
+        assert!(counters.no_frame > 0, "{counters:?}");
+        assert!(
+            statistics.rx_ring_full + statistics.rx_dropped > 0,
+            "{statistics:?}"
+        );
+        let expected = FrameCounts {
+            free: 512 - 96,
+            receiving: 96,
+            ..FrameCounts::default()
+        };
+        assert_eq!(umem.counts(), expected, "{counters:?} {:?}", b.counters());
+        assert_eq!(umem.large_counts().free, 4);
+    });
+}
+
+#[test]
+fn without_large_frames_a_jumbo_packet_is_the_kernels_to_drop() {
+    in_namespace(|| {
+        veth("a0", "a1", 9000);
+        let witness = Witness::new("a0");
+        let program = Redirect::attach("a1");
+        let umem = umem(256);
+        let mut port = Socket::open(&umem, "a1", 0, &rings(64)).unwrap();
+        program.set(0, port.fd());
+        witness.send(&frame(0, 9014));
+        witness.send(&frame(1, 60));
+        let mut batch = Batch::new();
+        receive(&mut port, &mut batch, 1);
+        assert_eq!(batch[0].data(), frame(1, 60));
+        assert_eq!(port.statistics().unwrap().rx_dropped, 1);
+        assert_eq!(umem.counts().held, 1);
+    });
+}
+
 #[test]
 fn sent_frames_arrive_in_order_with_what_was_put_in_front() {
     in_namespace(|| {

@@ -5,12 +5,13 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use super::{Attachment, Socket};
+use crate::chain::Chain;
 use crate::error::OpenError;
 use crate::if_xdp::{
     SO_BUSY_POLL, SO_BUSY_POLL_BUDGET, SO_PREFER_BUSY_POLL, SOL_XDP, XDP_COPY, XDP_MAX_TX_SKB_BUDGET,
     XDP_OPTIONS_ZEROCOPY, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING, XDP_RX_RING, XDP_SHARED_UMEM, XDP_TX_RING,
     XDP_UMEM_COMPLETION_RING, XDP_UMEM_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING,
-    XDP_USE_NEED_WAKEUP, XDP_ZEROCOPY,
+    XDP_USE_NEED_WAKEUP, XDP_USE_SG, XDP_ZEROCOPY,
 };
 use crate::ledger::Owner;
 use crate::ring::{ConsumerRing, ProducerRing};
@@ -97,6 +98,7 @@ impl<'u> Socket<'u> {
                 options.completion_ring,
             )
             .map_err(map)?,
+            chain: Chain::default(),
             outstanding: Outstanding::default(),
             options: options.clone(),
             counters: PortCounters::default(),
@@ -166,7 +168,7 @@ impl<'u> Socket<'u> {
             let PortSlot::Bound { fd, .. } = port else {
                 continue;
             };
-            // Mode and need_wakeup are those of the other socket; any other flag here is EINVAL.
+            // Mode, need_wakeup and chains are those of the other socket; any other flag here is EINVAL.
             match bind_patiently(socket, interface, self.queue, XDP_SHARED_UMEM, fd as u32) {
                 Ok(()) => {
                     bound = true;
@@ -191,7 +193,12 @@ impl<'u> Socket<'u> {
             } else {
                 0
             };
-            bind_patiently(socket, interface, self.queue, mode | wakeup, 0)
+            let chains = if self.umem.has_large_frames() {
+                XDP_USE_SG
+            } else {
+                0
+            };
+            bind_patiently(socket, interface, self.queue, mode | wakeup | chains, 0)
                 .map_err(|error| context.error("bind", error))?;
         }
         let flags =

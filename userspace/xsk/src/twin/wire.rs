@@ -31,7 +31,7 @@ pub enum Link {
 
 impl TwinEnd {
     /// Puts a packet on the wire towards the port, with `metadata` (may be empty) that will be directly in front of it;
-    /// false if the wire is full or the packet would not fit into any chunk.
+    /// false if the wire is full or the packet would not fit into any frame.
     #[must_use]
     pub fn inject(&self, metadata: &[u8], packet: &[u8]) -> bool {
         let mut wire = self.to_port.lock();
@@ -105,8 +105,8 @@ pub(super) struct Packet {
 
 /// Longest metadata that fits in front of a packet in any chunk, bytes.
 const LONGEST_METADATA: usize = 256;
-/// Longest packet that fits into any chunk, bytes.
-const LONGEST_PACKET: usize = 4096;
+/// Longest packet that fits into any frame, bytes.
+const LONGEST_PACKET: usize = crate::umem::LARGE_FRAME as usize;
 
 impl Lane {
     pub(super) fn new(options: &PortOptions) -> Result<Self, OpenError> {
@@ -158,6 +158,13 @@ impl Wire {
         });
         self.settle();
         true
+    }
+
+    /// Appends to the packet that was pushed last.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        if let Some(packet) = self.packets.back_mut() {
+            packet.bytes.extend_from_slice(bytes);
+        }
     }
 
     pub(super) fn arm(&mut self) {

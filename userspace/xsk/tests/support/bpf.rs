@@ -52,6 +52,8 @@ struct ProgLoad {
     log_level: u32,
     log_size: u32,
     log: u64,
+    kernel_version: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -84,6 +86,8 @@ impl Redirect {
             log_level: 1,
             log_size: log.len() as u32,
             log: log.as_mut_ptr() as u64,
+            kernel_version: 0,
+            flags: 1 << 5, // BPF_F_XDP_HAS_FRAGS
         };
         let program = bpf(BPF_PROG_LOAD, &load).unwrap_or_else(|error| {
             panic!("BPF_PROG_LOAD: {error}\n{}", String::from_utf8_lossy(&log));

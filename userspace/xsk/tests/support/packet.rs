@@ -77,7 +77,7 @@ impl Witness {
     }
 
     fn read(&self, flags: i32) -> io::Result<Vec<u8>> {
-        let mut frame = vec![0; 9000];
+        let mut frame = vec![0; 17_000];
         loop {
             let mut from = libc::sockaddr_ll {
                 sll_family: 0,
