@@ -106,7 +106,8 @@ drop_reasons! {
     NoNeighbour = "no_neighbour", "The next hop's link-layer address did not resolve in time.";
     LocalDelivery = "local_delivery", "A decrypted packet for the gateway itself; gateway mode forwards only.";
     FrameShort = "frame_short", "The frame buffer has no room for the headers or the trailer.";
-    NoFrame = "no_frame", "No packet memory was free for a fragment.";
+    FrameTooLong = "frame_too_long", "The frame is longer than packet memory takes, which every packet of the MTU fits; GRO or LRO made it (`ethtool -K`), or the MTU was raised since the start.";
+    NoFrame = "no_frame", "No packet memory was free for a fragment or a jumbo packet.";
     MetadataInvalid = "metadata_invalid", "The metadata in front of a redirected packet is not ours or contradicts it.";
     IcmpUnproven = "icmp_unproven", "An ICMP error about the path MTU that quotes nothing that was sent lately (RFC 4301 section 8.2).";
     IcmpNoNews = "icmp_no_news", "An ICMP error about the path MTU that says what is known.";

@@ -53,6 +53,8 @@ pub mod map_names {
     pub const HOST_EGRESS_PROGRAM: &str = "ravelin_host_egress";
     /// tcx ingress program of the host edge.
     pub const EDGE_PROGRAM: &str = "ravelin_edge";
+    /// Not a map but a constant: bytes of the longest frame, from its Ethernet header on, that packet memory takes.
+    pub const LONGEST_FRAME: &str = "LONGEST_FRAME";
 }
 
 /// How ESP of an SA travels.

@@ -26,7 +26,7 @@ use crate::maps::{INNER_SOCKETS, KernelTables, OUTER_SOCKETS};
 use crate::packet::{SkbBytes, XdpBytes};
 
 /// XDP on the device of the wire.
-#[xdp]
+#[xdp(frags)]
 pub fn ravelin_outer(ctx: XdpContext) -> u32 {
     apply(
         &ctx,
@@ -36,7 +36,7 @@ pub fn ravelin_outer(ctx: XdpContext) -> u32 {
 }
 
 /// XDP on the device of the clear side.
-#[xdp]
+#[xdp(frags)]
 pub fn ravelin_inner(ctx: XdpContext) -> u32 {
     apply(
         &ctx,
@@ -103,6 +103,9 @@ fn redirect(
     metadata: FrameMetadata,
     sockets: &XskMap<{ MAX_QUEUES as usize }>,
 ) -> Result<u32, DropReason> {
+    if u32::from(metadata.l3_offset) + u32::from(metadata.l3_length) > maps::longest_frame() {
+        return Err(DropReason::FrameTooLong);
+    }
     if !packet::write_metadata(ctx, &metadata) {
         return Err(DropReason::NoHeadroom);
     }

@@ -68,6 +68,17 @@ pub static FLOW_CACHE: PerCpuArray<CachedVerdict, FLOW_CACHE_SLOTS> = PerCpuArra
 #[btf_map]
 pub static SCRATCH: PerCpuArray<[u64; size_of::<IpPacket>().div_ceil(8)], 1> = PerCpuArray::new();
 
+/// Set when the object is loaded.
+#[unsafe(no_mangle)]
+static LONGEST_FRAME: u32 = u32::MAX;
+
+/// Bytes of the longest frame, from its Ethernet header on, that packet memory takes.
+#[inline(always)]
+pub fn longest_frame() -> u32 {
+    // SAFETY: a static of this program. Volatile, since what LLVM sees here is not what it holds.
+    unsafe { (&raw const LONGEST_FRAME).read_volatile() }
+}
+
 /// The decision's tables, in BPF maps.
 pub struct KernelTables;
 

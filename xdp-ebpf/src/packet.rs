@@ -1,7 +1,7 @@
 //! Access to packet bytes. The only raw pointers into packets are here.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::bpf_xdp_adjust_meta;
+use aya_ebpf::helpers::{bpf_xdp_adjust_meta, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ravelin_xdp_common::{FrameMetadata, IpPacket, Reader};
 
@@ -11,6 +11,9 @@ use crate::maps::SCRATCH;
 const FARTHEST: usize = 0xffff;
 
 /// The bytes of an XDP frame.
+///
+/// A packet may go on in further buffers, which cannot be read: headers stand in the first one. A driver that puts less there
+/// has its packets dropped as truncated.
 pub struct XdpBytes<'a> {
     ctx: &'a XdpContext,
     start: usize,
@@ -40,7 +43,12 @@ impl Reader for XdpBytes<'_> {
     fn holds(&self, length: usize) -> bool {
         // SAFETY: the context is valid while the program runs.
         let end = unsafe { (&raw const (*self.ctx.ctx).data_end).read_volatile() } as usize;
-        length <= FARTHEST && self.start + length <= end
+        if length <= FARTHEST && self.start + length <= end {
+            return true;
+        }
+        // Of further buffers only the kernel knows.
+        // SAFETY: a helper call on the program's own context.
+        length as u64 <= unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) }
     }
 
     #[inline(always)]

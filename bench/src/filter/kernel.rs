@@ -55,7 +55,7 @@ pub(crate) enum Single {
 impl Kernel {
     /// Loads everything, with counters for so many rules. Nothing is attached.
     pub(crate) fn load(rules: usize) -> Result<Self> {
-        let mut filter = Filter::load(u32::try_from(rules)?)?;
+        let mut filter = Filter::load(u32::try_from(rules)?, u32::MAX)?;
         let bpf = filter.ebpf_mut();
         for name in [
             "bench_read",

@@ -21,9 +21,13 @@ use thiserror::Error;
 
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side};
+use crate::preflight::SINGLE_BUFFER_MTU;
 use crate::role::Role;
 
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// Ethernet's own, which every driver with XDP takes.
+const ORDINARY_MTU: u32 = 1500;
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
@@ -77,6 +81,22 @@ pub enum AttachError {
     NoNativeXdp {
         /// The device.
         device: String,
+    },
+    /// The driver takes programs only while a packet fits into one of its buffers.
+    #[error(
+        "device {device}: its driver refuses the {what} program at an MTU of {mtu}: {error}; it cannot give XDP packets of \
+         several buffers. Lower the MTU to {SINGLE_BUFFER_MTU} (`ip link set dev {device} mtu {SINGLE_BUFFER_MTU}`; some drivers \
+         take no more than 3000 or 1500). A gateway can also start with `--xdp-mode generic`"
+    )]
+    Mtu {
+        /// The device.
+        device: String,
+        /// `outer` or `inner`.
+        what: &'static str,
+        /// Its MTU in bytes.
+        mtu: u32,
+        /// What the driver said.
+        error: Errno,
     },
     /// Anything else the kernel said.
     #[error("device {device}: attaching the {what} program: {error}")]
@@ -187,6 +207,9 @@ impl Attachments {
                 Ok(link) => {
                     self.push(path, link, false, device, side.name())?;
                     return Ok(*attempt);
+                }
+                Err(error) if *attempt == Mode::Native => {
+                    failure = driver_error(error, device, side.name(), mode == Mode::Native);
                 }
                 Err(error) => failure = attach_error(error, device, side.name()),
             }
@@ -405,11 +428,40 @@ fn remove_folder(path: &Path) -> Result<(), AttachError> {
     })
 }
 
-fn attach_error(error: ProgramError, device: &Device, what: &'static str) -> AttachError {
-    let errno = match &error {
+/// Why a driver refused a program. There is no one number for an MTU that is too long for it: veth says ERANGE, others EINVAL
+/// or EOPNOTSUPP. The last is also what drivers without XDP say, and then generic XDP may be tried.
+fn driver_error(error: ProgramError, device: &Device, what: &'static str, last: bool) -> AttachError {
+    match errno(&error) {
+        Some(errno @ (Errno::ERANGE | Errno::EINVAL | Errno::E2BIG | Errno::EMSGSIZE))
+            if device.mtu > ORDINARY_MTU =>
+        {
+            mtu_error(errno, device, what)
+        }
+        Some(errno @ Errno::EOPNOTSUPP) if device.mtu > ORDINARY_MTU && last => {
+            mtu_error(errno, device, what)
+        }
+        _ => attach_error(error, device, what),
+    }
+}
+
+fn mtu_error(error: Errno, device: &Device, what: &'static str) -> AttachError {
+    AttachError::Mtu {
+        device: device.name.clone(),
+        what,
+        mtu: device.mtu,
+        error,
+    }
+}
+
+fn errno(error: &ProgramError) -> Option<Errno> {
+    match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
         _ => None,
-    };
+    }
+}
+
+fn attach_error(error: ProgramError, device: &Device, what: &'static str) -> AttachError {
+    let errno = errno(&error);
     let device = device.name.clone();
     match errno {
         Some(Errno::EBUSY | Errno::EEXIST) => AttachError::Occupied { device },
@@ -419,5 +471,51 @@ fn attach_error(error: ProgramError, device: &Device, what: &'static str) -> Att
             what,
             error: Box::new(error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    fn refused(errno: Errno, mtu: u32, last: bool) -> AttachError {
+        let device = Device {
+            name: "eth0".to_owned(),
+            index: 2,
+            mac: [2; 6],
+            mtu,
+            up: true,
+            veth: false,
+        };
+        let error = SyscallError {
+            call: "bpf_link_create",
+            io_error: errno.into(),
+        };
+        driver_error(error.into(), &device, "outer", last)
+    }
+
+    #[test]
+    fn a_driver_without_several_buffers_is_told_by_the_mtu_that_works() {
+        for errno in [Errno::ERANGE, Errno::EINVAL] {
+            let error = refused(errno, 9000, false);
+            assert!(matches!(error, AttachError::Mtu { mtu: 9000, .. }), "{error}");
+            assert!(
+                error.to_string().contains("ip link set dev eth0 mtu 3498"),
+                "{error}"
+            );
+            assert!(!matches!(refused(errno, 1500, false), AttachError::Mtu { .. }));
+        }
+        // Generic XDP comes next, if it may.
+        let unsupported = refused(Errno::EOPNOTSUPP, 9000, false);
+        assert!(
+            matches!(unsupported, AttachError::NoNativeXdp { .. }),
+            "{unsupported}"
+        );
+        let unsupported = refused(Errno::EOPNOTSUPP, 9000, true);
+        assert!(matches!(unsupported, AttachError::Mtu { .. }), "{unsupported}");
+        let occupied = refused(Errno::EBUSY, 9000, true);
+        assert!(matches!(occupied, AttachError::Occupied { .. }), "{occupied}");
     }
 }

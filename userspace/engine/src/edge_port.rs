@@ -141,7 +141,7 @@ impl<'a, 'u> EdgePort<'a, 'u> {
                 self.current = Some((start + packet.len(), segmenter, metadata));
                 return;
             }
-            let Some(mut frame) = self.umem.frame() else {
+            let Some(mut frame) = self.umem.frame_for(length + MAX_TAILROOM) else {
                 self.counters.dropped(DropReason::NoFrame);
                 return;
             };

@@ -24,7 +24,9 @@ use crate::host::Host;
 use crate::order::Order;
 use crate::peers::Peers;
 use crate::policy_file::PolicyFile;
-use crate::preflight::{allowed_cpus, check_connections, devices, host_queues, packet_memory, queues};
+use crate::preflight::{
+    allowed_cpus, check_connections, devices, host_queues, longest_frame, longest_mtu, packet_memory, queues,
+};
 use crate::prepare::Prepared;
 use crate::pulse::Pulse;
 use crate::reading::Reading;
@@ -127,8 +129,15 @@ impl Engine {
         let inner = options.inner.as_deref().filter(|_| role == Role::Gateway);
         let (outer, inner) = devices(&options.outer, inner)?;
         check_connections(file.policy(), role)?;
+        // Without workers packets of any length pass.
+        let umem = (role.seals())
+            .then(|| packet_memory(&outer, inner.as_ref().unwrap_or(&outer)))
+            .transpose()?;
+        let longest = umem.as_ref().map(|umem| (longest_mtu(umem), longest_frame(umem)));
+        let (longest_mtu, longest_frame) = longest.unwrap_or((u32::MAX, u32::MAX));
         let (sender, news) = unbounded();
-        let resolver = Resolver::start(&outer, inner.as_ref(), sender).map_err(EngineError::Netlink)?;
+        let resolver =
+            Resolver::start(&outer, inner.as_ref(), longest_mtu, sender).map_err(EngineError::Netlink)?;
         // The resolver has said them before it started.
         let own = match news.try_recv() {
             Ok(News::Addresses(own)) => own,
@@ -153,7 +162,7 @@ impl Engine {
             Control::listen(&options.control)?
         };
         let max_rules = options.max_rules.unwrap_or_else(|| room_for(&prepared.policy));
-        let filter = Filter::load(max_rules)?;
+        let filter = Filter::load(max_rules, longest_frame)?;
         let means = Means {
             filter,
             max_rules,
@@ -195,10 +204,10 @@ impl Engine {
             supervisor: Supervisor::new(),
             runtime: Some(runtime),
         };
-        match (role, &inner) {
-            (Role::Gateway, Some(inner)) => engine.start_workers(options, max_rules, &outer, inner)?,
-            (Role::Host, _) => engine.start_host(options, max_rules, &outer)?,
-            _ => {}
+        match (umem, &inner) {
+            (Some(umem), Some(inner)) => engine.start_workers(options, max_rules, (&outer, inner), &umem)?,
+            (Some(umem), None) => engine.start_host(options, max_rules, &outer, &umem)?,
+            (None, _) => {}
         }
         engine.attach(options, &outer, inner.as_ref())?;
         Ok(engine)
@@ -247,15 +256,14 @@ impl Engine {
         &mut self,
         options: &Options,
         max_rules: u32,
-        outer: &Device,
-        inner: &Device,
+        (outer, inner): (&Device, &Device),
+        umem: &UmemOptions,
     ) -> Result<(), EngineError> {
-        let umem = packet_memory(outer, inner)?;
         let queues = queues(outer, inner)?;
         let cpus = allowed_cpus();
         for queue in 0..queues {
             let inner = ClearSide::Device(inner.name.clone());
-            self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), &umem)?;
+            self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), umem)?;
         }
         for device in [outer, inner].into_iter().filter(|device| device.veth) {
             self.warnings.push(format!(
@@ -268,16 +276,21 @@ impl Engine {
     }
 
     /// The edge, with a worker for each queue of the outer device.
-    fn start_host(&mut self, options: &Options, max_rules: u32, outer: &Device) -> Result<(), EngineError> {
+    fn start_host(
+        &mut self,
+        options: &Options,
+        max_rules: u32,
+        outer: &Device,
+        umem: &UmemOptions,
+    ) -> Result<(), EngineError> {
         self.enforcement.filter.load_host()?;
-        let umem = packet_memory(outer, outer)?;
         let (host, queues) = Host::open(outer, host_queues(outer)?)?;
         host.announce(&mut self.enforcement.filter)?;
         self.host = Some(host);
         let cpus = allowed_cpus();
         for (queue, tun) in (0..).zip(queues) {
             let inner = ClearSide::Stack(tun);
-            self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), &umem)?;
+            self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), umem)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use ravelin_esp::{Encapsulation, OutboundSa, Packet, nat_keepalive};
+use ravelin_esp::{Encapsulation, MAX_TAILROOM, OutboundSa, Packet, nat_keepalive};
 use ravelin_xdp_common::DropReason;
 use ravelin_xsk::{Frame, Port};
 
@@ -68,14 +68,18 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             let Some(outbound) = &connection.outbound else {
                 continue;
             };
-            let Some(frame) = self.outer.umem().frame() else {
+            outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
+            let room = match errand {
+                Errand::Keepalive { .. } => 0,
+                Errand::Dummy { .. } => outbound.sa.tfc_length().unwrap_or(0) as usize + MAX_TAILROOM,
+            };
+            let Some(frame) = self.outer.umem().frame_for(room) else {
                 self.counters.dropped(DropReason::TransmitFailed);
                 break;
             };
             let made = match errand {
                 Errand::Keepalive { .. } => keepalive(frame, connection, outbound),
                 Errand::Dummy { .. } => {
-                    outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
                     shared.sealed.set(outbound.pair);
                     dummy(frame, &outbound.sa, now)
                 }

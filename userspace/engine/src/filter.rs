@@ -106,15 +106,16 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Loads the object and its programs into the kernel, with counters for `rules` rules. Nothing is attached yet, and without a rule set every
-    /// IP packet would be dropped.
+    /// Loads the object and its programs into the kernel, with counters for `rules` rules. Frames longer than `longest` bytes are no
+    /// worker's. Nothing is attached yet, and without a rule set every IP packet would be dropped.
     ///
     /// # Errors
     ///
     /// [`FilterError`] when the kernel refuses the object or a program.
-    pub fn load(rules: u32) -> Result<Self, FilterError> {
+    pub fn load(rules: u32, longest: u32) -> Result<Self, FilterError> {
         let mut bpf = EbpfLoader::new()
             .map_max_entries(map_names::RULES, rules)
+            .override_global(map_names::LONGEST_FRAME, &longest, true)
             .load(OBJECT)
             .map_err(FilterError::Load)?;
         for side in [Side::Outer, Side::Inner] {

@@ -49,8 +49,8 @@ pub struct Forwarder<'a, 'u, P> {
     generations: (u64, u64),
     /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
     last_hop: Option<(Side, Address, Mac)>,
-    /// Losses that were counted already: on receiving, on sending.
-    published: [u64; 2],
+    /// Losses that were counted already: on receiving, on sending, of jumbo packets for their length and for want of memory.
+    published: [u64; 4],
     /// The snapshot with which the hold was last looked through, and when.
     released: (u64, Instant),
 }
@@ -148,7 +148,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             reassembly: Some(Box::default()),
             generations: (0, 0),
             last_hop: None,
-            published: [0; 2],
+            published: [0; 4],
             released: (0, Instant::now()),
         }
     }
@@ -225,20 +225,27 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
 
     /// Counts what was lost between the worker and the devices, which only the kernel knows.
     pub(crate) fn publish_losses(&mut self) {
-        let (mut overruns, mut refused) = (0, 0);
+        let (mut overruns, mut refused, mut too_long, mut no_frame) = (0, 0, 0, 0);
         for port in [&self.outer, &self.inner] {
             if let Ok(statistics) = port.statistics() {
                 overruns += statistics.rx_dropped + statistics.rx_ring_full;
             }
-            refused += port.counters().dropped + port.counters().refused;
+            let counters = port.counters();
+            refused += counters.dropped + counters.refused;
+            too_long += counters.too_long;
+            no_frame += counters.no_frame;
         }
-        let [overruns_before, refused_before] = std::mem::replace(&mut self.published, [overruns, refused]);
-        self.counters.lost(
+        let losses = [overruns, refused, too_long, no_frame];
+        let before = std::mem::replace(&mut self.published, losses);
+        let reasons = [
             DropReason::ReceiveOverrun,
-            overruns.saturating_sub(overruns_before),
-        );
-        self.counters
-            .lost(DropReason::TransmitFailed, refused.saturating_sub(refused_before));
+            DropReason::TransmitFailed,
+            DropReason::FrameTooLong,
+            DropReason::NoFrame,
+        ];
+        for ((reason, now), before) in reasons.into_iter().zip(losses).zip(before) {
+            self.counters.lost(reason, now.saturating_sub(before));
+        }
     }
 
     /// Whether the devices are still there.

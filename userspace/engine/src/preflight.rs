@@ -90,30 +90,50 @@ pub(crate) fn check_mtu(
     Ok(())
 }
 
-/// Chunks that hold every packet of both devices with what sealing adds.
+/// The longest MTU for which packets need not have several buffers. More fits into a chunk, but not into the page of a driver
+/// whose bookkeeping stands behind the packet (`SKB_WITH_OVERHEAD` in the kernel); veth takes eight bytes more.
+pub(crate) const SINGLE_BUFFER_MTU: u32 = 3498;
+
+/// More than a worker holds: a batch received, two to be sent, and packets that wait for a neighbour.
+const LARGE_FRAMES: u32 = 512;
+
+/// Packet memory that holds every packet of both devices with what sealing adds.
 pub(crate) fn packet_memory(outer: &Device, inner: &Device) -> Result<UmemOptions, EngineError> {
     let ports = PortOptions::default().frames() * 2;
-    let sizes = [2048, 4096].map(|frame_size| UmemOptions {
+    let sizes = [(2048, 0), (4096, 0), (4096, LARGE_FRAMES)].map(|(frame_size, large_frames)| UmemOptions {
         frame_size,
         frame_count: ports + 1024,
+        large_frames,
         ..UmemOptions::default()
     });
     let largest = if outer.mtu > inner.mtu { outer } else { inner };
     sizes
         .iter()
-        .find(|options| options.fits_mtu(largest.mtu as usize, MAX_TAILROOM))
+        .find(|options| largest.mtu <= longest_mtu(options))
         .cloned()
-        .ok_or_else(|| {
-            let limit = (68..4096)
-                .rev()
-                .find(|mtu| sizes[1].fits_mtu(*mtu, MAX_TAILROOM))
-                .unwrap_or(0);
-            EngineError::MtuTooLarge {
-                device: largest.name.clone(),
-                mtu: largest.mtu,
-                limit: limit as u32,
-            }
+        .ok_or_else(|| EngineError::MtuTooLarge {
+            device: largest.name.clone(),
+            mtu: largest.mtu,
+            limit: longest_mtu(&sizes[2]),
         })
+}
+
+/// The longest MTU that packet memory serves.
+pub(crate) fn longest_mtu(options: &UmemOptions) -> u32 {
+    let bound = if options.large_frames == 0 {
+        SINGLE_BUFFER_MTU
+    } else {
+        u32::from(u16::MAX)
+    };
+    (68..=bound)
+        .rev()
+        .find(|mtu| options.fits_mtu(*mtu as usize, MAX_TAILROOM))
+        .unwrap_or(0)
+}
+
+/// The longest frame of that MTU, in bytes from its Ethernet header on, two VLAN tags included.
+pub(crate) fn longest_frame(options: &UmemOptions) -> u32 {
+    longest_mtu(options) + 14 + 2 * 4
 }
 
 /// How many queues the device of a host has.

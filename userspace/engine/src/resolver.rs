@@ -66,13 +66,19 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Reads the kernel's tables once, then starts the thread. `inner` is `None` when there is no clear side.
+    /// Reads the kernel's tables once, then starts the thread. `inner` is `None` when there is no clear side. Workers hear of no MTU
+    /// above `longest_mtu` bytes.
     ///
     /// # Errors
     ///
     /// When netlink cannot be opened or read.
-    pub fn start(outer: &Device, inner: Option<&Device>, news: Sender<News>) -> io::Result<Self> {
-        let mut table = Table::read(outer.clone(), inner.cloned())?;
+    pub fn start(
+        outer: &Device,
+        inner: Option<&Device>,
+        longest_mtu: u32,
+        news: Sender<News>,
+    ) -> io::Result<Self> {
+        let mut table = Table::read(outer.clone(), inner.cloned(), longest_mtu)?;
         (table.readdressed, table.rerouted) = (false, false);
         table.told = table.own_addresses();
         let first = table.snapshot();
@@ -141,6 +147,8 @@ struct Table {
     announcements: Announcements,
     outer: Device,
     inner: Option<Device>,
+    /// Of what packet memory holds, whatever the devices' MTUs become.
+    longest_mtu: u32,
     addresses: HashMap<(u32, IpAddr), AddressScope>,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
     routes: HashMap<(Side, IpAddr), Route>,
@@ -158,13 +166,14 @@ struct Table {
 }
 
 impl Table {
-    fn read(outer: Device, inner: Option<Device>) -> io::Result<Self> {
+    fn read(outer: Device, inner: Option<Device>, longest_mtu: u32) -> io::Result<Self> {
         let announcements = Announcements::open()?;
         let mut table = Self {
             questions: Questions::open()?,
             announcements,
             outer,
             inner,
+            longest_mtu,
             addresses: HashMap::new(),
             neighbours: HashMap::new(),
             routes: HashMap::new(),
@@ -545,7 +554,7 @@ impl Table {
         };
         let mut port = Port {
             mac: device.mac,
-            mtu: device.mtu,
+            mtu: device.mtu.min(self.longest_mtu),
             v4: None,
             v6: None,
         };

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
-use ravelin_esp::{Fragmentation, Mode};
+use ravelin_esp::{Fragmentation, MAX_TAILROOM, Mode, OutboundSa};
 use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceReader, parse_ip};
 use ravelin_xsk::{BATCH, Frame, Port};
 
@@ -132,7 +132,10 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 if connection.settings.tcp_mss_clamp && mss::clamp(one.frame.data_mut(), || Some(inner_mtu)) {
                     self.counters.mss_clamped.add(1);
                 }
-                Some((one, inner_mtu as usize))
+                match self.with_room(one.frame, &outbound.sa) {
+                    Ok(frame) => Some((Admitted { frame, ..one }, inner_mtu as usize)),
+                    Err(reason) => self.drop(reason),
+                }
             }
             Err(reason) => {
                 outbound.sa.dropped(reason);
@@ -149,11 +152,30 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         }
     }
 
+    /// The packet in a frame that has room for the trailer, and for padding: where packets may have several chunks, one that just
+    /// fits into a chunk has none behind it.
+    fn with_room(&self, frame: Frame<'u>, sa: &OutboundSa) -> Result<Frame<'u>, DropReason> {
+        let memory = self.outer.umem();
+        if !memory.has_large_frames() {
+            return Ok(frame);
+        }
+        let padded = frame.len().max(sa.tfc_length().unwrap_or(0) as usize) + MAX_TAILROOM;
+        if padded <= frame.len() + frame.tailroom() {
+            return Ok(frame);
+        }
+        let mut larger = memory.frame_for(padded).ok_or(DropReason::NoFrame)?;
+        let room = larger.append(frame.len()).map_err(|_| DropReason::FrameShort)?;
+        room.copy_from_slice(frame.data());
+        Ok(larger)
+    }
+
     /// The fragments of a packet, each in a frame of its own.
     pub(crate) fn cut(&self, packet: &[u8], mtu: usize) -> Result<ArrayVec<Frame<'u>, BATCH>, DropReason> {
         let mut frames = ArrayVec::new();
         for piece in Fragmentation::new(packet, mtu)? {
-            let mut frame = self.outer.umem().frame().ok_or(DropReason::NoFrame)?;
+            let memory = self.outer.umem();
+            let frame = memory.frame_for(piece.len() + MAX_TAILROOM);
+            let mut frame = frame.ok_or(DropReason::NoFrame)?;
             let room = frame.append(piece.len()).map_err(|_| DropReason::FrameShort)?;
             piece.write(room);
             frames.try_push(frame).map_err(|_| DropReason::PacketTooBig)?;
@@ -225,7 +247,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
 
     /// A frame with a packet, if it fits into one.
     pub(crate) fn frame_of(&self, packet: &[u8]) -> Option<Frame<'u>> {
-        let mut frame = self.outer.umem().frame()?;
+        let mut frame = self.outer.umem().frame_for(packet.len())?;
         frame.append(packet.len()).ok()?.copy_from_slice(packet);
         Some(frame)
     }

@@ -79,7 +79,7 @@ fn metadata(filter: &mut Filter, frame: &[u8]) -> Option<FrameMetadata> {
 #[test]
 fn a_hundred_thousand_inbound_sas_are_told_apart() {
     assert!((0..SAS).all(|number| spi(number) > 255));
-    let mut filter = Filter::load(RULE_COUNTERS).expect("run this test as root");
+    let mut filter = Filter::load(RULE_COUNTERS, u32::MAX).expect("run this test as root");
     let (policy, _) = Policy::parse("default = \"permit\"\n", "test").unwrap();
     filter.apply(&compile(&policy).unwrap(), 1).unwrap();
     filter.set_local(&[IpAddr::from(LOCAL)]).unwrap();
@@ -116,7 +116,7 @@ fn a_hundred_thousand_inbound_sas_are_told_apart() {
     assert!(filter.passes().unwrap()[Pass::Default as usize] > 0);
 
     // Twice as many have room, and no more.
-    let mut filter = Filter::load(RULE_COUNTERS).unwrap();
+    let mut filter = Filter::load(RULE_COUNTERS, u32::MAX).unwrap();
     for spi in 0x100..0x100 + INBOUND_SAS {
         filter.add_inbound(spi, &endpoint(spi)).unwrap();
     }

@@ -109,7 +109,7 @@ fn opposite_rule_sets_swapped_under_load_judge_and_count_every_packet_once() {
     .unwrap();
 
     let sets = [rule_set("permit", size, 0), rule_set("block", size, size as u32)];
-    let mut filter = Filter::load(2 * size as u32).unwrap();
+    let mut filter = Filter::load(2 * size as u32, u32::MAX).unwrap();
     let program = folder.path().join("inner");
     filter.xdp(Side::Inner).unwrap().pin(&program).unwrap();
     filter.apply(&sets[0], 1).unwrap();

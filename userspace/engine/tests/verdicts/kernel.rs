@@ -116,9 +116,12 @@ impl Counters {
     }
 }
 
+/// Bytes of a page less head and tail room: what a packet in one buffer has at most in a test.
+pub(crate) const ONE_BUFFER: usize = 3400;
+
 impl Kernel {
     pub(crate) fn load() -> Self {
-        let mut filter = Filter::load(RULE_COUNTERS).expect("run this test as root");
+        let mut filter = Filter::load(RULE_COUNTERS, u32::MAX).expect("run this test as root");
         filter.load_host().unwrap();
         Self { filter }
     }
@@ -138,7 +141,7 @@ impl Kernel {
     }
 
     /// What the kernel's program does with a frame; `None` for a socket buffer too short for the IP header that its
-    /// EtherType promises, which the kernel refuses to test with (`bpf_prog_test_run_skb`).
+    /// EtherType promises, or longer than a page, either of which the kernel refuses to test with (`bpf_prog_test_run_skb`).
     pub(crate) fn run(&mut self, hook: Hook, frame: &[u8]) -> Option<Run> {
         let mut out = vec![0; frame.len() + 64];
         let options = TestRunOptions {
@@ -156,7 +159,7 @@ impl Kernel {
             Ok(result) => result,
             Err(ProgramError::SyscallError(error))
                 if hook.is_tcx()
-                    && frame.len() < 14 + 40
+                    && !(14 + 40..ONE_BUFFER).contains(&frame.len())
                     && error.io_error.kind() == std::io::ErrorKind::InvalidInput =>
             {
                 return None;

@@ -8,7 +8,7 @@
 //! - What the reference says, from what the frame was made to be: it sees neither the frame's bytes nor the parser.
 //!
 //! The kernel takes frames of 14 bytes and more only (shorter ones are refused with EINVAL before any program
-//! runs), and at most a page; shorter frames are a matter of the parser's own tests.
+//! runs); shorter frames are a matter of the parser's own tests.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod capture;
@@ -43,6 +43,7 @@ fn kernel_host_and_reference_agree() {
         assert!(seen.passes[pass as usize] >= 200, "{}: {seen:?}", pass.name());
     }
     assert!(seen.reassembled.iter().all(|count| *count >= 1_000), "{seen:?}");
+    assert!(seen.jumbo >= 2_000, "{seen:?}");
     assert!(seen.redirects >= 5_000 && seen.with_truth >= 50_000, "{seen:?}");
 }
 
@@ -114,6 +115,8 @@ struct Seen {
     redirects: usize,
     /// Fragments of ESP: first ones, later ones.
     reassembled: [usize; 2],
+    /// Runs of packets in several buffers.
+    jumbo: usize,
     /// Runs that the kernel refuses: see `Kernel::run`.
     refused: usize,
     drops: Vec<usize>,
@@ -191,6 +194,7 @@ fn compare(kernel: &mut Kernel, world: &World, frames: &[Made], seed: u64, seen:
                     "{}",
                     context()
                 );
+                seen.jumbo += usize::from(made.bytes.len() > kernel::ONE_BUFFER);
                 expected.add(hook, &judgement);
                 seen.judgement(&judgement);
             }

@@ -10,8 +10,8 @@ use ravelin_xdp_common::{DropReason, InboundEndpoint, address_bytes};
 use crate::frame::{Content, Envelope, Fragment, Made, Piece, Truth, ethernet, frame};
 use crate::world::World;
 
-/// Longest frame: BPF_PROG_TEST_RUN gives XDP programs one page less head and tail room.
-const LONGEST: usize = 3000;
+/// Longest frame: those of more than a page less head and tail room the kernel gives XDP programs in several buffers.
+const LONGEST: usize = 9014;
 
 /// Frames for a policy, about a third of them mangled. Each has the 14 bytes that the kernel wants.
 pub(crate) fn frames(rng: &mut Rng, policy: Option<&Policy>, count: usize) -> Vec<Made> {
@@ -303,8 +303,11 @@ fn esp(rng: &mut Rng) -> Made {
 
 /// A frame for these selector values, with a payload that fits.
 fn packet_frame(rng: &mut Rng, packet: Packet) -> Made {
-    let longest = if rng.chance(5) { 1400 } else { 64 };
-    let length = rng.below(longest);
+    let length = match rng.below(200) {
+        0..4 => 3300 + rng.below(5600),
+        4..14 => rng.below(1400),
+        _ => rng.below(64),
+    };
     let mut body: Vec<u8> = (0..length).map(|_| rng.bits() as u8).collect();
     if let (17, Transport::Ports(source, destination)) = (packet.protocol, packet.transport)
         && (source == 4500 || destination == 4500)

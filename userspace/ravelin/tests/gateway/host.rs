@@ -15,7 +15,7 @@ use crate::support::{namespace::Namespace, wait_until};
 /// Bytes of a stream, there and back.
 const STREAM: usize = 4 << 20;
 
-fn tunnel(policy: &str) -> String {
+pub(crate) fn tunnel(policy: &str) -> String {
     policy.replace("mode = \"transport\"", "mode = \"tunnel\"")
 }
 
@@ -28,7 +28,7 @@ fn through(namespace: &Namespace, device: &str) -> (u64, u64) {
 }
 
 /// What must not be seen on the wire: anything in the clear but the flow that the example permits.
-fn leaks(packets: &[Ip]) -> Vec<Ip> {
+pub(crate) fn leaks(packets: &[Ip]) -> Vec<Ip> {
     let mut leaks: Vec<Ip> = clear(packets).into_iter().cloned().collect();
     leaks.retain(|packet| {
         !packet
@@ -38,7 +38,7 @@ fn leaks(packets: &[Ip]) -> Vec<Ip> {
     leaks
 }
 
-fn keys(hosts: &Hosts) -> Vec<Key> {
+pub(crate) fn keys(hosts: &Hosts) -> Vec<Key> {
     [0, 1]
         .into_iter()
         .flat_map(|family| {

@@ -9,6 +9,7 @@ mod expiry;
 mod following;
 mod fragments;
 mod host;
+mod jumbo;
 mod lifetime;
 mod make_before_break;
 mod many;

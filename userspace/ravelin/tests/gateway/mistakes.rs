@@ -51,8 +51,11 @@ fn devices() {
         &plain(),
         &["connection `c`", "600 bytes", "device out0", "1280", "mtu"],
     );
-    half.g1.ip("link set out0 mtu 9000");
-    refused(&plain(), &["device out0", "9000", "ip link set dev out0 mtu"]);
+    half.g1.ip("link set out0 mtu 30000");
+    refused(
+        &plain(),
+        &["device out0", "30000", "ip link set dev out0 mtu 16057"],
+    );
     half.g1.ip("link set out0 mtu 1500");
 
     half.g1.ip("link add name two numrxqueues 2 numtxqueues 2 type veth peer name twopeer numrxqueues 2 numtxqueues 2\nlink set two up\nlink set twopeer up");

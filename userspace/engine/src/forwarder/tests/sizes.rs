@@ -208,3 +208,86 @@ fn pieces_without_memory_are_dropped() {
     drop(kept);
     assert_eq!(memory.counts().held, 0);
 }
+
+/// Jumbo packets through both gateways, with chunks so small that most need several.
+#[test]
+fn jumbo_packets_go_whole_and_leave_no_memory_behind() {
+    let memory = || {
+        Umem::new(&UmemOptions {
+            frame_count: 4096,
+            large_frames: 256,
+            huge_pages: HugePages::Never,
+            ..UmemOptions::default()
+        })
+        .unwrap()
+    };
+    let (site1, site2) = (Site::resolved(1, 1), Site::resolved(2, 1));
+    for (site, here) in [(&site1, 1), (&site2, 2)] {
+        let mut snapshot = snapshot(
+            7,
+            &[
+                (Side::Outer, [192, 0, 2, 3 - here], Hop::Ready(PEER_MAC)),
+                (Side::Inner, [10, here, 0, 5], Hop::Ready(HOST_MAC)),
+            ],
+        );
+        (snapshot.inner.mtu, snapshot.outer.mtu) = (9000, 9000);
+        site.shared.adjacencies().publish(snapshot);
+    }
+    let (umem1, umem2) = (memory(), memory());
+    let (mut one, inner1, outer1) = gateway(&site1, &umem1);
+    let (mut two, inner2, outer2) = gateway(&site2, &umem2);
+    // Every length around where packets, clear or sealed, go over into another chunk; and more in a batch than go at once.
+    let lengths: Vec<usize> = (1700..2100)
+        .chain(3500..3700)
+        .chain((28..8946).step_by(61))
+        .chain(8900..=8946)
+        .collect();
+    for lengths in lengths.chunks(50) {
+        for length in lengths {
+            inject(
+                &inner1,
+                Kind::Seal,
+                0,
+                &clear_frame(&vec![*length as u8; length - 28], 64),
+            );
+        }
+        for _ in 0..20 {
+            one.turn().unwrap();
+            while let Some(sealed) = outer1.take() {
+                assert!(sealed.len() <= 9014);
+                inject(&outer2, Kind::OpenEsp, 0, &sealed);
+            }
+            two.turn().unwrap();
+        }
+        for length in lengths {
+            let expected = clear_frame(&vec![*length as u8; length - 28], 62);
+            let opened = inner2.take().unwrap();
+            assert!(opened[14..] == expected[14..], "{length}");
+        }
+    }
+    // One that is too long is answered, one that may be cut is, and what is broken is dropped; nothing stays.
+    inject(&inner1, Kind::Seal, 0, &clear_frame(&[1; 8946 - 27], 64));
+    inject(&inner1, Kind::Seal, 0, &long_frame(8947));
+    inject(&outer1, Kind::OpenEsp, 0, &clear_frame(&[2; 8000], 64));
+    assert!(
+        inner1.inject(&[], &[3; 16_384]),
+        "without metadata, and longer than any frame"
+    );
+    for _ in 0..8 {
+        one.turn().unwrap();
+    }
+    assert_eq!(inner1.take().unwrap()[34..36], [3, 4]);
+    assert_eq!(taken(&outer1).len(), 2);
+    one.publish_losses();
+    for reason in [DropReason::PacketTooBig, DropReason::FrameTooLong] {
+        assert_eq!(site1.counters.drops(reason), 1, "{}", reason.name());
+    }
+    for (site, forwarder, memory) in [(&site1, &mut one, &umem1), (&site2, &mut two, &umem2)] {
+        forwarder.turn().unwrap();
+        assert_eq!(site.counters.drops(DropReason::NoFrame), 0);
+        assert_eq!(memory.large_counts().held, 0);
+        let counts = memory.counts();
+        assert_eq!((counts.held, counts.sending, counts.lost), (0, 0, 0));
+        assert_eq!(counts.receiving, 1024, "two fill rings");
+    }
+}

@@ -67,6 +67,18 @@ impl Hosts {
         hosts
     }
 
+    /// The same on links of another MTU.
+    pub(crate) fn with_mtu(mtu: u32) -> Self {
+        let hosts = Self::new(true);
+        hosts.wire.ip(&format!(
+            "link set to-a mtu {mtu}\nlink set to-b mtu {mtu}\nlink set br0 mtu {mtu}"
+        ));
+        for host in [&hosts.a, &hosts.b] {
+            host.ip(&format!("link set eth0 mtu {mtu}"));
+        }
+        hosts
+    }
+
     /// A host's daemon, not started; `change` may make another policy of the example.
     pub(crate) fn host(&self, number: usize, change: impl Fn(&str) -> String) -> Gateway<'_> {
         let folder = self.folder.path().to_str().unwrap();

@@ -55,6 +55,19 @@ impl Lab {
         lab
     }
 
+    /// The same with MTUs: behind each gateway, and between them.
+    pub(crate) fn with_mtus(inside: [u32; 2], between: u32) -> Self {
+        let lab = Self::new();
+        for (host, gateway, mtu) in [(&lab.h1, &lab.g1, inside[0]), (&lab.h2, &lab.g2, inside[1])] {
+            host.ip(&format!("link set eth0 mtu {mtu}"));
+            gateway.ip(&format!("link set in0 mtu {mtu}\nlink set out0 mtu {between}"));
+        }
+        lab.wire.ip(&format!(
+            "link set to-g1 mtu {between}\nlink set to-g2 mtu {between}\nlink set br0 mtu {between}"
+        ));
+        lab
+    }
+
     /// The gateway of site 1 or 2, not started.
     pub(crate) fn gateway(&self, site: usize, policy: &Policy) -> Gateway<'_> {
         let namespace = if site == 1 { &self.g1 } else { &self.g2 };
@@ -75,6 +88,11 @@ impl Lab {
             g1,
             g2,
         }
+    }
+
+    /// The bytes of a key file: `a` seals at site 1, `b` at site 2.
+    pub(crate) fn key(&self, name: &str) -> String {
+        key(self.folder.path(), name)
     }
 
     /// What passes between the gateways.
@@ -124,8 +142,7 @@ impl Half {
 
     /// The bytes of a key file: `a` seals at site 1, `b` at site 2.
     pub(crate) fn key(&self, name: &str) -> String {
-        let text = std::fs::read_to_string(self.folder.path().join(format!("{name}.key"))).unwrap();
-        text.lines().filter(|line| !line.starts_with('#')).collect()
+        key(self.folder.path(), name)
     }
 }
 
@@ -203,6 +220,11 @@ inbound = {{ spi = 0x100{there}, key-file = "{key_in}.key" }}
 "#
         )
     }
+}
+
+fn key(folder: &Path, name: &str) -> String {
+    let text = std::fs::read_to_string(folder.join(format!("{name}.key"))).unwrap();
+    text.lines().filter(|line| !line.starts_with('#')).collect()
 }
 
 /// A folder with two fresh keys.
