@@ -235,16 +235,23 @@ fn decide_other<T: Tables>(parsed: Result<Frame, DropReason>, tables: &T) -> Jud
     }
 }
 
-/// ESP or AH from the wire: for a known SPI the shield's checks, else `None`, and the filters judge it like any packet.
+/// ESP or AH from the wire: for a known SPI the shield's checks, else `None`, and the filters judge it like any packet. So they
+/// do with what is forwarded, whose SPI is another receiver's choice (RFC 4303 section 2.1).
 #[inline(always)]
 fn decide_esp<T: Tables>(packet: &IpPacket, kind: Kind, tables: &T) -> Option<Judgement> {
     // RFC 4303 section 2.1: "the set of SPI values in the range 1 through 255 are reserved", and "the SPI value
     // of zero (0) is reserved for local, implementation-specific use and MUST NOT be sent on the wire".
     if packet.spi <= 255 {
+        if !is_own(&packet.flow.destination, packet, tables) {
+            return None;
+        }
         return Some(Judgement::dropped(DropReason::SpiReserved));
     }
     let endpoint = tables.inbound(packet.spi)?;
     let flow = &packet.flow;
+    if endpoint.local != flow.destination && !is_own(&flow.destination, packet, tables) {
+        return None;
+    }
     let (encapsulation, udp_header) = match kind {
         Kind::OpenUdpEsp => (Encapsulation::Udp, 8),
         Kind::OpenAh => (Encapsulation::Ah, 0),
@@ -372,7 +379,8 @@ fn is_exempt(packet: &IpPacket, level: u8) -> bool {
             return true;
         }
     }
-    if level == 1 {
+    // A later IPv6 fragment does not prove that it is RSVP.
+    if level == 1 || matches!(flow.ports, Ports::Unknown) {
         return false;
     }
     flow.protocol == RSVP

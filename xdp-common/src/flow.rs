@@ -56,7 +56,7 @@ pub enum Ports {
     Known = 0,
     /// The protocol has neither.
     Absent = 1,
-    /// A later fragment: its first fragment held them.
+    /// A later fragment: its first fragment held them. One of IPv6 does not even prove its protocol (RFC 8200 section 4.5).
     Unknown = 2,
 }
 
@@ -74,7 +74,8 @@ pub struct Flow {
     pub destination_port: u16,
     /// IP version.
     pub family: Family,
-    /// Upper-layer protocol: the last next-header value after IPv6 extension headers.
+    /// Upper-layer protocol: the last next-header value after IPv6 extension headers. Of a later IPv6 fragment it is only
+    /// what that says.
     pub protocol: u8,
     /// Whether the ports mean anything.
     pub ports: Ports,

@@ -272,13 +272,15 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
     let mut fragment_id = 0;
     let mut headers = 0;
     while is_extension(next_header) {
+        // A later fragment's payload starts in the middle of something: what looks like a header chain here is data.
+        if fragment.is_later() {
+            break;
+        }
         if headers == MOST_EXTENSION_HEADERS {
             return Err(DropReason::Ipv6TooManyExtensions);
         }
-        // A later fragment's payload starts in the middle of something; what looks like a header chain here is
-        // data, and the upper-layer protocol is known to the first fragment alone. The same goes for a
-        // fragment inside a fragment.
-        if fragment.is_later() || (next_header == protocol::FRAGMENT && fragment.more) {
+        // A fragment inside a fragment hides what the filters would have to see.
+        if next_header == protocol::FRAGMENT && fragment.more {
             return Err(DropReason::FragmentUnknown);
         }
         if upper_offset + 8 > l3_length {
@@ -354,17 +356,22 @@ fn parse_upper<R: Reader>(
 ) -> Result<Frame, DropReason> {
     let upper_protocol = packet.flow.protocol;
     let shortest = shortest_header(packet.flow.family, upper_protocol);
-    if shortest == 0 {
-        return Ok(Frame::Ip);
-    }
     if fragment.is_later() {
+        // RFC 8200 section 4.5: "The Next Header values in the Fragment headers of different fragments of the same original
+        // packet may differ. Only the value from the Offset zero fragment packet is used for reassembly." So this may be
+        // TCP, or anything, whatever it says.
+        let unproven = matches!(packet.flow.family, Family::V6);
         // RFC 1858 section 4.2: a fragment that starts inside the TCP header could rewrite its flags.
-        if upper_protocol == protocol::TCP && usize::from(fragment.offset) * 8 < shortest {
+        let tcp = unproven || upper_protocol == protocol::TCP;
+        if tcp && usize::from(fragment.offset) * 8 < shortest_header(Family::V4, protocol::TCP) {
             return Err(DropReason::FragmentTiny);
         }
-        if !matches!(upper_protocol, protocol::ESP | protocol::AH) {
+        if unproven || (shortest != 0 && !matches!(upper_protocol, protocol::ESP | protocol::AH)) {
             packet.flow.ports = Ports::Unknown;
         }
+        return Ok(Frame::Ip);
+    }
+    if shortest == 0 {
         return Ok(Frame::Ip);
     }
     let length = usize::from(packet.upper_length());

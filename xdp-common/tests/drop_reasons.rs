@@ -226,15 +226,21 @@ fn fragments() {
         bytes.extend(payload);
         v6(44, &bytes)
     };
-    assert_eq!(
-        parsed(&fragment(3 << 3, TCP, &[1])).unwrap().flow.ports,
-        Ports::Unknown
-    );
-    // What looks like a header in a later fragment is data; a fragment in a fragment hides the ports.
-    assert_eq!(
-        refused(&fragment(3 << 3, 60, &[TCP, 0, 0, 0, 0, 0, 0, 0])),
-        DropReason::FragmentUnknown
-    );
+    // RFC 8200 section 4.5: it may be of any protocol, whatever it says; what looks like a header in it is data.
+    for next in [TCP, UDP, ICMP6, ESP, 47, 59, 0, 43, 44, 60] {
+        let packet = parsed(&fragment(3 << 3, next, &[TCP, 0, 0, 0, 0, 0, 0, 0])).unwrap();
+        assert_eq!(
+            (packet.flow.ports, packet.fragment_offset, packet.upper_offset),
+            (Ports::Unknown, 24, 48),
+            "{next}"
+        );
+        assert_eq!(
+            refused(&fragment(2 << 3, next, &[0; 40])),
+            DropReason::FragmentTiny,
+            "{next}"
+        );
+    }
+    // A fragment in a fragment hides the ports.
     assert_eq!(refused(&fragment(1, 44, &[0; 40])), DropReason::FragmentUnknown);
     assert_eq!(refused(&fragment(1, TCP, &tcp()[..19])), DropReason::FragmentTiny);
     // RFC 7112: the first fragment holds the whole chain.

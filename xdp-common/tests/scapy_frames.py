@@ -151,7 +151,7 @@ def main():
 
 
 def fragments():
-    """Datagrams cut by scapy. Of the first fragment the ports are known, of the others not."""
+    """Datagrams cut by scapy. Of the first fragment the ports are known, of the others not; of IPv6 ones not even the protocol."""
     for protocol, layers, has_ports in [
         (17, UDP(sport=1000, dport=2000) / Raw(bytes(4000)), True),
         (6, TCP(sport=1000, dport=2000) / Raw(bytes(4000)), True),
@@ -166,7 +166,8 @@ def fragments():
             packet[IPv6ExtHdrDestOpt].nh = 44
             for piece in fragment6(packet, 1280):
                 header = piece[IPv6ExtHdrFragment]
-                ports = ((1000, 2000) if header.offset == 0 else "unknown") if has_ports else "absent"
+                first = (1000, 2000) if has_ports else "absent"
+                ports = first if header.offset == 0 else "unknown"
                 emit(link() / piece, piece, protocol, ports, "Other", 0, len(raw(header.payload)), True)
 
 

@@ -322,11 +322,13 @@ fn near(rng: &mut Rng, of: &Address, v4: bool) -> IpAddr {
 
 fn transport(rng: &mut Rng, filter: &Filter, protocol: u8, v4: bool) -> Transport {
     let icmp = (protocol == 1 && v4) || (protocol == 58 && !v4);
-    if !icmp && !WITH_PORTS.contains(&protocol) {
-        return Transport::Absent;
-    }
-    if rng.chance(15) {
+    let shows = icmp || WITH_PORTS.contains(&protocol);
+    // Whatever protocol a later IPv6 fragment names, it proves none.
+    if (shows || !v4) && rng.chance(15) {
         return Transport::LaterFragment;
+    }
+    if !shows {
+        return Transport::Absent;
     }
     if icmp {
         let (mut kind, mut code) = (rng.below(256) as u16, rng.below(256) as u16);

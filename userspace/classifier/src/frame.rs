@@ -34,10 +34,11 @@ pub fn frame_of(packet: &Packet) -> Option<Vec<u8>> {
             frame.extend(destination.octets());
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            if EXTENSION_HEADERS.contains(&packet.protocol) {
+            let later = packet.transport == Transport::LaterFragment;
+            if !later && EXTENSION_HEADERS.contains(&packet.protocol) {
                 return None;
             }
-            let fragment = (packet.transport == Transport::LaterFragment).then_some([
+            let fragment = later.then_some([
                 packet.protocol,
                 0,
                 0x05,
@@ -121,6 +122,8 @@ mod tests {
             "0 10.0.0.5 -> 10.1.0.9",
             "tcp 10.0.0.5 -> 10.1.0.9 fragment",
             "udp fd00::1 -> fd00::2 fragment",
+            "gre fd00::1 -> fd00::2 fragment",
+            "60 fd00::1 -> fd00::2 fragment",
             "58 10.0.0.5 -> 10.1.0.9",
         ] {
             let packet: Packet = text.parse().unwrap();

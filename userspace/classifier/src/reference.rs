@@ -18,8 +18,8 @@ pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdi
     for (id, rule) in policy.rules().iter().enumerate().filter(|(_, rule)| rule.active) {
         for filter in policy.filters(rule) {
             let found = match_rule(rule, filter, packet, direction);
-            // A permit whose ports cannot be seen lets nothing through, and stops nothing.
-            if found == Match::No || (found == Match::ButPorts && rule.action == Action::Permit) {
+            // A permit that cannot be seen to match lets nothing through, and stops nothing.
+            if found == Match::No || (found == Match::Unseen && rule.action == Action::Permit) {
                 continue;
             }
             // Rules and filters come in the order of definition, so an equal one does not replace the best.
@@ -49,7 +49,7 @@ pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdi
             accept_unsecured,
         } => (Decision::Protect, connection as u32, accept_unsecured),
     };
-    let decision = if found == Match::ButPorts {
+    let decision = if found == Match::Unseen {
         Decision::FragmentUnknown
     } else {
         decision
@@ -75,7 +75,7 @@ pub fn is_plausible(
     verdict: &Verdict,
 ) -> bool {
     let counts = |rule: &Rule, found: Match| {
-        found == Match::Yes || (found == Match::ButPorts && rule.action != Action::Permit)
+        found == Match::Yes || (found == Match::Unseen && rule.action != Action::Permit)
     };
     if !counts(rule, match_rule(rule, filter, packet, direction)) {
         return true;
@@ -86,7 +86,7 @@ pub fn is_plausible(
     policy.filters(winner).iter().any(|best| {
         let found = match_rule(winner, best, packet, direction);
         let decision = match (found, winner.action) {
-            (Match::ButPorts, _) => Decision::FragmentUnknown,
+            (Match::Unseen, _) => Decision::FragmentUnknown,
             (_, Action::Permit) => Decision::Permit,
             (_, Action::Block) => Decision::Block,
             (_, Action::Protect { .. }) => Decision::Protect,
@@ -101,7 +101,8 @@ pub fn is_plausible(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Match {
     No,
-    ButPorts,
+    /// In all that the packet shows.
+    Unseen,
     Yes,
 }
 
@@ -117,12 +118,7 @@ fn match_rule(rule: &Rule, filter: &Filter, packet: &Packet, direction: Directio
 }
 
 fn match_filter(filter: &Filter, packet: &Packet) -> Match {
-    if !filter.source.contains(packet.source)
-        || !filter.destination.contains(packet.destination)
-        || filter
-            .protocol
-            .is_some_and(|protocol| protocol.0 != packet.protocol)
-    {
+    if !filter.source.contains(packet.source) || !filter.destination.contains(packet.destination) {
         return Match::No;
     }
     // Protocol numbers 1 and 58 are the ICMP of one version of IP each; a filter that names one means that version.
@@ -131,10 +127,24 @@ fn match_filter(filter: &Filter, packet: &Packet) -> Match {
     {
         return Match::No;
     }
+    // What protocol a later IPv6 fragment names says nothing about the packet that it is part of (RFC 8200 section 4.5).
+    if packet.transport == Transport::LaterFragment && packet.source.is_ipv6() {
+        return if filter.protocol.is_some() {
+            Match::Unseen
+        } else {
+            Match::Yes
+        };
+    }
+    if filter
+        .protocol
+        .is_some_and(|protocol| protocol.0 != packet.protocol)
+    {
+        return Match::No;
+    }
     let matches = |found: bool| if found { Match::Yes } else { Match::No };
     match (&filter.selector, packet.transport) {
         (Selector::Any, _) => Match::Yes,
-        (_, Transport::LaterFragment) => Match::ButPorts,
+        (_, Transport::LaterFragment) => Match::Unseen,
         (_, Transport::Absent) => Match::No,
         (Selector::Ports { source, destination }, Transport::Ports(from, to)) => {
             matches(source.contains(from) && destination.contains(to))

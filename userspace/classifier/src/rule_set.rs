@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use ravelin_policy::order::{Definition, Rank};
 use ravelin_policy::{Action as PolicyAction, DefaultAction, Policy, Rule, Selector};
-use ravelin_xdp_common::line::{LINE_SLOTS, MAX_STEPS, NO_CONNECTION, NO_RULE, VERDICTS, header_flags};
+use ravelin_xdp_common::line::{
+    LINE_SLOTS, MAX_STEPS, NO_CONNECTION, NO_RULE, VERDICTS, entry_flags, header_flags,
+};
 use ravelin_xdp_common::{
     Action, Decision, Direction, Entry, Family, Flow, Header, Line, Roots, Verdict, walk,
 };
@@ -103,24 +105,24 @@ pub fn compile(policy: &Policy) -> Result<RuleSet, CompileError> {
     }
     filters.sort_unstable_by_key(|(rank, ..)| *rank);
 
-    // Filters next to each other in the order, with the same verdict, share one rank; but not one with ports and one
-    // without, which differ for fragments.
+    // Filters next to each other in the order, with the same verdict, share one rank; but not one with ports or a protocol and
+    // one without, which differ for fragments.
     let mut verdicts: Vec<Verdict> = Vec::new();
-    let mut last_has_ports = false;
+    let mut last_asks = (false, false);
     let mut entries = Entries::default();
     for (rank, rule, filter) in filters {
         let verdict = verdict(policy, rule, rank.definition.rule);
-        let has_ports = filter.selector != Selector::Any;
-        if verdicts.last() != Some(&verdict) || has_ports != last_has_ports {
+        let asks = (filter.protocol.is_some(), filter.selector != Selector::Any);
+        if verdicts.last() != Some(&verdict) || asks != last_asks {
             verdicts.push(verdict);
         }
-        last_has_ports = has_ports;
+        last_asks = asks;
         let rank = u32::try_from(verdicts.len() - 1).expect("check_size bounds the number of filters");
         expand(filter, rule.action, rank, &mut entries);
     }
 
-    let fragments_v4 = without_ports(&entries.v4, &verdicts);
-    let fragments_v6 = without_ports(&entries.v6, &verdicts);
+    let fragments_v4 = of_fragments(&entries.v4, &verdicts, Family::V4);
+    let fragments_v6 = of_fragments(&entries.v6, &verdicts, Family::V6);
     let sets: [(&[Entry], Family); 4] = [
         (&entries.v4, Family::V4),
         (&fragments_v4, Family::V4),
@@ -205,17 +207,20 @@ impl RuleSet {
     }
 }
 
-/// Entries for fragments whose ports nobody knows. A permit with ports lets nothing through and stops nothing. One with
-/// block or protect cannot be checked, so it stops all that it could match (semantics of RFC 4301 section 7.3 without
-/// memory). Of entries that only differed in ports the best stays.
-fn without_ports(entries: &[Entry], verdicts: &[Verdict]) -> Vec<Entry> {
-    use ravelin_xdp_common::line::entry_flags;
-
+/// Entries for fragments whose ports nobody knows, and in IPv6 not even the protocol (RFC 8200 section 4.5). A permit that asks
+/// for what is not known lets nothing through and stops nothing. One with block or protect cannot be checked, so it stops all
+/// that it could match (semantics of RFC 4301 section 7.3 without memory). Of entries that only differed in that the best stays.
+fn of_fragments(entries: &[Entry], verdicts: &[Verdict], family: Family) -> Vec<Entry> {
     let mut best: HashMap<_, usize> = HashMap::new();
     let mut kept: Vec<Entry> = Vec::new();
     for entry in entries {
         let mut entry = *entry;
-        if entry.flags & entry_flags::PORTS != 0 {
+        let asks_protocol = family == Family::V6 && entry.flags & entry_flags::ANY_PROTOCOL == 0;
+        if asks_protocol {
+            entry.flags |= entry_flags::ANY_PROTOCOL;
+            entry.protocol = 0;
+        }
+        if asks_protocol || entry.flags & entry_flags::PORTS != 0 {
             if verdicts[(entry.rank >> 1) as usize].decision == Decision::Permit {
                 continue;
             }

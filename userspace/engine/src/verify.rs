@@ -138,9 +138,13 @@ fn corners(filter: &Filter, turn: usize) -> Vec<Packet> {
                 .collect()
         }
     };
-    transports.push(Transport::LaterFragment);
-    if !matches!(protocol, 1 | 6 | 17 | 33 | 58 | 132 | 136) {
+    let shows = matches!(protocol, 1 | 6 | 17 | 33 | 58 | 132 | 136);
+    if !shows {
         transports = vec![Transport::Absent];
+    }
+    // Of IPv6 every protocol has fragments that prove nothing.
+    if shows || !v4 {
+        transports.push(Transport::LaterFragment);
     }
     let mut packets = Vec::new();
     for (index, source) in sources.iter().enumerate() {

@@ -114,7 +114,8 @@ pub struct Filter {
 /// What a filter demands of the transport header.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selector {
-    /// Nothing; also matches later fragments, which have no transport header.
+    /// Nothing; also matches later fragments, which have no transport header. In IPv6 only if the filter names no protocol
+    /// either.
     Any,
     /// Ports, of which at least one set is not any; the protocol is one that has ports.
     Ports {

@@ -26,7 +26,8 @@ pub enum Transport {
     Ports(u16, u16),
     /// The protocol has neither.
     Absent,
-    /// A later fragment of a protocol that has them.
+    /// A later fragment of a protocol that has them; in IPv6 of any, since the protocol that it names does not bind (RFC
+    /// 8200 section 4.5).
     LaterFragment,
 }
 

@@ -171,7 +171,7 @@ fn transport(
     }
     match rest {
         ["fragment"] if ports.is_some() => Err("a later fragment shows no ports; leave them out".to_owned()),
-        ["fragment"] if icmp || protocol.has_ports() => Ok(Transport::LaterFragment),
+        ["fragment"] if icmp || protocol.has_ports() || source.is_ipv6() => Ok(Transport::LaterFragment),
         ["fragment"] => Err(format!(
             "protocol {protocol} has no ports, so its later fragments are like any other packet; leave `fragment` out"
         )),
@@ -219,6 +219,7 @@ mod tests {
             "gre 10.0.0.5 -> 10.1.0.9",
             "200 fd00::1 -> fd00::2",
             "tcp fd00::1 -> fd00::2 fragment",
+            "gre fd00::1 -> fd00::2 fragment",
             "icmp 10.0.0.5 -> 10.1.0.9 fragment",
             "58 10.0.0.5 -> 10.1.0.9",
             "1 fd00::1 -> fd00::2",

@@ -191,10 +191,12 @@ fn is_exempt(truth: &Truth, level: u8) -> bool {
         }
         _ => false,
     };
+    // A later IPv6 fragment says so without proving it.
+    let rsvp = truth.packet.protocol == 46 && truth.packet.transport != reference::Transport::LaterFragment;
     match level {
-        0 => many || kerberos || truth.packet.protocol == 46,
+        0 => many || kerberos || rsvp,
         1 => many,
-        2 => kerberos || truth.packet.protocol == 46,
+        2 => kerberos || rsvp,
         _ => false,
     }
 }
@@ -277,10 +279,17 @@ fn shield(truth: &Truth, world: &World) -> Option<Outcome> {
         });
     }
     let (spi, kind, length) = truth.content.sealed()?;
+    let destination = truth.packet.destination;
     if spi < 256 {
-        return Some(Outcome::Drop(DropReason::SpiReserved));
+        return world
+            .is_own(destination)
+            .then_some(Outcome::Drop(DropReason::SpiReserved));
     }
     let endpoint = world.endpoint(spi)?;
+    // ESP between two others, who chose their SPI without asking us.
+    if endpoint.local != to_address(destination) && !world.is_own(destination) {
+        return None;
+    }
     let ports = match truth.packet.transport {
         reference::Transport::Ports(source, destination) => (source, destination),
         _ => (0, 0),

@@ -82,7 +82,8 @@ fn selected(rng: &mut Rng, policy: Option<&Policy>) -> Packet {
     loop {
         let (packet, _) = arbitrary::packet(rng, policy);
         // These values stand for extension headers in IPv6 and cannot be the upper layer.
-        if packet.source.is_ipv4() || !matches!(packet.protocol, 0 | 43 | 44 | 60) {
+        let later = packet.transport == Transport::LaterFragment;
+        if packet.source.is_ipv4() || later || !matches!(packet.protocol, 0 | 43 | 44 | 60) {
             return packet;
         }
     }
@@ -355,19 +356,16 @@ fn datagram(rng: &mut Rng, policy: Option<&Policy>) -> Vec<Made> {
             offset: (4 + rng.below(12)) as u16,
             more: index % 2 == 0,
         };
-        // A later fragment of IPv6 may say of any protocol that it is its own (RFC 8200 section 4.5).
+        // A later fragment of IPv6 may say of any protocol that it is its own (RFC 8200 section 4.5), also that an extension
+        // header comes next.
         let protocol = if packet.source.is_ipv6() && rng.chance(30) {
-            17
+            *rng.pick(&[0, 6, 17, 43, 44, 47, 50, 51, 58, 59, 60, 255])
         } else {
             packet.protocol
         };
         let packet = Packet {
             protocol,
-            transport: if protocol == packet.protocol || protocol == 17 {
-                Transport::LaterFragment
-            } else {
-                packet.transport
-            },
+            transport: Transport::LaterFragment,
             ..packet
         };
         pieces.push(fragment_of(rng, packet, fragment, &[0; 24]));
@@ -402,8 +400,8 @@ fn esp_datagram(rng: &mut Rng) -> Vec<Made> {
     let mut pieces = vec![fragment_of(rng, packet, fragment(0, true), &body)];
     let later = Packet {
         transport: match packet.transport {
-            Transport::Ports(..) => Transport::LaterFragment,
-            other => other,
+            Transport::Absent if packet.source.is_ipv4() => Transport::Absent,
+            _ => Transport::LaterFragment,
         },
         ..packet
     };
@@ -435,7 +433,7 @@ fn carry(rng: &mut Rng, packet: Packet, body: &[u8]) -> Made {
     let v4 = packet.source.is_ipv4();
     let mut envelope = Envelope::arbitrary(rng);
     let later = packet.transport == Transport::LaterFragment
-        || (packet.transport == Transport::Absent && rng.chance(10));
+        || (v4 && packet.transport == Transport::Absent && rng.chance(10));
     if later {
         let farthest = if rng.chance(50) { 8 } else { 8000 };
         // From the third unit on, as an honest sender's: nearer would be inside the shortest TCP header.
@@ -576,15 +574,15 @@ fn malformed(rng: &mut Rng, policy: Option<&Policy>) -> Made {
             DropReason::Ipv6TooManyExtensions
         }
         2 if v6 => {
-            // A later fragment that goes on with a header chain.
+            // A fragment inside a fragment.
             envelope.extensions = vec![(60, 0)];
             envelope.fragment = Some(Fragment {
                 id: 1,
-                offset: 9,
-                more: false,
+                offset: 0,
+                more: true,
             });
             let ends = (packet.source, packet.destination);
-            let (bytes, ..) = frame(rng, &envelope, ends, 60, &[6, 0, 0, 0, 0, 0, 0, 0]);
+            let (bytes, ..) = frame(rng, &envelope, ends, 44, &[6, 0, 0, 0, 0, 0, 0, 0]);
             return faulty(packet, bytes, DropReason::FragmentUnknown);
         }
         3 => {
@@ -601,7 +599,7 @@ fn malformed(rng: &mut Rng, policy: Option<&Policy>) -> Made {
             upper[4..6].copy_from_slice(&lie.to_be_bytes());
             DropReason::TransportBadLength
         }
-        5 if packet.protocol == 6 => {
+        5 if v6 || packet.protocol == 6 => {
             envelope.fragment = Some(Fragment {
                 id: 1,
                 offset: 1 + rng.below(2) as u16,

@@ -30,7 +30,8 @@ pub enum Consequence {
         /// Whether clear packets are only counted.
         audit: bool,
     },
-    /// A later fragment that shows no ports is dropped, because a filter with ports could have been the one.
+    /// A later fragment, which shows no ports and over IPv6 proves no protocol, is dropped, because a filter with those could
+    /// have been the one.
     InDoubt,
     /// The same, but only counted.
     AuditedDoubt,
@@ -96,7 +97,7 @@ const AUDITED_DOUBT: u32 = 1 << 31;
 
 /// The number of what becomes of a packet of this plane that the filter decides.
 pub(super) fn in_plane(entry: &Entry<'_>, plane: Plane) -> u32 {
-    match (plane.fragment && entry.limits_ports, entry.audit) {
+    match (entry.is_in_doubt(plane), entry.audit) {
         (false, _) => entry.effect,
         (true, false) => IN_DOUBT,
         (true, true) => AUDITED_DOUBT,

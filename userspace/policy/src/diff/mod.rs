@@ -63,7 +63,7 @@ pub struct Decider {
 pub struct Changed {
     /// Addresses, protocol and ports, in words.
     pub region: String,
-    /// Later fragments only, which show no ports.
+    /// Later fragments only, which show no ports and over IPv6 prove no protocol.
     pub fragments: bool,
     /// The directions it holds in.
     pub directions: Vec<Direction>,

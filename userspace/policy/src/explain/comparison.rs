@@ -16,6 +16,8 @@ pub enum Mismatch {
     OtherDirection,
     /// A filter with ports that permits says nothing about a later fragment.
     PortsUnseen,
+    /// Nor does one with a protocol about a later IPv6 fragment.
+    ProtocolUnseen,
     /// The packet carries neither ports nor a type of the filter's kind.
     PortsAbsent,
     /// Source port.
@@ -37,10 +39,11 @@ pub enum Mismatch {
 }
 
 impl Mismatch {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::NotMirrored,
         Self::OtherDirection,
         Self::PortsUnseen,
+        Self::ProtocolUnseen,
         Self::PortsAbsent,
         Self::SourcePort,
         Self::DestinationPort,
@@ -59,6 +62,7 @@ impl Mismatch {
             Self::NotMirrored => "not_mirrored",
             Self::OtherDirection => "other_direction",
             Self::PortsUnseen => "ports_unseen",
+            Self::ProtocolUnseen => "protocol_unseen",
             Self::PortsAbsent => "ports_absent",
             Self::SourcePort => "source_port",
             Self::DestinationPort => "destination_port",
@@ -175,11 +179,15 @@ fn one_way(filter: &Filter, packet: &Packet, permits: bool) -> Fit {
             !filter.destination.contains(packet.destination),
         );
     }
-    let other_protocol = filter
-        .protocol
-        .is_some_and(|protocol| protocol.0 != packet.protocol);
+    // RFC 8200 section 4.5: only the first fragment's next header is used for reassembly.
+    let unproven = !v4 && packet.transport == Transport::LaterFragment;
+    let other_protocol = !unproven
+        && filter
+            .protocol
+            .is_some_and(|protocol| protocol.0 != packet.protocol);
     differs.add(Mismatch::Protocol, other_protocol);
-    let mut unseen = false;
+    let mut unseen = unproven && filter.protocol.is_some();
+    let protocol_unseen = unseen && filter.selector == Selector::Any;
     // Of another protocol the ports say nothing about this filter.
     if !other_protocol {
         match (&filter.selector, packet.transport) {
@@ -199,7 +207,8 @@ fn one_way(filter: &Filter, packet: &Packet, permits: bool) -> Fit {
             }
         }
     }
-    differs.add(Mismatch::PortsUnseen, unseen && permits);
+    differs.add(Mismatch::ProtocolUnseen, protocol_unseen && permits);
+    differs.add(Mismatch::PortsUnseen, unseen && !protocol_unseen && permits);
     match (differs == Mismatches::default(), unseen) {
         (true, false) => Fit::Match,
         (true, true) => Fit::ButPorts,

@@ -55,7 +55,7 @@ pub enum Verdict {
         /// Whether a clear packet from the remote side is accepted as well.
         accept_unsecured: bool,
     },
-    /// Drop: a later fragment for which a filter with ports could have been the one.
+    /// Drop: a later fragment for which a filter with ports, or over IPv6 with a protocol, could have been the one.
     FragmentUnknown,
 }
 
@@ -70,7 +70,7 @@ pub struct Candidate<'p> {
     pub rank: Rank,
     /// Whether it matches as its reverse: addresses and ports swapped.
     pub reversed: bool,
-    /// Whether it matches in all but ports, which a later fragment does not show.
+    /// Whether it matches in all but what a later fragment does not show: ports, and over IPv6 the protocol.
     pub but_ports: bool,
 }
 

@@ -43,7 +43,8 @@ pub(crate) struct Entry<'p> {
     /// Index of the filter in the order.
     pub(crate) order: u32,
     pub(crate) effect: u32,
-    pub(crate) limits_ports: bool,
+    limits_ports: bool,
+    limits_protocol: bool,
     pub(crate) permits: bool,
     /// What it would drop is only counted.
     pub(crate) audit: bool,
@@ -201,6 +202,7 @@ impl<'p> Placed<'p> {
                 order,
                 effect: self.effect,
                 limits_ports: self.filter.selector != Selector::Any,
+                limits_protocol: self.filter.protocol.is_some(),
                 permits: self.rule.action == Action::Permit,
                 audit: self.audit,
                 outbound,
@@ -227,18 +229,22 @@ impl<'p> Entry<'p> {
             Direction::Outbound => self.outbound,
             Direction::Inbound => self.inbound,
         };
-        // A permit whose ports cannot be seen lets nothing through, and stops nothing.
-        let unseen = plane.fragment && self.limits_ports && self.permits;
+        // A permit that cannot be seen to match lets nothing through, and stops nothing.
         direction
-            && !unseen
+            && !(self.permits && self.is_in_doubt(plane))
             && (wanted.orders[0]..wanted.orders[1]).contains(&self.order)
             && wanted.not_effect != Some(self.effect)
+    }
+
+    /// Whether packets of a plane do not show all that it asks for.
+    pub(crate) fn is_in_doubt(&self, plane: Plane) -> bool {
+        plane.fragment && (self.limits_ports || (plane.hides_protocol() && self.limits_protocol))
     }
 
     /// What it takes of a plane.
     pub(crate) fn shape_in(&self, plane: Plane) -> Shape<'p> {
         if plane.fragment {
-            self.shape.without_ports()
+            self.shape.of_fragments(plane)
         } else {
             self.shape
         }

@@ -27,7 +27,8 @@ use crate::protocol::Protocol;
 pub(crate) struct Plane {
     pub(crate) direction: Direction,
     pub(crate) family: Family,
-    /// Later fragments, which show no ports, of protocols that have them.
+    /// Later fragments: in IPv4 of protocols that have ports, which they do not show; in IPv6 of all, since they do not prove
+    /// their protocol (RFC 8200 section 4.5).
     pub(crate) fragment: bool,
 }
 
@@ -52,7 +53,12 @@ impl Plane {
         planes
     };
 
-    /// Whether packets of this plane show ports, or ICMP type and code, if they are of this protocol.
+    /// Whether the protocol is not known either.
+    pub(crate) fn hides_protocol(self) -> bool {
+        self.fragment && self.family == Family::V6
+    }
+
+    /// Whether packets of this plane's family have ports, or ICMP type and code, if they are of this protocol.
     fn has_ports(self, protocol: Protocol) -> bool {
         protocol.has_ports() || protocol.family() == Some(self.family)
     }

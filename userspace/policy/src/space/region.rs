@@ -41,6 +41,7 @@ pub(crate) struct Region {
 
 impl Interval {
     pub(crate) const PORTS: Self = Self::new(0, 65_535);
+    pub(crate) const PROTOCOLS: Self = Self::new(0, 255);
     pub(crate) const ICMP: Self = Self::new(0, 255);
 
     pub(crate) const fn new(first: u128, last: u128) -> Self {
@@ -473,9 +474,10 @@ impl Point {
             destination: address(self.destination, plane.family),
             protocol: self.protocol,
             transport: match (shows, plane.fragment) {
-                (false, _) => Transport::Absent,
-                (true, true) => Transport::LaterFragment,
                 (true, false) => Transport::Ports(self.first, self.second),
+                (true, true) => Transport::LaterFragment,
+                (false, _) if plane.hides_protocol() => Transport::LaterFragment,
+                (false, _) => Transport::Absent,
             },
         }
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use super::Plane;
 use super::region::{Interval, Point};
 use crate::address::{Address, Family};
 use crate::filter::{Filter, Selector};
@@ -59,9 +60,10 @@ impl<'p> Shape<'p> {
         })
     }
 
-    /// What is left of it for packets without ports.
-    pub(crate) fn without_ports(self) -> Self {
+    /// What is left of it for later fragments.
+    pub(crate) fn of_fragments(self, plane: Plane) -> Self {
         Self {
+            protocol: self.protocol.filter(|_| !plane.hides_protocol()),
             first: Ports::Any,
             second: Ports::Any,
             ..self
@@ -79,7 +81,7 @@ impl<'p> Shape<'p> {
     /// The protocols that it takes.
     pub(crate) fn protocol_interval(&self) -> Interval {
         self.protocol
-            .map_or(Interval::new(0, 255), |protocol| Interval::one(protocol.into()))
+            .map_or(Interval::PROTOCOLS, |protocol| Interval::one(protocol.into()))
     }
 }
 

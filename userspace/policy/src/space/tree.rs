@@ -184,10 +184,15 @@ impl Node {
         node
     }
 
-    /// Later fragments show no ports, so every port counts as inside.
+    /// Later fragments show no ports, so every port counts as inside; and every protocol where they do not prove theirs.
     fn bounds_in(&self, plane: Plane) -> Region {
         if plane.fragment {
             Region {
+                protocol: if plane.hides_protocol() {
+                    Interval::PROTOCOLS
+                } else {
+                    self.bounds.protocol
+                },
                 first: Interval::PORTS,
                 second: Interval::PORTS,
                 ..self.bounds

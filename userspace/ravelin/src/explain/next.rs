@@ -1,5 +1,7 @@
 //! What happens to a packet after the filters were asked, or instead of asking them.
 
+use std::net::IpAddr;
+
 use ravelin_classifier::{Host, frame_of};
 use ravelin_policy::explain::{Explanation, Verdict};
 use ravelin_policy::{Connection, Encapsulation, Mode, Packet, Policy, Protocol, Transport};
@@ -159,9 +161,13 @@ fn drops(policy: &Policy, explanation: &Explanation<'_>, reason: DropReason) -> 
             )
         }
         (DropReason::FragmentUnknown, _) => {
-            "It is dropped, unless its first fragment came before it and told the ports: \
-                                             then it shares that one's verdict."
-                .to_owned()
+            let told = match explanation.packet.source {
+                IpAddr::V4(_) => "the ports",
+                IpAddr::V6(_) => "protocol and ports",
+            };
+            format!(
+                "It is dropped, unless its first fragment came before it and told {told}: then it shares that one's verdict."
+            )
         }
         _ => "It is dropped silently.".to_owned(),
     }

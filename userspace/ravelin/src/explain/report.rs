@@ -63,7 +63,7 @@ pub(crate) struct Place {
     pub(crate) rank: String,
     /// It stands for both directions, and is meant the other way round here.
     pub(crate) reversed: bool,
-    /// It matches in all but ports, which a later fragment does not show.
+    /// It matches in all but what a later fragment does not show: ports, and over IPv6 the protocol.
     pub(crate) but_ports: bool,
 }
 
