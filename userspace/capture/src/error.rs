@@ -11,6 +11,14 @@ pub enum CaptureError {
     /// Neither format.
     #[error("neither pcap nor pcapng; captures are written by tcpdump -w, dumpcap and Wireshark")]
     NotACapture,
+    /// A format of old Linux tools, whose frames have longer headers.
+    #[error(
+        "this is the modified pcap format of old Linux tools (0xa1b2cd34), which is not read; `editcap -F pcap` makes a pcap file of it"
+    )]
+    Modified,
+    /// A packet block, of a kind that nobody writes any more, that does not hold what it says.
+    #[error("the capture is damaged: a packet block does not hold its frame")]
+    PacketBlock,
     /// The file ends early.
     #[error("the capture ends in the middle of a frame, after {frames} whole ones")]
     CutShort {

@@ -29,20 +29,27 @@ const MOST_INTERFACES: usize = 65_536;
 /// A capture file that is being read.
 pub struct Capture {
     blocks: Box<dyn PcapReaderIterator + Send>,
-    interfaces: Vec<Interface>,
+    section: Section,
     /// The frame handed out last.
     bytes: Vec<u8>,
     /// When it was captured, in nanoseconds; frames without a time have that of the one before.
     time: u64,
     frames: u64,
     skipped: u64,
-    skipped_links: BTreeSet<i32>,
+    skipped_links: BTreeSet<u16>,
+}
+
+/// What a section of the file has said of itself; a classic file is one section.
+#[derive(Default)]
+struct Section {
+    interfaces: Vec<Interface>,
+    big_endian: bool,
 }
 
 /// What a section says about its interfaces.
 #[derive(Clone, Copy)]
 struct Interface {
-    link_type: i32,
+    link_type: u16,
     /// Most bytes of a frame that were kept; 0 for all.
     snap_length: usize,
     /// Ticks of its clock in a second.
@@ -61,7 +68,7 @@ impl Capture {
         })?;
         Ok(Self {
             blocks,
-            interfaces: Vec::new(),
+            section: Section::default(),
             bytes: Vec::new(),
             time: 0,
             frames: 0,
@@ -80,7 +87,7 @@ impl Capture {
             let exhausted = self.blocks.reader_exhausted();
             match self.blocks.next() {
                 Ok((size, block)) => {
-                    let raw = take(&block, &mut self.interfaces)?;
+                    let raw = self.section.take(&block)?;
                     if let Some(Raw {
                         link_type,
                         data,
@@ -124,7 +131,7 @@ impl Capture {
 
     /// Frames that were passed over because of their link type, and these link types.
     #[must_use]
-    pub fn skipped(&self) -> (u64, Vec<i32>) {
+    pub fn skipped(&self) -> (u64, Vec<u16>) {
         (self.skipped, self.skipped_links.iter().copied().collect())
     }
 }
@@ -139,83 +146,137 @@ impl std::fmt::Debug for Capture {
 
 /// A frame as it stands in the file.
 struct Raw<'b> {
-    link_type: i32,
+    link_type: u16,
     data: &'b [u8],
     wire_length: usize,
     /// In nanoseconds.
     time: Option<u64>,
 }
 
-/// The frame in a block, if it holds one.
-fn take<'b>(
-    block: &'b PcapBlockOwned<'_>,
-    interfaces: &mut Vec<Interface>,
-) -> Result<Option<Raw<'b>>, CaptureError> {
-    let length = |length: u32| usize::try_from(length).unwrap_or(usize::MAX);
-    match block {
-        PcapBlockOwned::LegacyHeader(header) => {
-            interfaces.push(Interface {
-                link_type: header.network.0,
-                snap_length: 0,
-                ticks: if header.is_nanosecond_precision() {
-                    1_000_000_000
-                } else {
-                    1_000_000
-                },
-            });
-        }
-        PcapBlockOwned::Legacy(frame) => {
-            let interface = interfaces.first().ok_or(CaptureError::UnknownInterface)?;
-            let seconds = u64::from(frame.ts_sec) * 1_000_000_000;
-            let fraction = nanoseconds(frame.ts_usec.into(), interface.ticks);
-            return Ok(Some(Raw {
-                link_type: interface.link_type,
-                data: frame.data,
-                wire_length: length(frame.origlen),
-                time: Some(seconds.saturating_add(fraction)),
-            }));
-        }
-        // A section starts its numbering of interfaces anew.
-        PcapBlockOwned::NG(Block::SectionHeader(_)) => interfaces.clear(),
-        PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-            if interfaces.len() >= MOST_INTERFACES {
-                return Err(CaptureError::TooManyInterfaces);
+/// The type of the packet block, which the enhanced one has replaced (pcapng, "Packet Block (obsolete!)").
+const PACKET_BLOCK: u32 = 2;
+
+impl Section {
+    /// The frame in a block, if it holds one.
+    fn take<'b>(&mut self, block: &'b PcapBlockOwned<'_>) -> Result<Option<Raw<'b>>, CaptureError> {
+        match block {
+            PcapBlockOwned::LegacyHeader(header) => {
+                if matches!(header.magic_number, 0xa1b2_cd34 | 0x34cd_b2a1) {
+                    return Err(CaptureError::Modified);
+                }
+                self.interfaces.push(Interface {
+                    // What stands in front of the 16 bits says how long checksums behind the frames are.
+                    link_type: header.network.0 as u16,
+                    snap_length: 0,
+                    ticks: if header.is_nanosecond_precision() {
+                        1_000_000_000
+                    } else {
+                        1_000_000
+                    },
+                });
             }
-            interfaces.push(Interface {
-                link_type: interface.linktype.0,
-                snap_length: length(interface.snaplen),
-                ticks: interface.ts_resolution().unwrap_or(1_000_000),
-            });
-        }
-        PcapBlockOwned::NG(Block::EnhancedPacket(frame)) => {
-            let interface = interfaces
-                .get(length(frame.if_id))
-                .ok_or(CaptureError::UnknownInterface)?;
-            let captured = length(frame.caplen).min(frame.data.len());
-            let ticks = u64::from(frame.ts_high) << 32 | u64::from(frame.ts_low);
-            return Ok(Some(Raw {
-                link_type: interface.link_type,
-                data: &frame.data[..captured],
-                wire_length: length(frame.origlen),
-                time: Some(nanoseconds(ticks, interface.ticks)),
-            }));
-        }
-        PcapBlockOwned::NG(Block::SimplePacket(frame)) => {
-            let interface = interfaces.first().ok_or(CaptureError::UnknownInterface)?;
-            let mut captured = length(frame.origlen).min(frame.data.len());
-            if interface.snap_length > 0 {
-                captured = captured.min(interface.snap_length);
+            PcapBlockOwned::Legacy(frame) => {
+                let interface = self.interface(0)?;
+                let seconds = u64::from(frame.ts_sec) * 1_000_000_000;
+                let fraction = nanoseconds(frame.ts_usec.into(), interface.ticks);
+                return Ok(Some(Raw {
+                    link_type: interface.link_type,
+                    data: frame.data,
+                    wire_length: length(frame.origlen),
+                    time: Some(seconds.saturating_add(fraction)),
+                }));
             }
-            return Ok(Some(Raw {
-                link_type: interface.link_type,
-                data: &frame.data[..captured],
-                wire_length: length(frame.origlen),
-                time: None,
-            }));
+            // A section starts its numbering of interfaces anew.
+            PcapBlockOwned::NG(Block::SectionHeader(header)) => {
+                *self = Self {
+                    interfaces: Vec::new(),
+                    big_endian: header.big_endian(),
+                };
+            }
+            PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
+                if self.interfaces.len() >= MOST_INTERFACES {
+                    return Err(CaptureError::TooManyInterfaces);
+                }
+                self.interfaces.push(Interface {
+                    link_type: interface.linktype.0 as u16,
+                    snap_length: length(interface.snaplen),
+                    ticks: interface.ts_resolution().unwrap_or(1_000_000),
+                });
+            }
+            PcapBlockOwned::NG(Block::EnhancedPacket(frame)) => {
+                let interface = self.interface(frame.if_id)?;
+                let captured = length(frame.caplen).min(frame.data.len());
+                let ticks = u64::from(frame.ts_high) << 32 | u64::from(frame.ts_low);
+                return Ok(Some(Raw {
+                    link_type: interface.link_type,
+                    data: &frame.data[..captured],
+                    wire_length: length(frame.origlen),
+                    time: Some(nanoseconds(ticks, interface.ticks)),
+                }));
+            }
+            PcapBlockOwned::NG(Block::SimplePacket(frame)) => {
+                let interface = self.interface(0)?;
+                let mut captured = length(frame.origlen).min(frame.data.len());
+                if interface.snap_length > 0 {
+                    captured = captured.min(interface.snap_length);
+                }
+                return Ok(Some(Raw {
+                    link_type: interface.link_type,
+                    data: &frame.data[..captured],
+                    wire_length: length(frame.origlen),
+                    time: None,
+                }));
+            }
+            PcapBlockOwned::NG(Block::Unknown(block)) if block.block_type == PACKET_BLOCK => {
+                return self.packet_block(block.data).map(Some);
+            }
+            PcapBlockOwned::NG(_) => {}
         }
-        PcapBlockOwned::NG(_) => {}
+        Ok(None)
     }
-    Ok(None)
+
+    /// The frame of a packet block: number of the interface and of drops in 16 bits each, time, length captured and on the
+    /// wire, and the frame.
+    fn packet_block<'b>(&self, body: &'b [u8]) -> Result<Raw<'b>, CaptureError> {
+        let word = |at: usize| -> Option<u32> {
+            let bytes = *body.get(at..)?.first_chunk()?;
+            Some(if self.big_endian {
+                u32::from_be_bytes(bytes)
+            } else {
+                u32::from_le_bytes(bytes)
+            })
+        };
+        let whole = || -> Option<(u32, u64, &'b [u8], usize)> {
+            let first = word(0)?;
+            let interface = if self.big_endian {
+                first >> 16
+            } else {
+                first & 0xffff
+            };
+            let ticks = u64::from(word(4)?) << 32 | u64::from(word(8)?);
+            let captured = length(word(12)?);
+            let frame = body.get(20..)?.get(..captured)?;
+            Some((interface, ticks, frame, length(word(16)?)))
+        };
+        let (interface, ticks, data, wire_length) = whole().ok_or(CaptureError::PacketBlock)?;
+        let interface = self.interface(interface)?;
+        Ok(Raw {
+            link_type: interface.link_type,
+            data,
+            wire_length,
+            time: Some(nanoseconds(ticks, interface.ticks)),
+        })
+    }
+
+    fn interface(&self, number: u32) -> Result<&Interface, CaptureError> {
+        self.interfaces
+            .get(length(number))
+            .ok_or(CaptureError::UnknownInterface)
+    }
+}
+
+fn length(length: u32) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
 }
 
 /// Ticks of a clock as nanoseconds.

@@ -16,7 +16,7 @@ pub(crate) enum Link {
 }
 
 impl Link {
-    pub(crate) fn of(link_type: i32) -> Option<Self> {
+    pub(crate) fn of(link_type: u16) -> Option<Self> {
         match link_type {
             1 => Some(Self::Ethernet),
             12 | 14 | 101 | 228 | 229 => Some(Self::Raw),
@@ -42,10 +42,10 @@ impl Link {
                 return (wire_length.max(data.len()), None);
             }
             Self::Raw => {
+                // What is neither is IP all the same, and malformed.
                 let ether_type = match byte(0).map(|first| first >> 4) {
-                    Some(4) => [0x08, 0x00],
                     Some(6) => [0x86, 0xdd],
-                    _ => [0, 0],
+                    _ => [0x08, 0x00],
                 };
                 (0, Some(ether_type), None)
             }

@@ -112,6 +112,8 @@ fn every_format_and_link_type_gives_the_same_packet() {
         3,
         &[&(ethernet.len() as u32).to_le_bytes(), &ethernet[..]].concat(),
     );
+    let size = (ethernet.len() as u32).to_le_bytes();
+    let packet_block = block(2, &[&[0; 12], &size[..], &size, &ethernet].concat());
     for (file, direction) in [
         (pcap(1, &[(&ethernet, ethernet.len())], false), None),
         (pcap(1, &[(&ethernet, ethernet.len())], true), None),
@@ -122,6 +124,9 @@ fn every_format_and_link_type_gives_the_same_packet() {
         (ng(228, &PACKET), None),
         (ng(276, &cooked2), Some(false)),
         ([section(), interface(1), simple].concat(), None),
+        ([section(), interface(1), packet_block].concat(), None),
+        // With the length of the frame check sequences.
+        (pcap(0x4400_0001, &[(&ethernet, ethernet.len())], true), None),
     ] {
         let (frames, error) = frames(file);
         assert!(error.is_none(), "{error:?}");
@@ -204,6 +209,28 @@ fn what_cannot_be_read_is_told_apart() {
     assert!(matches!(frames(Vec::new()).1, Some(CaptureError::NotACapture)));
     let stray = [section(), enhanced(0, &ethernet, 42)].concat();
     assert!(matches!(frames(stray).1, Some(CaptureError::UnknownInterface)));
+    let cut = [section(), interface(1), block(2, &[9; 24])].concat();
+    assert!(matches!(
+        frames(cut.clone()).1,
+        Some(CaptureError::UnknownInterface | CaptureError::PacketBlock)
+    ));
+    // Its frames have eight more bytes in front, and would be read as something else.
+    for magic in [0xa1b2_cd34_u32, 0xa1b2_cd34_u32.swap_bytes()] {
+        let modified = [&magic.to_le_bytes(), &whole[4..]].concat();
+        let (before, error) = frames(modified);
+        assert!(before.is_empty());
+        assert!(
+            matches!(error, Some(CaptureError::Modified | CaptureError::NotACapture)),
+            "{error:?}"
+        );
+    }
+    // On a link of raw IP everything is IP, if not as it should be.
+    let (raw, _) = frames(pcap(101, &[(&[0x55; 30], 30), (&[], 0)], false));
+    for (_, bytes, wire_length, _) in raw {
+        let reader = ravelin_xdp_common::SliceReader(&bytes);
+        let mut packet = IpPacket::EMPTY;
+        assert!(parse(&reader, &mut packet).is_err(), "{wire_length}");
+    }
     // 802.11: passed over, and counted.
     let mut capture = Capture::read(Cursor::new(pcap(105, &[(&ethernet, 42)], false))).unwrap();
     assert!(capture.next_frame().unwrap().is_none());

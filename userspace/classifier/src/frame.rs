@@ -38,16 +38,7 @@ pub fn frame_of(packet: &Packet) -> Option<Vec<u8>> {
             if !later && EXTENSION_HEADERS.contains(&packet.protocol) {
                 return None;
             }
-            let fragment = later.then_some([
-                packet.protocol,
-                0,
-                0x05,
-                0xa8,
-                0,
-                0,
-                0,
-                1,
-            ]);
+            let fragment = later.then_some([packet.protocol, 0, 0x05, 0xa8, 0, 0, 0, 1]);
             let next_header = fragment.map_or(packet.protocol, |_| 44);
             frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
             frame.extend(length(upper.len() + fragment.map_or(0, |header| header.len())));

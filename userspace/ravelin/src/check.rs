@@ -36,7 +36,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     without_keys: bool,
 
-    /// An address of the machine that the policy is for; may be given several times
+    /// An address of the machine that the policy is for; may be given several times [default: this end of this SSH
+    /// session, if it is one]
     #[arg(long = "me", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
 
@@ -74,8 +75,26 @@ impl FromStr for Manager {
 pub(crate) fn check(arguments: &Arguments) -> Result<()> {
     let path = arguments.file.as_ref().or(arguments.policy.as_ref());
     let path = path.context("which policy? `ravelin check FILE`")?;
-    let management = management(arguments)?;
-    let PolicyFile { policy, mut warnings } = PolicyFile::load(path, &arguments.own)?;
+    let session = match std::env::var("SSH_CONNECTION") {
+        Ok(text) if arguments.management.is_empty() => match ssh_session(&text) {
+            Some(session) => Some(session),
+            None => {
+                eprintln!(
+                    "SSH_CONNECTION is {text:?}, which names no two addresses; whether this session would be locked out is \
+                     not checked"
+                );
+                None
+            }
+        },
+        _ => None,
+    };
+    let mut own = arguments.own.clone();
+    // Where nothing else is said, the policy is for the machine that the session has reached.
+    if own.is_empty() {
+        own.extend(session.map(|session| session.own));
+    }
+    let management = management(arguments, session)?;
+    let PolicyFile { policy, mut warnings } = PolicyFile::load(path, &own)?;
     let found = lint::lint(&policy, &management);
     warnings.extend(found.warnings);
     print_warnings(&warnings);
@@ -130,10 +149,9 @@ fn how_to_run(policy: &Policy) -> Option<String> {
 }
 
 /// The connections that must stay possible.
-fn management(arguments: &Arguments) -> Result<Vec<Management>> {
+fn management(arguments: &Arguments, session: Option<Management>) -> Result<Vec<Management>> {
     if arguments.management.is_empty() {
-        let session = std::env::var("SSH_CONNECTION").ok();
-        return Ok(session.as_deref().and_then(ssh_session).into_iter().collect());
+        return Ok(session.into_iter().collect());
     }
     let mut all = Vec::new();
     for manager in &arguments.management {
@@ -160,14 +178,19 @@ fn management(arguments: &Arguments) -> Result<Vec<Management>> {
     Ok(all)
 }
 
-/// What OpenSSH says of a session: the client's address and port, then this machine's (ssh(1)).
+/// What OpenSSH says of a session: the client's address and port, then this machine's (ssh(1)). Link-local addresses have
+/// their interface behind a `%` (RFC 4007 section 11), and IPv4 on a socket of IPv6 has addresses that look like it.
 fn ssh_session(text: &str) -> Option<Management> {
     let mut words = text.split_whitespace();
     let mut next = || words.next();
     let (client, _, own, port) = (next()?, next()?, next()?, next()?);
+    let address = |text: &str| -> Option<IpAddr> {
+        let address: IpAddr = text.split('%').next()?.parse().ok()?;
+        Some(address.to_canonical())
+    };
     Some(Management {
-        client: client.parse().ok()?,
-        own: own.parse().ok()?,
+        client: address(client)?,
+        own: address(own)?,
         port: port.parse().ok()?,
     })
 }
@@ -197,5 +220,9 @@ mod tests {
         assert_eq!(session.own, "192.0.2.1".parse::<std::net::IpAddr>().unwrap());
         assert_eq!(session.port, 22);
         assert_eq!(ssh_session("198.51.100.7 50000"), None);
+        let same = ssh_session("::ffff:198.51.100.7 50000 ::ffff:192.0.2.1 22");
+        assert_eq!(same, Some(session));
+        let on_link = ssh_session("fe80::7%eth0 50000 fe80::1%eth0 22").unwrap();
+        assert_eq!(on_link.own, "fe80::1".parse::<std::net::IpAddr>().unwrap());
     }
 }

@@ -109,7 +109,8 @@ pub fn in_words(miss: &Miss<'_>, packet: &Packet) -> Vec<String> {
                 "a later fragment shows no ports, so no filter with ports permits it".to_owned()
             }
             Mismatch::ProtocolUnseen => {
-                "a later IPv6 fragment does not prove its protocol, so no filter with one permits it".to_owned()
+                "a later IPv6 fragment does not prove its protocol, so no filter with one permits it"
+                    .to_owned()
             }
             Mismatch::PortsAbsent => "the packet has neither ports nor ICMP type that could match".to_owned(),
             Mismatch::SourcePort => port(source, &filter.selector, &packet, true),

@@ -1,5 +1,6 @@
 //! The verdicts on the frames of a capture.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -40,7 +41,7 @@ struct Totals<'p> {
     outcomes: BTreeMap<&'static str, BTreeMap<&'p str, u64>>,
     rules: BTreeMap<&'p str, Count>,
     /// Frames without a verdict, by the reason.
-    not_judged: BTreeMap<&'static str, u64>,
+    not_judged: BTreeMap<Cow<'static, str>, u64>,
     /// Why the end of the capture is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -55,7 +56,6 @@ struct Count {
 
 const CUT: &str = "the capture holds too little of the frame";
 const UNKNOWN_DIRECTION: &str = "direction unknown: give --in or --out, --me or --mac";
-const OTHER_LINK: &str = "link type not supported";
 
 pub(crate) fn explain(arguments: &Arguments, path: &Path, policy: &Policy, host: &mut Host) -> Result<()> {
     let mut capture = open(path).with_context(|| path.display().to_string())?;
@@ -129,9 +129,13 @@ fn judge_all<'p>(
         }
     }
     let hidden = totals.frames.saturating_sub(SHOWN);
-    let (skipped, _) = capture.skipped();
+    let (skipped, link_types) = capture.skipped();
     if skipped > 0 {
-        totals.not_judged.insert(OTHER_LINK, skipped);
+        let reason = other_links(&link_types);
+        if totals.frames == 0 && totals.error.is_none() {
+            totals.error = Some(format!("{reason}; none of the {skipped} frames was judged"));
+        }
+        totals.not_judged.insert(reason.into(), skipped);
         totals.frames += skipped;
     }
     let written = if hidden > 0 && !arguments.all && !arguments.json {
@@ -143,7 +147,19 @@ fn judge_all<'p>(
 }
 
 fn message(error: &CaptureError) -> String {
-    format!("{error}; what stands above is about what came before")
+    match error {
+        CaptureError::Modified => error.to_string(),
+        _ => format!("{error}; what stands above is about what came before"),
+    }
+}
+
+/// Why frames of links that are neither Ethernet, raw IP nor Linux's "any" have no verdict.
+fn other_links(link_types: &[u16]) -> String {
+    let numbers: Vec<String> = link_types.iter().map(u16::to_string).collect();
+    format!(
+        "link type {}: Ethernet, raw IP and Linux \"any\" are read",
+        numbers.join(", ")
+    )
 }
 
 fn row<'p>(
@@ -214,7 +230,7 @@ impl<'p> Totals<'p> {
         self.frames += 1;
         let (Some(what), Some(judgement)) = (row.what, judgement) else {
             let reason = if row.why == CUT { CUT } else { UNKNOWN_DIRECTION };
-            *self.not_judged.entry(reason).or_default() += 1;
+            *self.not_judged.entry(reason.into()).or_default() += 1;
             return;
         };
         *self.outcomes.entry(what).or_default().entry(row.why).or_default() += 1;

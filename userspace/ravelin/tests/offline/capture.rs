@@ -92,6 +92,25 @@ fn frames_that_were_cut_are_judged_where_enough_is_left() {
 }
 
 #[test]
+fn frames_of_links_that_are_not_read_are_told_not_passed_over() {
+    let (_folder, path) = capture(usize::MAX);
+    let mut file = std::fs::read(&path).expect("the capture");
+    // 802.11
+    file[20] = 105;
+    std::fs::write(&path, file).expect("the capture can be written");
+    let output = ravelin(&explain(path.to_str().expect("a path"), &["--out"]));
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+    for part in [
+        "link type 105: Ethernet, raw IP and Linux \"any\" are read",
+        "none of the 11 frames was judged",
+        "\n11 frames\n",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
 fn a_damaged_capture_is_told_after_what_came_before() {
     let (_folder, path) = capture(usize::MAX);
     let whole = std::fs::read(&path).expect("the capture");
