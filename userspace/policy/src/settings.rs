@@ -103,12 +103,7 @@ impl Settings {
         let non_ip = holder(report, "non-ip").and_then(|top| top.choice(report, "non-ip", &choices));
         let audit = holder(report, "audit").and_then(|top| read_audit(report, top));
         let exemptions = holder(report, "exemptions").and_then(|top| read_exemptions(report, top));
-        let choices = [
-            ("permit", Boot::Permit),
-            ("block", Boot::Block),
-            ("stateful", Boot::Stateful),
-        ];
-        let boot = holder(report, "boot").and_then(|top| top.choice(report, "boot", &choices));
+        let boot = holder(report, "boot").and_then(|top| read_boot(report, top));
         let interfaces = holder(report, "interfaces").and_then(|top| {
             top.or_default("interfaces", Interfaces::default(), |node| {
                 read_interfaces(report, node)
@@ -152,6 +147,27 @@ fn read_audit(report: &mut Report<'_>, top: &Table<'_>) -> Option<bool> {
         );
     }
     Some(audit)
+}
+
+/// Who asks for a machine that is shut until its policy is in force must not believe that it is.
+fn read_boot(report: &mut Report<'_>, top: &Table<'_>) -> Option<Boot> {
+    let choices = [
+        ("permit", Boot::Permit),
+        ("block", Boot::Block),
+        ("stateful", Boot::Stateful),
+    ];
+    let boot = top.choice(report, "boot", &choices)?;
+    if boot != Boot::Permit
+        && let Some(node) = top.optional("boot")
+    {
+        let position = report.position(&node.span());
+        report.warn(
+            position,
+            "boot is not enforced yet: until `ravelin run` has put the policy in force after a boot, everything passes \
+             that the kernel's own rules let pass",
+        );
+    }
+    Some(boot)
 }
 
 fn read_exemptions(report: &mut Report<'_>, top: &Table<'_>) -> Option<Exemptions> {

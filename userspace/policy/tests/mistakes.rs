@@ -620,3 +620,20 @@ fn transport_mode_knows_its_ends() {
         "{text}"
     );
 }
+
+/// A policy must not make believe that a machine is shut which is open.
+#[test]
+fn what_is_not_enforced_is_warned_about() {
+    for (text, count) in [
+        ("boot = \"block\"", 1),
+        ("boot = \"stateful\"", 1),
+        ("boot = \"permit\"", 0),
+        ("", 0),
+    ] {
+        let (_, warnings) = Policy::parse(text, "p").unwrap();
+        assert_eq!(warnings.len(), count, "{text}: {warnings:?}");
+        let all =
+            |warning: &ravelin_policy::Warning| warning.to_string().contains("boot is not enforced yet");
+        assert!(warnings.iter().all(all), "{warnings:?}");
+    }
+}

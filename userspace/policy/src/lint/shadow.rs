@@ -40,7 +40,9 @@ pub fn roles(policy: &Policy) -> Vec<(Definition, Role)> {
         .map(|(placed, found)| {
             let role = match found {
                 Err(Exhausted) => Role::Unknown,
-                Ok(Left::Some(packet, direction)) => Role::Decides(packet, direction),
+                Ok(Left::Some(packet, direction) | Left::Doubt(packet, direction, _)) => {
+                    Role::Decides(packet, direction)
+                }
                 Ok(Left::Nothing(takers)) => {
                     Role::Shadowed(takers.into_iter().filter_map(definition).collect())
                 }
@@ -59,7 +61,7 @@ pub(super) fn orders(arrangement: &Arrangement<'_>) -> HashSet<u32> {
         .collect()
 }
 
-/// Returns the orders of the filters that never decide.
+/// Returns the orders of the filters that never decide, or nothing but fragments in doubt.
 pub(super) fn check(arrangement: &Arrangement<'_>, notes: &mut Notes<'_>) -> HashSet<u32> {
     let mut told = HashSet::new();
     let mut shadowed = HashSet::new();
@@ -68,12 +70,13 @@ pub(super) fn check(arrangement: &Arrangement<'_>, notes: &mut Notes<'_>) -> Has
             Ok(Left::Some(..)) => {}
             Err(Exhausted) => notes.unexamined += 1,
             // One written filter can stand for many.
-            Ok(Left::Nothing(takers)) => {
+            Ok(Left::Doubt(_, _, ref takers) | Left::Nothing(ref takers)) => {
                 shadowed.insert(order);
                 if told.insert((placed.rank.definition.rule, placed.filter.position)) {
                     let policy = notes.policy;
+                    let doubt = matches!(found, Ok(Left::Doubt(..)));
                     notes.add(placed.filter.position, || {
-                        message(arrangement, placed, &takers, policy)
+                        message(arrangement, placed, takers, doubt, policy)
                     });
                 }
             }
@@ -85,6 +88,9 @@ pub(super) fn check(arrangement: &Arrangement<'_>, notes: &mut Notes<'_>) -> Has
 /// What better filters leave of a filter.
 enum Left {
     Some(Packet, Direction),
+    /// Such later fragments, of which it cannot be seen that the filter takes them; of all else nothing, as below. Who wrote
+    /// the filter had something else in mind.
+    Doubt(Packet, Direction, Vec<u32>),
     /// Nothing; some or all of the filters that take its packets.
     Nothing(Vec<u32>),
 }
@@ -109,24 +115,43 @@ fn what_is_left(
     budget: &mut Budget,
 ) -> Result<Left, Exhausted> {
     let mut takers = Vec::new();
+    let mut in_doubt = None;
     for (plane, region) in placed.regions() {
         let left = arrangement.uncovered(region, plane, order, budget, |taker| {
             if !takers.contains(&taker) && takers.len() < TAKERS {
                 takers.push(taker);
             }
         })?;
-        if let Some(point) = left {
-            return Ok(Left::Some(point.packet(plane), plane.direction));
+        let Some(point) = left else { continue };
+        let packet = point.packet(plane);
+        if !placed.is_in_doubt(plane) {
+            return Ok(Left::Some(packet, plane.direction));
         }
+        in_doubt = in_doubt.or(Some((packet, plane.direction)));
     }
-    Ok(Left::Nothing(takers))
+    Ok(match in_doubt {
+        Some((packet, direction)) => Left::Doubt(packet, direction, takers),
+        None => Left::Nothing(takers),
+    })
 }
 
-fn message(arrangement: &Arrangement<'_>, placed: &Placed<'_>, takers: &[u32], policy: &Policy) -> String {
+fn message(
+    arrangement: &Arrangement<'_>,
+    placed: &Placed<'_>,
+    takers: &[u32],
+    doubt: bool,
+    policy: &Policy,
+) -> String {
     let place = |position| format!("{}:{position}", policy.file(position));
     let shadowed = format!(
-        "filter {} of rule `{}` never decides",
-        placed.filter, placed.rule.name
+        "filter {} of rule `{}` {}",
+        placed.filter,
+        placed.rule.name,
+        if doubt {
+            "decides nothing but later fragments whose first one was not seen"
+        } else {
+            "never decides"
+        }
     );
     let takers: Vec<&Placed<'_>> = takers.iter().filter_map(|order| arrangement.at(*order)).collect();
     match takers.as_slice() {
@@ -217,6 +242,39 @@ mod tests {
         let warnings = lint(&policy, &[]).warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         warnings[0].message.clone()
+    }
+
+    /// What a permit takes from a block it does not take of fragments that show neither ports nor protocol.
+    #[test]
+    fn fragments_in_doubt_are_no_reason_to_keep_silent() {
+        for (family, ports) in [("10", ", destination-port = 80"), ("fd00::/8", "")] {
+            let (wide, narrow) = match family {
+                "10" => ("10.0.0.0/8", "10.1.0.0/16"),
+                _ => ("fd00::/8", "fd00:1::/32"),
+            };
+            let rule = |name: &str, source: &str, action: &str, key: &str| {
+                format!(
+                    "[filter-lists.{name}]\nfilters = [{{ source = \"{source}\", destination = \"any\", protocol = \"tcp\"{ports} }}]\n\
+                     [[rules]]\nname = \"{name}\"\nfilter-list = \"{name}\"\naction = \"{action}\"\n{key}\n"
+                )
+            };
+            let text = rule("open", wide, "permit", "priority = 1") + &rule("shut", narrow, "block", "");
+            let (policy, _) = Policy::parse(&text, "p").unwrap();
+            let warnings = lint(&policy, &[]).warnings;
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            let said = &warnings[0].message;
+            let nothing =
+                "of rule `shut` decides nothing but later fragments whose first one was not seen: filter ";
+            assert!(
+                said.contains(nothing) && said.contains("rule `open` (permit"),
+                "{said}"
+            );
+            // The other way round the block takes all, fragments too.
+            let text = rule("shut", wide, "block", "priority = 1") + &rule("open", narrow, "permit", "");
+            let (policy, _) = Policy::parse(&text, "p").unwrap();
+            let said = lint(&policy, &[]).warnings[0].message.clone();
+            assert!(said.contains("of rule `open` never decides"), "{said}");
+        }
     }
 
     #[test]

@@ -193,6 +193,12 @@ impl<'p> Placed<'p> {
         regions
     }
 
+    /// Whether packets of a plane do not show all that the filter asks for.
+    pub(crate) fn is_in_doubt(&self, plane: Plane) -> bool {
+        let asks_ports = self.filter.selector != Selector::Any;
+        plane.fragment && (asks_ports || (plane.hides_protocol() && self.filter.protocol.is_some()))
+    }
+
     /// The sides of the filter in one family.
     pub(crate) fn entries(&self, order: u32, family: Family) -> Vec<Entry<'p>> {
         let protects = matches!(self.rule.action, Action::Protect { .. });
