@@ -43,10 +43,13 @@ fn resolve(policy: &Policy) {
     let here = Surroundings {
         own: addresses(7).to_vec(),
         names: names.collect(),
+        outer: None,
     };
     let there = Surroundings {
         own: Vec::new(),
         names: BTreeMap::new(),
+        // No device has that name.
+        outer: Some("/".to_owned()),
     };
     let Ok((resolved, _)) = policy.resolve(&here) else {
         return;
@@ -55,7 +58,7 @@ fn resolve(policy: &Policy) {
     let (nowhere, warnings) = resolved.resolve(&there).expect("fewer filters");
     assert!(
         !warnings.is_empty(),
-        "nothing was told of names without addresses"
+        "nothing was told of names without addresses, nor of rules for other devices"
     );
     let again = nowhere.resolve(&here).map(|(policy, _)| policy);
     assert_eq!(again.as_ref(), Ok(&resolved));

@@ -145,6 +145,7 @@ impl Engine {
         };
         let surroundings = Surroundings {
             own,
+            outer: Some(outer.name.clone()),
             ..Surroundings::default()
         };
         let mut prepared = Prepared::new(file, surroundings, role.seals(), &Reading::default())?;

@@ -226,9 +226,14 @@ fn look_around(policy: &Policy, known: Surroundings) -> Result<(Surroundings, Ve
     let Surroundings {
         own,
         names: mut known,
+        outer,
     } = known;
     let Lookup { found, failed } = look_up(policy.names());
-    let mut surroundings = Surroundings { own, names: found };
+    let mut surroundings = Surroundings {
+        own,
+        names: found,
+        outer,
+    };
     let (mut warnings, mut errors) = (Vec::new(), Vec::new());
     for (name, why) in failed {
         let place = policy.name_position(&name).map_or_else(

@@ -141,6 +141,10 @@ impl Policy {
         &self.rules
     }
 
+    pub(crate) fn rules_mut(&mut self) -> &mut [Rule] {
+        &mut self.rules
+    }
+
     /// The connections, ordered by name; the index is the connection's id.
     #[must_use]
     pub fn connections(&self) -> &[Connection] {

@@ -8,6 +8,7 @@ use crate::diagnostic::{Position, Report, quote};
 use crate::document::read_name;
 use crate::reader::{Node, Table, closest};
 use crate::schema::{Key, Kind, Literal, TableSpec};
+use crate::settings::read_interface;
 
 const PROTECT: Literal = Literal::Word("protect");
 
@@ -70,6 +71,11 @@ pub(crate) static RULE: TableSpec = TableSpec {
             Literal::Boolean(true),
             "An inactive rule is checked and matches nothing",
         ),
+        Key::optional(
+            "interfaces",
+            Kind::Interfaces,
+            "The rule is in force only where the outer device is one of these; without it, everywhere",
+        ),
     ],
 };
 
@@ -120,8 +126,13 @@ pub struct Rule {
     pub action: Action,
     /// Smaller wins over larger, any priority over none; without it the more specific filter wins.
     pub priority: Option<u32>,
-    /// An inactive rule is checked but matches nothing.
+    /// An inactive rule is checked but matches nothing. Where the policy was resolved, one that is not for the outer device
+    /// there is inactive too.
     pub active: bool,
+    /// Whether it is active where it is for the outer device.
+    pub(crate) enabled: bool,
+    /// The outer devices that it is for; empty for any.
+    pub interfaces: Vec<String>,
     /// What it would drop is counted and passes.
     pub audit: bool,
     /// Only for `protect`: outbound packets go in the clear, for this long at a time, when the peer gives no answer
@@ -135,6 +146,16 @@ pub struct Rule {
 pub(crate) type Names<'a> = HashMap<&'a str, Option<usize>>;
 
 impl Rule {
+    /// Whether its being in force depends on the outer device.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.enabled && !self.interfaces.is_empty()
+    }
+
+    /// Whether it is for this outer device.
+    pub(crate) fn is_for(&self, outer: &str) -> bool {
+        self.interfaces.is_empty() || self.interfaces.iter().any(|device| device == outer)
+    }
+
     /// The rule's name and, unless something is wrong, the rule.
     pub(crate) fn read(
         report: &mut Report<'_>,
@@ -152,6 +173,7 @@ impl Rule {
             .and_then(|node| look_up(report, node, filter_lists, "filter list", "filter-lists"));
         let priority = table.integer(report, "priority");
         let active = table.boolean(report, "active");
+        let interfaces = table.or_default("interfaces", Vec::new(), |node| read_interfaces(report, &node));
         let audit = table.boolean(report, "audit");
         let fallback_clear = read_fallback_clear(report, &table);
         let unsecured = table.boolean(report, "accept-unsecured");
@@ -180,11 +202,28 @@ impl Rule {
             action,
             priority: priority?,
             active: active?,
+            enabled: active?,
+            interfaces: interfaces?,
             audit: audit?,
             fallback_clear: fallback_clear?,
             position: report.position(table.span()),
         })
     }
+}
+
+/// The names in the array, of which there must be one.
+fn read_interfaces(report: &mut Report<'_>, node: &Node<'_>) -> Option<Vec<String>> {
+    let devices = node.array(report, "names of network interfaces")?;
+    if devices.len() == 0 {
+        let message = "no interface is named; leave `interfaces` out for a rule that holds everywhere, or write active = false";
+        report.error(&node.span(), message);
+        return None;
+    }
+    let mut names = Vec::with_capacity(devices.len());
+    for device in devices {
+        names.push(read_interface(report, &device)?);
+    }
+    Some(names)
 }
 
 /// An action as it is written.

@@ -80,6 +80,8 @@ pub(crate) enum Kind {
     Ports,
     /// The name of a network interface.
     Interface,
+    /// An array of them, at least one.
+    Interfaces,
     /// A file.
     Path,
     /// An array of files.
@@ -248,7 +250,8 @@ fn kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
             { "$ref": "#/$defs/ports" },
             { "type": "array", "items": { "$ref": "#/$defs/ports" }, "minItems": 1 },
         ] }),
-        Kind::Interface => json!({ "type": "string", "pattern": "^[^\\s/:]{1,15}$" }),
+        Kind::Interface => interface(),
+        Kind::Interfaces => json!({ "type": "array", "items": interface(), "minItems": 1 }),
         Kind::Path => path(),
         Kind::Paths => json!({ "type": "array", "items": path() }),
         Kind::Table(spec) => define(spec, definitions),
@@ -259,6 +262,10 @@ fn kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
 }
 
 const NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9._-])?$";
+
+fn interface() -> Value {
+    json!({ "type": "string", "pattern": "^[^\\s/:]{1,15}$" })
+}
 
 fn path() -> Value {
     json!({ "type": "string", "minLength": 1, "maxLength": 4096 })

@@ -197,8 +197,8 @@ fn read_exemptions(report: &mut Report<'_>, top: &Table<'_>) -> Option<Exemption
 
 fn read_interfaces(report: &mut Report<'_>, node: Node<'_>) -> Option<Interfaces> {
     let table = node.table(report, &INTERFACES)?;
-    let outer = table.or_default("outer", None, |node| read_interface(report, node));
-    let inner = table.or_default("inner", None, |node| read_interface(report, node));
+    let outer = table.or_default("outer", None, |node| read_interface(report, &node).map(Some));
+    let inner = table.or_default("inner", None, |node| read_interface(report, &node).map(Some));
     let interfaces = Interfaces {
         outer: outer?,
         inner: inner?,
@@ -214,7 +214,7 @@ fn read_interfaces(report: &mut Report<'_>, node: Node<'_>) -> Option<Interfaces
 }
 
 /// What the kernel takes as a device name (net/core/dev.c, `dev_valid_name`): 1 to 15 bytes, no `/`, `:`, space.
-fn read_interface(report: &mut Report<'_>, node: Node<'_>) -> Option<Option<String>> {
+pub(crate) fn read_interface(report: &mut Report<'_>, node: &Node<'_>) -> Option<String> {
     let name = node.string(report)?;
     let good = (1..=15).contains(&name.len())
         && name != "."
@@ -229,5 +229,5 @@ fn read_interface(report: &mut Report<'_>, node: Node<'_>) -> Option<Option<Stri
         );
         return None;
     }
-    Some(Some(name.to_owned()))
+    Some(name.to_owned())
 }

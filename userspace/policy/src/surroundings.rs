@@ -11,6 +11,7 @@ use crate::diagnostic::{Diagnostic, Findings, PolicyErrors, Position, Warning, q
 use crate::filter::FilterList;
 use crate::party::{Addresses, Parties, Party};
 use crate::policy::{MAX_FILTERS, Policy};
+use crate::rule::Rule;
 
 /// Most addresses behind the names of all sources and destinations together, each counted where it is used.
 const MAX_ADDRESSES: usize = 8 << 20;
@@ -22,6 +23,8 @@ pub struct Surroundings {
     pub own: Vec<IpAddr>,
     /// The addresses behind the names that [`Policy::names`] lists.
     pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// The outer device. `None` for the one that the policy names; if it names none, every rule is taken to be for it.
+    pub outer: Option<String>,
 }
 
 impl Policy {
@@ -52,16 +55,18 @@ impl Policy {
         first
     }
 
-    /// Whether it stands for different filters on different machines or at different times.
+    /// Whether it stands for different rules or filters on different machines or at different times.
     #[must_use]
     pub fn depends_on_surroundings(&self) -> bool {
         self.filter_lists().iter().any(|list| !list.templates.is_empty())
+            || self.rules().iter().any(Rule::is_limited)
     }
 
     /// The policy with the filters that `me` and names stand for in these surroundings, each a filter for a single
-    /// address. A policy that was resolved before can be resolved again.
+    /// address, and with the rules active that are for the outer device. A policy that was resolved before can be resolved
+    /// again.
     ///
-    /// A name without an address stands for no filters, which is warned about.
+    /// A name without an address stands for no filters, which is warned about, as are rules that are not for the outer device.
     ///
     /// # Errors
     /// The filters are more than a policy may have.
@@ -98,7 +103,35 @@ impl Policy {
         for (list, size) in resolved.filter_lists_mut().iter_mut().zip(sizes) {
             list.resolve(size, changing);
         }
-        Ok((resolved, self.unresolved(&known).into_warnings()))
+        let outer = surroundings.outer.as_deref();
+        let outer = outer.or(self.interfaces().outer.as_deref());
+        for rule in resolved.rules_mut() {
+            rule.active = rule.enabled && (outer.is_none_or(|outer| rule.is_for(outer)));
+        }
+        let mut warnings = self.unresolved(&known);
+        self.rules_elsewhere(outer, &mut warnings);
+        Ok((resolved, warnings.into_warnings()))
+    }
+
+    /// A warning for each rule that the outer device keeps from being in force: its name may be misspelt. Where the device
+    /// is not known, one for each rule that it could keep.
+    fn rules_elsewhere(&self, outer: Option<&str>, warnings: &mut Findings) {
+        for rule in self.rules().iter().filter(|rule| rule.is_limited()) {
+            let devices = rule.interfaces.join(", ");
+            let name = quote(&rule.name);
+            let message = match outer {
+                Some(outer) if rule.is_for(outer) => continue,
+                Some(outer) => {
+                    format!(
+                        "rule {name} is not in force here: it is for {devices}, and the outer device is {outer}"
+                    )
+                }
+                None => format!(
+                    "rule {name} is taken to be in force: it is where the outer device is {devices}, and which it is here was not said"
+                ),
+            };
+            warnings.push(|| self.diagnostic(rule.position, message));
+        }
     }
 
     fn check_addresses(&self, known: &Known<'_>) -> Result<(), PolicyErrors> {

@@ -43,6 +43,7 @@ fn surroundings(own: &[&str], names: &[(&str, &[&str])]) -> Surroundings {
             .iter()
             .map(|(name, texts)| ((*name).to_owned(), addresses(texts)))
             .collect(),
+        ..Surroundings::default()
     }
 }
 
@@ -248,6 +249,7 @@ fn filters_that_multiply_are_refused() {
     let crowd = Surroundings {
         own,
         names: BTreeMap::new(),
+        ..Surroundings::default()
     };
     let text = both.resolve(&crowd).unwrap_err().to_string();
     assert!(
@@ -284,4 +286,87 @@ fn odd_groups_are_warned_of() {
             "p.toml:4:15: filter list `a` is empty; its rules match nothing",
         ]
     );
+}
+
+/// A rule is active where the outer device is one of its own, and can be told to be elsewhere again and again.
+#[test]
+fn rules_are_for_the_devices_that_they_name() {
+    const TEXT: &str = r#"
+[filter-lists.all]
+filters = [{ source = "any", destination = "any" }]
+[[rules]]
+name = "everywhere"
+filter-list = "all"
+action = "block"
+[[rules]]
+name = "modem"
+filter-list = "all"
+action = "block"
+interfaces = ["wwan0", "ppp0"]
+[[rules]]
+name = "never"
+filter-list = "all"
+action = "block"
+interfaces = ["wwan0"]
+active = false
+"#;
+    let active = |policy: &Policy| -> Vec<bool> { policy.rules().iter().map(|rule| rule.active).collect() };
+    let on = |device: Option<&str>| Surroundings {
+        outer: device.map(str::to_owned),
+        ..Surroundings::default()
+    };
+    let (mut policy, _) = Policy::parse(TEXT, "p").unwrap();
+    assert!(policy.depends_on_surroundings());
+    for (device, modem, said) in [
+        (Some("ppp0"), true, None),
+        (
+            Some("eth0"),
+            false,
+            Some(
+                "p:8:1: rule `modem` is not in force here: it is for wwan0, ppp0, and the outer device is eth0",
+            ),
+        ),
+        (Some("wwan0"), true, None),
+        // Names are not prefixes.
+        (
+            Some("ppp"),
+            false,
+            Some("p:8:1: rule `modem` is not in force here"),
+        ),
+        (None, true, Some("p:8:1: rule `modem` is taken to be in force")),
+    ] {
+        let (resolved, warnings) = policy.resolve(&on(device)).unwrap();
+        assert_eq!(active(&resolved), [true, modem, false], "{device:?}");
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings.len(),
+            usize::from(said.is_some()),
+            "{device:?}: {warnings:?}"
+        );
+        assert!(
+            said.is_none_or(|said| warnings[0].starts_with(said)),
+            "{device:?}: {warnings:?}"
+        );
+        policy = resolved;
+    }
+    let named = format!("[interfaces]\nouter = \"eth0\"\n{TEXT}");
+    let (policy, _) = Policy::parse(&named, "p").unwrap();
+    assert_eq!(
+        active(&policy.resolve(&on(None)).unwrap().0),
+        [true, false, false]
+    );
+    assert_eq!(
+        active(&policy.resolve(&on(Some("ppp0"))).unwrap().0),
+        [true, true, false]
+    );
+    for (wrong, message) in [
+        ("[]", "no interface is named"),
+        ("\"ppp0\"", "an array of names of network interfaces"),
+        ("[\"a/b\"]", "is not the name of a network interface"),
+        ("[1]", "a string"),
+    ] {
+        let text = TEXT.replace("[\"wwan0\", \"ppp0\"]", wrong);
+        let errors = Policy::parse(&text, "p").unwrap_err().to_string();
+        assert!(errors.contains(message), "{wrong}: {errors}");
+    }
 }

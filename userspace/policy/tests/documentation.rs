@@ -97,6 +97,7 @@ fn every_key_is_explained_and_shown() {
         "soft-expiry",
         "priority",
         "active",
+        "interfaces",
         "mode",
         "local",
         "remote",

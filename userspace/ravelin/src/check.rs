@@ -41,6 +41,10 @@ pub(crate) struct Arguments {
     #[arg(long = "me", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
 
+    /// The outer device, for rules with `interfaces` [default: the policy's]
+    #[arg(long, value_name = "DEVICE")]
+    outer: Option<String>,
+
     /// Who manages the machine, and the TCP port that they connect to (22 if none is given); `none` for nobody
     /// [default: the other end of this SSH session, if it is one]
     #[arg(long, value_name = "ADDRESS[:PORT]")]
@@ -94,7 +98,7 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
         own.extend(session.map(|session| session.own));
     }
     let management = management(arguments, session)?;
-    let PolicyFile { policy, mut warnings } = PolicyFile::load(path, &own)?;
+    let PolicyFile { policy, mut warnings } = PolicyFile::load(path, &own, arguments.outer.as_deref())?;
     let found = lint::lint(&policy, &management);
     warnings.extend(found.warnings);
     print_warnings(&warnings);

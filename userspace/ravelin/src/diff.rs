@@ -38,6 +38,10 @@ pub(crate) struct Arguments {
     #[arg(long = "me", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
 
+    /// The outer device, for rules with `interfaces` [default: the policies']
+    #[arg(long, value_name = "DEVICE")]
+    outer: Option<String>,
+
     /// Show every change and every region, however many there are
     #[arg(long)]
     all: bool,
@@ -60,8 +64,9 @@ pub(crate) fn diff(arguments: &Arguments) -> ExitCode {
 
 /// Whether the two are the same.
 fn compare(arguments: &Arguments) -> Result<bool> {
-    let old = PolicyFile::load(&arguments.old, &arguments.own)?.policy;
-    let new = PolicyFile::load(&arguments.new, &arguments.own)?.policy;
+    let outer = arguments.outer.as_deref();
+    let old = PolicyFile::load(&arguments.old, &arguments.own, outer)?.policy;
+    let new = PolicyFile::load(&arguments.new, &arguments.own, outer)?.policy;
     let limit = if arguments.all { usize::MAX } else { SHOWN_REGIONS };
     let mut difference = ravelin_policy::diff::diff(&old, &new, limit);
     let more = if arguments.all {

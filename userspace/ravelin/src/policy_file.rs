@@ -14,12 +14,13 @@ pub(crate) struct PolicyFile {
 }
 
 impl PolicyFile {
-    /// Reads a policy as it holds on a machine with the addresses `own`. Names are not looked up: what they stand for
-    /// is left out, and a warning says so.
-    pub(crate) fn load(path: &Path, own: &[IpAddr]) -> Result<Self> {
+    /// Reads a policy as it holds on a machine with the addresses `own` and behind the device `outer`, unless that is the one
+    /// that it names. Names are not looked up: what they stand for is left out, and a warning says so.
+    pub(crate) fn load(path: &Path, own: &[IpAddr], outer: Option<&str>) -> Result<Self> {
         let (policy, mut warnings) = Policy::load(path)?;
         let surroundings = Surroundings {
             own: own.to_vec(),
+            outer: outer.map(str::to_owned),
             ..Surroundings::default()
         };
         let (policy, more) = policy.resolve(&surroundings)?;

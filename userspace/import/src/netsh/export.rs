@@ -272,6 +272,13 @@ impl Export<'_> {
             );
             self.warn(Some(rule.position), message);
         }
+        if !rule.interfaces.is_empty() {
+            let message = format!(
+                "rule `{}`: its interfaces are not written; there it holds on every one",
+                rule.name
+            );
+            self.warn(Some(rule.position), message);
+        }
         let activate = if rule.active { "" } else { " activate=no" };
         let list = self.list(rule.filter_list, &policy.filter_lists()[rule.filter_list], false);
         let write = |export: &mut Self, name: &str, list: &str, action: &str, tunnel: &str| {

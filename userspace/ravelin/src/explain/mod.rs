@@ -54,6 +54,10 @@ pub(crate) struct Arguments {
     #[arg(long = "me", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
 
+    /// The outer device, for rules with `interfaces` [default: the policy's]
+    #[arg(long, value_name = "DEVICE")]
+    outer: Option<String>,
+
     /// With --pcap: the link address of the outer device, which tells inbound from outbound frames
     #[arg(long = "mac", value_name = "ADDRESS", requires = "pcap", value_parser = direction::link_address)]
     link: Option<[u8; 6]>,
@@ -72,7 +76,7 @@ fn grammar() -> String {
 }
 
 pub(crate) fn explain(arguments: &Arguments) -> Result<()> {
-    let file = PolicyFile::load(&arguments.policy, &arguments.own)?;
+    let file = PolicyFile::load(&arguments.policy, &arguments.own, arguments.outer.as_deref())?;
     if file.policy.depends_on_surroundings() {
         print_warnings(&file.warnings);
     }

@@ -69,6 +69,29 @@ fn rules_for_me_follow_the_machines_addresses() {
     assert_eq!(daemon.status().policy.file, gateway.policy);
 }
 
+/// The outer device is out0, whatever the policy says.
+#[test]
+fn rules_are_in_force_behind_the_devices_that_they_name() {
+    let half = half();
+    let limited = |devices: &str| {
+        let rule = format!("action = \"block\"\ninterfaces = [{devices}]\n");
+        format!("[interfaces]\nouter = \"eth7\"\n{}", blocking("10.1.0.1")).replacen(
+            "action = \"block\"\n",
+            &rule,
+            1,
+        )
+    };
+    let gateway = Gateway::new(&half.g1, half.folder.path(), &limited("\"wwan0\", \"out0\""));
+    let daemon = gateway.start();
+    assert!(is_blocked(&half, &daemon, "10.1.0.1"));
+    gateway.applied(&limited("\"eth7\", \"in0\""), &[]);
+    assert!(!is_blocked(&half, &daemon, "10.1.0.1"));
+    let said = gateway.apply(&limited("\"wwan0\""), &[]);
+    let warned = String::from_utf8_lossy(&said.stderr).into_owned();
+    let expected = "rule `r` is not in force here: it is for wwan0, and the outer device is out0";
+    assert!(said.status.success() && warned.contains(expected), "{warned}");
+}
+
 #[test]
 fn rules_for_names_follow_what_they_stand_for() {
     let half = half();
