@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use ravelin_classifier::arbitrary::{Rng, policy_text, policy_text_of};
 use ravelin_classifier::reference::{self, Packet, Transport};
@@ -10,9 +11,9 @@ use ravelin_classifier::{RuleSet, compile};
 use ravelin_policy::Policy;
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation, Family, Flow, FragmentKey, FragmentRecord, Frame, Header,
-    InboundEndpoint, IpPacket, Judgement, OutboundKey, Ports, SliceReader, Tables, TunnelEnds, Verdict,
-    address_bytes, address_v6, decide_egress, decide_host_egress, decide_inner, decide_outer, mapped_v4,
-    parse,
+    InboundEndpoint, IpPacket, Judgement, OutboundKey, Place, Ports, SliceReader, Tables, TunnelEnds,
+    Verdict, address_bytes, address_v6, decide_egress, decide_host_egress, decide_inner, decide_outer,
+    mapped_v4, parse,
 };
 
 use crate::frame::{Piece, Truth};
@@ -24,6 +25,8 @@ pub(crate) struct World {
     pub(crate) memory: RefCell<HashMap<MemoryKey, Memory>>,
     /// What the host's decision knows of them.
     records: RefCell<HashMap<FragmentKey, FragmentRecord>>,
+    /// When each of them was made.
+    times: RefCell<HashMap<FragmentKey, Instant>>,
     rules: Option<(Policy, RuleSet, u32)>,
     endpoints: Vec<(u32, InboundEndpoint)>,
     own: Vec<IpAddr>,
@@ -80,6 +83,26 @@ impl World {
             };
             self.memory.borrow_mut().insert(key, Memory::Unsure);
         }
+    }
+
+    /// Whether a frame is the first fragment of a datagram of which another was remembered so long ago that the kernel may
+    /// take it for a new datagram, which it does after two seconds. No time passes for the host.
+    pub(crate) fn is_late(&self, hook: Hook, frame: &[u8]) -> bool {
+        let mut packet = IpPacket::EMPTY;
+        if parse(&SliceReader(frame), &mut packet) != Ok(Frame::Ip)
+            || !packet.fragment
+            || packet.fragment_offset != 0
+        {
+            return false;
+        }
+        let place = match hook {
+            Hook::Outer => Place::Outer,
+            Hook::Inner => Place::Inner,
+            Hook::Egress | Hook::HostEgress => Place::Egress,
+        };
+        let times = self.times.borrow();
+        let first = times.get(&FragmentKey::of(&packet, place));
+        first.is_some_and(|time| time.elapsed() >= Duration::from_secs(1))
     }
 
     /// Addresses of this machine: the tunnels' ends, and some that generated filters name.
@@ -154,6 +177,7 @@ impl World {
         Self {
             memory: RefCell::default(),
             records: RefCell::default(),
+            times: RefCell::default(),
             rules: None,
             endpoints: Self::endpoints(),
             own: Self::own(),
@@ -343,9 +367,10 @@ impl Tables for World {
 
     fn remember(&self, key: &FragmentKey, record: &FragmentRecord) {
         self.records.borrow_mut().insert(*key, *record);
+        self.times.borrow_mut().insert(*key, Instant::now());
     }
 
-    /// No time passes: a batch is over within a fraction of the second for which a first fragment is one.
+    /// No time passes; see [`World::is_late`].
     fn now(&self) -> u64 {
         1
     }
