@@ -377,7 +377,7 @@ fn lock(folder: &Path, instance: &str) -> Result<Flock<File>, AttachError> {
     })
 }
 
-fn mount_bpffs() -> Result<(), AttachError> {
+pub(crate) fn mount_bpffs() -> Result<(), AttachError> {
     let mounted = statfs(BPFFS).map_err(AttachError::Mount)?.filesystem_type().0 as u32 == BPF_FS_MAGIC;
     if mounted {
         return Ok(());

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use ravelin_xsk::{OpenError, Port, PortError, PortOptions, Socket, Tun, Umem, UmemError, UmemOptions};
 use thiserror::Error;
 
+use crate::confinement::keep_only;
 use crate::counters::WorkerCounters;
 use crate::edge_port::{EdgePort, HostPort};
 use crate::forwarder::Forwarder;
@@ -300,6 +301,8 @@ fn begin<'u, P: Port<'u>>(
     ready: Ready,
 ) -> Result<(), PortError> {
     forwarder.refill();
+    // All is open. What follows are system calls on sockets, for which nobody asks.
+    keep_only(&[]);
     match sender.send(ready) {
         Ok(()) => serve(&mut forwarder, options, stop),
         // Nobody waits for this worker any more.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use ravelin_engine::{Engine, Mode, Options, PolicyFile, Role};
+use ravelin_engine::{Confinement, Engine, Mode, Options, PolicyFile, Role};
 use ravelin_esp::Provider;
 use ravelin_policy::{Policy, Warning};
 use signal_hook::consts::SIGHUP;
@@ -78,6 +78,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     resolve_interval: u32,
 
+    /// Keep capabilities and system calls that are not needed, for debugging
+    #[arg(long)]
+    no_confinement: bool,
+
     /// Room for the counters of so many rules, 16 bytes per CPU each [default: twice those of the policy, at least 65536]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
     max_rules: Option<u32>,
@@ -130,9 +134,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (file, warnings) = PolicyFile::load(&arguments.policy)?;
     print_warnings(&warnings);
     let options = options(arguments, file.policy())?;
+    let confinement = match arguments.no_confinement {
+        true => None,
+        false => Some(Confinement::begin(&[&options.state, &options.control])?),
+    };
     let mut engine = Engine::start(file, &options)?;
+    let given_up = confinement.map(Confinement::finish).transpose()?;
     for warning in engine.warnings() {
         eprintln!("ravelin: warning: {warning}");
+    }
+    if let Some(given_up) = given_up {
+        eprintln!("ravelin: given up: {given_up}");
     }
     eprintln!("ravelin: ready: {}", engine.summary());
     let (reload, reloads) = unbounded_channel();

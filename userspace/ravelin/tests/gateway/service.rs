@@ -143,3 +143,45 @@ fn stop_asks_before_it_opens_and_can_leave_the_filter_standing() {
     assert_gone(&gateway);
     wait_until("UDP in the clear", || echo.udp(&lab.h1, H2[0], b"clear"));
 }
+
+#[test]
+fn workers_have_no_capabilities_and_no_thread_has_more_than_it_needs() {
+    let lab = Lab::new();
+    let gateway = lab.gateway(1, &Policy::default());
+    let daemon = gateway.start();
+    let given_up = "ravelin: given up: capabilities, Landlock, seccomp\n";
+    assert!(daemon.log().contains(given_up), "{}", daemon.log());
+    // linux/capability.h: CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_BPF.
+    let (read, net, bpf) = (1u64 << 2, 1 << 12, 1 << 39);
+    let mut seen = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim().to_owned()
+        };
+        let kept = match line("Name:").as_str() {
+            "ravelin" => read | net | bpf,
+            "ravelin-resolve" => net,
+            "ravelin-0" => 0,
+            other => panic!("thread {other}"),
+        };
+        seen.push(line("Name:"));
+        let kept = format!("{kept:016x}");
+        assert_eq!(
+            (line("CapEff:"), line("CapPrm:")),
+            (kept.clone(), kept),
+            "{status}"
+        );
+        assert_eq!(
+            (line("NoNewPrivs:"), line("Seccomp:")),
+            ("1".to_owned(), "2".to_owned())
+        );
+    }
+    seen.sort();
+    assert_eq!(seen, ["ravelin", "ravelin-0", "ravelin-resolve"]);
+
+    let free = lab.gateway(2, &Policy::default()).with_flag("--no-confinement");
+    let daemon = free.start();
+    assert!(!daemon.log().contains("given up"), "{}", daemon.log());
+}

@@ -57,6 +57,11 @@ impl<'n> Gateway<'n> {
         self
     }
 
+    pub(crate) fn with_flag(mut self, option: &str) -> Self {
+        self.extra.push(option.to_owned());
+        self
+    }
+
     pub(crate) fn control(&self) -> PathBuf {
         self.folder.join(format!("{}.sock", self.instance))
     }
