@@ -88,6 +88,11 @@ const PACKAGES: &[Package] = &[
         purpose: "NIST's test vectors",
     },
     Package {
+        name: "systemd",
+        shows_as: "systemd-analyze",
+        purpose: "what it says to the unit that install-service writes; it need not run",
+    },
+    Package {
         name: "qemu-system-x86",
         shows_as: "qemu-system-x86_64",
         purpose: "the virtual machine of vm",

@@ -1,7 +1,8 @@
 //! What this process gives up, so that a mistake in it is worth less to an attacker.
 //!
 //! - **Capabilities** (capabilities(7)): at first all that starting does not need; afterwards all that serving does not need.
-//!   Workers, which read what comes from the wire, keep none.
+//!   Workers, which read what comes from the wire, keep none but `CAP_IPC_LOCK`: where memory is locked and there is a
+//!   limit to that, the next allocation would fail without it.
 //! - **Landlock** (landlock(7)): files can be changed only where state, control socket and pins are, and no program be started.
 //! - **seccomp** (seccomp(2)): system calls that no part of this program makes, and that attacks like to make, fail.
 //!
@@ -34,7 +35,8 @@ const START: [Capability; 7] = [
 ];
 
 /// To serve: new maps for new policies, neighbours, and policies in anybody's folder.
-const SERVE: [Capability; 3] = [
+const SERVE: [Capability; 4] = [
+    Capability::CAP_IPC_LOCK,
     Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_DAC_READ_SEARCH,
@@ -157,6 +159,12 @@ impl Confinement {
         list.push(what);
     }
 }
+
+/// What workers need: memory.
+pub(crate) const WORKER: [Capability; 1] = [Capability::CAP_IPC_LOCK];
+
+/// What the resolver needs: to have the kernel ask for neighbours.
+pub(crate) const RESOLVER: [Capability; 2] = [Capability::CAP_IPC_LOCK, Capability::CAP_NET_ADMIN];
 
 /// Has the calling thread, one of those that the engine starts, go without all capabilities but those in `kept`.
 pub(crate) fn keep_only(kept: &[Capability]) {

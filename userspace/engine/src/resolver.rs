@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use caps::Capability;
 use crossbeam_channel::{Receiver, Sender};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -35,7 +34,7 @@ use ravelin_xdp_common::DropReason;
 
 use crate::address::to_address;
 use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
-use crate::confinement::keep_only;
+use crate::confinement::{RESOLVER, keep_only};
 use crate::device::{Device, Mac};
 use crate::filter::Side;
 use crate::netlink::{Announcements, Questions};
@@ -93,8 +92,7 @@ impl Resolver {
             std::thread::Builder::new()
                 .name("ravelin-resolver".to_owned())
                 .spawn(move || {
-                    // To ask for neighbours.
-                    keep_only(&[Capability::CAP_NET_ADMIN]);
+                    keep_only(&RESOLVER);
                     while !stop.load(Ordering::Relaxed) {
                         table.turn(&adjacencies, &questions, &news);
                     }

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use ravelin_xsk::{OpenError, Port, PortError, PortOptions, Socket, Tun, Umem, UmemError, UmemOptions};
 use thiserror::Error;
 
-use crate::confinement::keep_only;
+use crate::confinement::{WORKER, keep_only};
 use crate::counters::WorkerCounters;
 use crate::edge_port::{EdgePort, HostPort};
 use crate::forwarder::Forwarder;
@@ -302,7 +302,7 @@ fn begin<'u, P: Port<'u>>(
 ) -> Result<(), PortError> {
     forwarder.refill();
     // All is open. What follows are system calls on sockets, for which nobody asks.
-    keep_only(&[]);
+    keep_only(&WORKER);
     match sender.send(ready) {
         Ok(()) => serve(&mut forwarder, options, stop),
         // Nobody waits for this worker any more.

@@ -84,8 +84,8 @@ fn tried(folder: &Path, state: &Path, outside: &Path) {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().trim().to_owned()
     };
-    // CAP_DAC_READ_SEARCH, CAP_NET_ADMIN and CAP_BPF (linux/capability.h: 2, 12, 39), and nothing that could come back.
-    let kept = format!("{:016x}", 1u64 << 2 | 1 << 12 | 1 << 39);
+    // CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_IPC_LOCK and CAP_BPF (linux/capability.h), and nothing that could come back.
+    let kept = format!("{:016x}", 1u64 << 2 | 1 << 12 | 1 << 14 | 1 << 39);
     assert_eq!((line("CapEff:"), line("CapPrm:")), (kept.clone(), kept));
     assert_eq!(line("CapInh:"), "0".repeat(16));
     assert_eq!(

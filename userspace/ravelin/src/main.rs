@@ -10,6 +10,7 @@ mod export;
 mod fmt;
 mod import;
 mod input;
+mod install_service;
 mod instance;
 mod keygen;
 mod memory;
@@ -19,6 +20,7 @@ mod sa;
 mod schema;
 mod status;
 mod stop;
+mod unit;
 
 use std::process::ExitCode;
 
@@ -63,6 +65,7 @@ enum Command {
     Keygen(keygen::Arguments),
     Stop(stop::Arguments),
     Detach(detach::Arguments),
+    InstallService(install_service::Arguments),
     Import(import::Arguments),
     Export(export::Arguments),
     Fmt(fmt::Arguments),
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Sa(arguments) => sa::sa(&arguments),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         Command::Stop(arguments) => stop::stop(&arguments),
+        Command::InstallService(arguments) => install_service::install_service(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::Import(arguments) => import::import(&arguments),
         Command::Export(arguments) => export::export(&arguments),

@@ -33,7 +33,7 @@ use crate::memory;
 pub(crate) struct Arguments {
     /// Policy file (TOML; see docs/policy.md)
     #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
+    pub(crate) policy: PathBuf,
 
     /// Device on the side of the wire; overrides the policy's `interfaces.outer`
     #[arg(long, value_name = "DEVICE")]
@@ -173,7 +173,7 @@ pub(crate) fn print_warnings(warnings: &[Warning]) {
     }
 }
 
-fn options(arguments: &Arguments, policy: &Policy) -> Result<Options> {
+pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options> {
     let interfaces = policy.interfaces();
     let Some(outer) = arguments.outer.clone().or_else(|| interfaces.outer.clone()) else {
         bail!("no outer device: give `--outer DEVICE`, or set `outer` in `[interfaces]` of the policy");

@@ -25,5 +25,6 @@ mod support;
 mod surroundings;
 mod swap;
 mod tunnel;
+mod unit;
 mod waiting;
 mod wire;

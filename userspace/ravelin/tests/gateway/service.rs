@@ -145,14 +145,14 @@ fn stop_asks_before_it_opens_and_can_leave_the_filter_standing() {
 }
 
 #[test]
-fn workers_have_no_capabilities_and_no_thread_has_more_than_it_needs() {
+fn no_thread_has_more_capabilities_than_it_needs() {
     let lab = Lab::new();
     let gateway = lab.gateway(1, &Policy::default());
     let daemon = gateway.start();
     let given_up = "ravelin: given up: capabilities, Landlock, seccomp\n";
     assert!(daemon.log().contains(given_up), "{}", daemon.log());
-    // linux/capability.h: CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_BPF.
-    let (read, net, bpf) = (1u64 << 2, 1 << 12, 1 << 39);
+    // linux/capability.h: CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_IPC_LOCK, CAP_BPF.
+    let (read, net, lock, bpf) = (1u64 << 2, 1 << 12, 1 << 14, 1 << 39);
     let mut seen = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap() {
         let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
@@ -161,9 +161,9 @@ fn workers_have_no_capabilities_and_no_thread_has_more_than_it_needs() {
             line.unwrap().trim().to_owned()
         };
         let kept = match line("Name:").as_str() {
-            "ravelin" => read | net | bpf,
-            "ravelin-resolve" => net,
-            "ravelin-0" => 0,
+            "ravelin" => read | net | lock | bpf,
+            "ravelin-resolve" => net | lock,
+            "ravelin-0" => lock,
             other => panic!("thread {other}"),
         };
         seen.push(line("Name:"));

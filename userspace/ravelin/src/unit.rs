@@ -1,0 +1,165 @@
+//! The text of a systemd unit (systemd.unit(5), systemd.exec(5)).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use ravelin_engine::{Options, Role};
+
+/// How the service is confined, beside what `ravelin run` gives up by itself.
+const CONFINED: &str = "\
+CapabilityBoundingSet=CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_DAC_READ_SEARCH
+NoNewPrivileges=yes
+LimitCORE=0
+LimitMEMLOCK=infinity
+UMask=0077
+ProtectSystem=strict
+ProtectHome=read-only
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6 AF_XDP
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service bpf seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
+SystemCallErrorNumber=EPERM
+";
+
+/// A unit that runs `program run` with a policy and these other options, which came to `options`.
+pub(crate) fn unit(program: &Path, policy: &Path, others: &[String], options: &Options) -> Result<String> {
+    let mut start = vec![path(program)?, "run".to_owned()];
+    start.extend(["--policy".to_owned(), path(policy)?]);
+    start.extend_from_slice(others);
+    let mut reload = vec![path(program)?, "apply".to_owned(), path(policy)?];
+    reload.extend(["--instance".to_owned(), options.instance.clone()]);
+    reload.extend(["--control".to_owned(), path(&options.control)?]);
+    let devices: Vec<String> = [Some(&options.outer), options.inner.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|device| format!("sys-subsystem-net-devices-{}.device", escaped(device)))
+        .collect();
+    let devices = devices.join(" ");
+    let mut written = vec![PathBuf::from("/sys/fs/bpf")];
+    for (place, own) in [
+        (&options.state, "/var/lib/ravelin"),
+        (&options.control, "/run/ravelin"),
+    ] {
+        if !place.is_absolute() {
+            bail!(
+                "{}: a service has no folder of its own to start from; give an absolute path",
+                place.display()
+            );
+        }
+        if !place.starts_with(own) {
+            written.push(place.parent().unwrap_or(place).to_owned());
+        }
+    }
+    let written: Vec<String> = written
+        .iter()
+        .map(|place| path(place).map(|text| quoted(&text)))
+        .collect::<Result<_>>()?;
+    // Only the edge's own settings are written, and those are tunables.
+    let tunables = if options.role == Role::Host { "no" } else { "yes" };
+    let command = |words: &[String]| {
+        words
+            .iter()
+            .map(|word| quoted(word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    Ok(format!(
+        "\
+# Written by `ravelin install-service`. Changes are kept in a drop-in: `systemctl edit ravelin-{instance}`.
+[Unit]
+Description=Ravelin packet filter and IPsec engine ({instance})
+# In force before addresses are there, like other filters.
+DefaultDependencies=no
+Wants=network-pre.target {devices}
+After=local-fs.target systemd-sysctl.service {devices}
+Before=network-pre.target shutdown.target
+Conflicts=shutdown.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart={}
+ExecReload={}
+# Meanwhile the filter stays, and is closed for what must be protected.
+Restart=on-failure
+RestartSec=500ms
+WatchdogSec=10s
+TimeoutStartSec=180s
+RuntimeDirectory=ravelin
+RuntimeDirectoryPreserve=yes
+StateDirectory=ravelin
+StateDirectoryMode=0700
+ReadWritePaths={}
+ProtectKernelTunables={tunables}
+{CONFINED}
+[Install]
+WantedBy=multi-user.target
+",
+        command(&start),
+        command(&reload),
+        written.join(" "),
+        instance = options.instance,
+    ))
+}
+
+/// A path as text; units are UTF-8.
+fn path(path: &Path) -> Result<String> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))?;
+    if text.contains(|character: char| character.is_control()) {
+        bail!("{text:?} has control characters, which a unit cannot have");
+    }
+    Ok(text.to_owned())
+}
+
+/// A word of a command line or list: quoted, with nothing for systemd to expand (systemd.syntax(7), systemd.service(5)).
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./:=,@+".contains(character);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    let mut text = String::from('"');
+    for character in word.chars() {
+        match character {
+            '"' | '\\' => text.extend(['\\', character]),
+            '%' | '$' => text.extend([character, character]),
+            _ => text.push(character),
+        }
+    }
+    text + "\""
+}
+
+/// A device's name as part of a unit's (systemd.unit(5), "String escaping").
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':' || byte == b'.';
+    let escape = |byte: u8| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("\\x{byte:02x}"),
+    };
+    name.bytes().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{escaped, quoted};
+
+    #[test]
+    fn words_and_names_as_systemd_reads_them() {
+        assert_eq!(quoted("/etc/ravelin/site.toml"), "/etc/ravelin/site.toml");
+        assert_eq!(quoted("a b"), "\"a b\"");
+        assert_eq!(quoted(""), "\"\"");
+        assert_eq!(quoted("100%\"$x\\"), "\"100%%\\\"$$x\\\\\"");
+        assert_eq!(escaped("eth0"), "eth0");
+        assert_eq!(escaped("br-lan.7"), "br\\x2dlan.7");
+    }
+}
