@@ -98,11 +98,9 @@ fn a_worker_that_hangs_is_named_and_the_manager_hears_nothing_meanwhile() {
         protected.udp(&lab.h1, H2[0], b"protected")
     });
     assert_eq!(daemon.status().workers[0].stuck_seconds, None);
-    assert!(
-        daemon.log().contains("worker 0 goes on, after "),
-        "{}",
-        daemon.log()
-    );
+    wait_until("its name in the log", || {
+        daemon.log().contains("worker 0 goes on, after ")
+    });
     let (status, log) = daemon.stop();
     assert!(status.success(), "{log}");
     assert!(manager.heard().contains(&"STOPPING=1".to_owned()));

@@ -243,7 +243,7 @@ fn a_hang_up_reads_the_policy_in_force_again() {
     wait_until("the mistake in the status", || {
         daemon.status().last_error.is_some()
     });
-    assert!(daemon.log().contains(".toml:1:11"), "{}", daemon.log());
+    wait_until("its place in the log", || daemon.log().contains(".toml:1:11"));
     assert_eq!(daemon.status().policy.generation, 2);
     daemon.expect_drops("rule_block", 1, || echo.udp_one_way(&half.h1, H2[0], b"x"));
 
