@@ -64,7 +64,7 @@ fn tried(folder: &Path, state: &Path, outside: &Path) {
     fs::rename(state.join("mark.new"), state.join("mark")).unwrap();
     std::os::unix::net::UnixListener::bind(folder.join("own/control.sock")).unwrap();
     assert_eq!(fs::read_to_string(folder.join("read.toml")).unwrap(), "");
-    assert_eq!(fs::read_to_string("/proc/self/comm").unwrap().is_empty(), false);
+    assert!(!fs::read_to_string("/proc/self/comm").unwrap().is_empty());
 
     let denied = |result: std::io::Result<()>| {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied);
