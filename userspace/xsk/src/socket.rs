@@ -127,18 +127,16 @@ impl<'u> Port<'u> for Socket<'u> {
         let mut received = 0;
         for part in [first, second] {
             for descriptor in part {
-                let frame = if self.chain.is_whole(descriptor.options) {
-                    let frame = self.umem.receive(*descriptor, self.receiving);
-                    if frame.is_none() {
-                        self.counters.invalid += 1;
-                        // A chunk that was not the kernel's stays where it is.
-                        let _ = self.umem.reclaim(descriptor.addr, self.receiving);
-                    }
-                    frame
+                let whole = if self.chain.is_whole(descriptor.options) {
+                    self.umem.receive(*descriptor, self.receiving)
                 } else {
+                    None
+                };
+                // A part of a packet, or no packet at all.
+                let frame = whole.or_else(|| {
                     self.chain
                         .take(self.umem, *descriptor, self.receiving, &mut self.counters)
-                };
+                });
                 if let Some(frame) = frame
                     && batch.push(frame).is_ok()
                 {
