@@ -229,6 +229,14 @@ fn notes(
     if explanation.direction == Direction::Inbound {
         notes.extend(encapsulated(policy, packet));
     }
+    if packet.transport == Transport::LaterFragment
+        && judgement.outcome() != Outcome::Drop(DropReason::FragmentUnknown)
+    {
+        notes.push(
+            "That is without its first fragment. If that one came before it, this one shares its verdict."
+                .to_owned(),
+        );
+    }
     notes
 }
 

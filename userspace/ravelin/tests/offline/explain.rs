@@ -14,6 +14,11 @@ const CASES: &[(&str, &str, &[&str])] = &[
     ("ping", "icmp 203.0.113.5 -> 10.1.0.9 type 8 code 0", &["--in"]),
     ("pong", "icmp 10.1.0.9 -> 203.0.113.5 type 0 code 0", &["--out"]),
     ("fragment", "tcp 203.0.113.5 -> 10.1.0.9 fragment", &["--in"]),
+    (
+        "fragment-ipv6",
+        "udp 2001:db8::1 -> 2001:db8::2 fragment",
+        &["--in"],
+    ),
     ("ike", "udp 192.0.2.2:500 -> 192.0.2.1:500", &["--in"]),
     (
         "ike-own",
