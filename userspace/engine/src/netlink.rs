@@ -10,8 +10,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-/// Multicast groups: links, neighbours, addresses and routes of both families (`linux/rtnetlink.h`, RTNLGRP_*).
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// Multicast groups: links, neighbours, addresses, routes and routing rules of both families (`linux/rtnetlink.h`, RTNLGRP_*).
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 
 /// A socket for questions.
 #[derive(Debug)]

@@ -4,7 +4,8 @@
 //! It never reimplements routing. Each destination is looked up with `RTM_GETROUTE`, so that policy routing, VRFs
 //! and metrics mean what they mean to the kernel; the link-layer address comes from the kernel's neighbour table;
 //! an entry that is not there is asked for with `NTF_USE`, which makes the kernel send the ARP request or neighbour
-//! solicitation. Routes are looked up again after every announced change.
+//! solicitation. Routes are looked up again after every announced change of routes, of the rules that choose between
+//! tables, and of devices: those of IPv4 go with their device, and nobody announces that.
 //!
 //! Permanent entries are the administrator's word and need no confirmation. They must not be asked for either: since
 //! Linux 5.16 `NTF_USE` takes the mark off an entry that has it, and the neighbour's own answer then replaces the
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -152,6 +153,8 @@ struct Table {
     /// Of what packet memory holds, whatever the devices' MTUs become.
     longest_mtu: u32,
     addresses: HashMap<(u32, IpAddr), AddressScope>,
+    /// Whether each device is up, and has a carrier.
+    links: HashMap<u32, [bool; 2]>,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
     routes: HashMap<(Side, IpAddr), Route>,
     generation: u64,
@@ -159,6 +162,9 @@ struct Table {
     resynchronise: bool,
     /// When routes are to be looked up again.
     reroute: Option<Instant>,
+    /// Once more after that: the kernel announces the end of a route, and of a device, before it takes the route away
+    /// (`fib_table_delete`, `dev_close_many`), and may be held up in between.
+    repeat: bool,
     /// An address has come or gone since the engine was told.
     readdressed: bool,
     /// A default route has changed since the engine was told.
@@ -177,12 +183,14 @@ impl Table {
             inner,
             longest_mtu,
             addresses: HashMap::new(),
+            links: HashMap::new(),
             neighbours: HashMap::new(),
             routes: HashMap::new(),
             generation: 0,
             confirmed: Instant::now(),
             resynchronise: false,
             reroute: None,
+            repeat: false,
             readdressed: false,
             rerouted: false,
             told: Vec::new(),
@@ -194,6 +202,7 @@ impl Table {
     /// Reads everything anew: at the start, and when announcements were lost.
     fn dump(&mut self) -> io::Result<()> {
         self.addresses.clear();
+        self.links.clear();
         self.readdressed = true;
         self.rerouted = true;
         self.neighbours.clear();
@@ -277,11 +286,14 @@ impl Table {
             self.resynchronise = self.dump().is_err();
             return true;
         }
-        if reroute && self.reroute.is_none() {
-            self.reroute = Some(Instant::now() + SETTLE);
+        let now = Instant::now();
+        if reroute {
+            let soon = now + SETTLE;
+            self.reroute = Some(self.reroute.map_or(soon, |due| due.min(soon)));
+            self.repeat = true;
         }
-        if self.reroute.is_some_and(|due| due <= Instant::now()) {
-            self.reroute = None;
+        if self.reroute.is_some_and(|due| due <= now) {
+            self.reroute = std::mem::take(&mut self.repeat).then_some(now + CONFIRM);
             self.look_up_again();
             changed = true;
         }
@@ -295,6 +307,15 @@ impl Table {
             RouteNetlinkMessage::NewAddress(message) => self.take_address(&message, true),
             RouteNetlinkMessage::DelAddress(message) => self.take_address(&message, false),
             RouteNetlinkMessage::NewLink(message) => self.take_link(&message),
+            RouteNetlinkMessage::DelLink(message) => {
+                self.links.remove(&message.header.index);
+                self.rerouted = true;
+                Effect::Routes
+            }
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
+                self.rerouted = true;
+                Effect::Routes
+            }
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
                 self.rerouted |= route.header.destination_prefix_length == 0;
                 Effect::Routes
@@ -374,8 +395,15 @@ impl Table {
     }
 
     fn take_link(&mut self, message: &LinkMessage) -> Effect {
+        let flags = message.header.flags;
+        let state = [LinkFlags::Up, LinkFlags::LowerUp].map(|flag| flags.contains(flag));
+        let mut effect = Effect::None;
+        if self.links.insert(message.header.index, state) != Some(state) {
+            self.rerouted = true;
+            effect = Effect::Routes;
+        }
         let Some(found) = Device::from_link(message) else {
-            return Effect::None;
+            return effect;
         };
         for device in [Some(&mut self.outer), self.inner.as_mut()].into_iter().flatten() {
             if device.index == found.index && *device != found {
@@ -383,7 +411,7 @@ impl Table {
                 return Effect::Routes;
             }
         }
-        Effect::None
+        effect
     }
 
     /// Answers a worker; true if there is something new to know.

@@ -107,6 +107,55 @@ fn neighbours_that_were_written_down_are_left_alone() {
     assert!(sealed.iter().all(|seen| seen.frame[..6] == [2, 0, 0, 0, 0, 0x77]));
 }
 
+/// Rules that choose between routing tables; and routes of IPv4 that went with their device, which nobody announces.
+#[test]
+fn what_changes_routes_without_being_one_is_followed() {
+    let half = Half::new();
+    let policy = Policy::default()
+        .text(1)
+        .replace("\"192.0.2.2\"", "\"198.51.100.1\"");
+    let gateway = crate::support::daemon::Gateway::new(&half.g1, half.folder.path(), &policy);
+    // IPv6 would announce the end of an address of its own.
+    half.g1.sysctl("ipv6/conf/default/disable_ipv6", "1");
+    half.g1.ip(
+        "neighbour add 192.0.2.3 lladdr 02:00:00:00:00:03 dev out0 nud permanent\n\
+         neighbour add 192.0.2.4 lladdr 02:00:00:00:00:04 dev out0 nud permanent\n\
+         route add default via 192.0.2.3\n\
+         route add default via 192.0.2.4 table 7\n\
+         link add name other type veth peer name end\n\
+         link set end up\n\
+         link set other up\n\
+         address add 203.0.113.1/24 dev other",
+    );
+    let daemon = gateway.start();
+    let wire = Capture::start(&half.peer, "peer0");
+    let echo = Echo::start(&half.peer, PORT);
+    let send = || echo.udp_one_way(&half.h1, H2[0], b"which way?");
+    let arrives_at = |last: u8| {
+        let mark = wire.mark();
+        wait_until(&format!("ESP at next hop {last}"), || {
+            send();
+            wire.frames()[mark..].iter().any(|seen| {
+                seen.frame[..6] == [2, 0, 0, 0, 0, last]
+                    && Ip::parse(&seen.frame).is_some_and(|packet| packet.esp().is_some())
+            })
+        });
+    };
+    arrives_at(3);
+    half.g1.ip("rule add to 198.51.100.0/24 table 7");
+    arrives_at(4);
+    half.g1.ip("rule del to 198.51.100.0/24 table 7");
+    arrives_at(3);
+    half.g1.ip("route add 198.51.100.0/24 via 203.0.113.2 dev other");
+    let before = daemon.drops("no_route");
+    wait_until("no way out", || {
+        send();
+        daemon.drops("no_route") > before
+    });
+    half.g1.ip("link set other down");
+    arrives_at(3);
+}
+
 #[test]
 fn packets_wait_for_a_host_that_comes_up_later() {
     let lab = Lab::new();
