@@ -161,9 +161,14 @@ fn is_recent(low: u32, sent: u64) -> bool {
     u64::from(back) < RECENT.min(sent)
 }
 
-/// The MTU that a router means; `None` if the quoted packet would have fitted it.
+/// The MTU that a router means; `None` if the quoted packet would have fitted it, or no path can be meant.
 fn meant(quote: &IcmpQuote) -> Option<u32> {
     let least = LEAST[usize::from(quote.family == 6)];
+    // RFC 8201 section 4: "If a node receives a Packet Too Big message reporting a next-hop MTU that is less than the IPv6 minimum
+    // link MTU, it must discard it."
+    if quote.family == 6 && quote.mtu < least {
+        return None;
+    }
     let mtu = if quote.mtu == 0 && quote.family == 4 {
         let plateau = PLATEAUS.iter().find(|plateau| **plateau < quote.length);
         plateau.copied().unwrap_or(least)
@@ -221,8 +226,10 @@ mod tests {
         assert_eq!(quote(4, 0, 576), None);
         assert_eq!(quote(4, 68, 1500), Some(576));
         assert_eq!(quote(6, 1300, 1500), Some(1300));
-        assert_eq!(quote(6, 0, 1500), Some(1280));
-        assert_eq!(quote(6, 1000, 1280), None);
+        assert_eq!(quote(6, 1280, 1500), Some(1280));
+        for mtu in [0, 68, 1000, 1279] {
+            assert_eq!(quote(6, mtu, 1500), None);
+        }
         assert_eq!(quote(6, u32::MAX, 1500), None);
     }
 }
