@@ -266,11 +266,11 @@ impl Engine {
             let inner = ClearSide::Device(inner.name.clone());
             self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), umem)?;
         }
-        for device in [outer, inner].into_iter().filter(|device| device.veth) {
+        if inner.veth {
             self.warnings.push(format!(
-                "device {} is a veth: on its other end run `ethtool -K DEVICE tx off`, or protected packets of local \
-                 senders go out with unfinished checksums",
-                device.name
+                "device {} is a veth: checksums of TCP and UDP that its other end leaves to it are completed; if local \
+                 senders use SCTP, VXLAN, GRE or IP in IP, run `ethtool -K DEVICE tx off` on the other end",
+                inner.name
             ));
         }
         Ok(())

@@ -71,6 +71,7 @@ mod supervisor;
 mod thread;
 mod touched;
 mod tunnels;
+mod unfinished;
 mod verify;
 mod watch;
 mod worker;

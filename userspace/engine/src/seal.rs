@@ -14,6 +14,7 @@ use crate::forwarder::{Admitted, Forwarder, by_slot, transform};
 use crate::icmp::{self, IcmpError};
 use crate::mss;
 use crate::regime::Regime;
+use crate::unfinished;
 
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Seals the batch that the inner port received and sends it to the peers.
@@ -129,6 +130,10 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         });
         match checked.and_then(|()| one.trim()) {
             Ok(()) => {
+                // What comes from this host's own stack is complete: its edge sees to that.
+                if !self.for_host {
+                    unfinished::complete(one.frame.data_mut());
+                }
                 if connection.settings.tcp_mss_clamp && mss::clamp(one.frame.data_mut(), || Some(inner_mtu)) {
                     self.counters.mss_clamped.add(1);
                 }
