@@ -34,15 +34,14 @@ fuzz_target!(|input: &[u8]| {
         let Some(segment) = Segment::parse(&packet) else {
             continue;
         };
-        match &mut run {
-            Some((open, bytes, pieces)) if open.take(&segment) => {
-                bytes.extend_from_slice(&packet[segment.headers()..]);
-                pieces.push(packet);
-            }
-            _ => {
-                check(run.take());
-                run = Some((Run::new(segment), packet.clone(), vec![packet]));
-            }
+        if let Some((open, bytes, pieces)) = &mut run
+            && open.take(&segment)
+        {
+            bytes.extend_from_slice(&packet[segment.headers()..]);
+            pieces.push(packet);
+        } else {
+            check(run.take());
+            run = Some((Run::new(segment), packet.clone(), vec![packet]));
         }
     }
     check(run);
@@ -81,7 +80,12 @@ fn cut(header: &VnetHeader, packet: &[u8], limit: usize) -> Option<Vec<Vec<u8>>>
 }
 
 fn length(packet: &[u8]) -> Option<usize> {
-    let word = |at: usize| Some(usize::from(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?])));
+    let word = |at: usize| {
+        Some(usize::from(u16::from_be_bytes([
+            *packet.get(at)?,
+            *packet.get(at + 1)?,
+        ])))
+    };
     match packet.first()? >> 4 {
         4 => word(2),
         6 => Some(word(4)? + 40),
