@@ -1,6 +1,7 @@
 //! What this process knows stays in its memory: it holds keys.
 
 use anyhow::{Context as _, Result};
+use caps::{CapSet, Capability};
 use nix::libc::MCL_ONFAULT;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl;
@@ -35,12 +36,7 @@ pub(crate) fn lock() -> Option<String> {
     ))
 }
 
-/// Whether the limit does not hold for this process: it has `CAP_IPC_LOCK` (capabilities(7)).
+/// Whether the limit does not hold for this process (capabilities(7)).
 fn is_exempt() -> bool {
-    const CAP_IPC_LOCK: u32 = 14;
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
-        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-        bits.is_some_and(|bits| bits >> CAP_IPC_LOCK & 1 == 1)
-    })
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_IPC_LOCK).is_ok_and(|has| has)
 }

@@ -195,8 +195,10 @@ impl<'p> Placed<'p> {
 
     /// Whether packets of a plane do not show all that the filter asks for.
     pub(crate) fn is_in_doubt(&self, plane: Plane) -> bool {
-        let asks_ports = self.filter.selector != Selector::Any;
-        plane.fragment && (asks_ports || (plane.hides_protocol() && self.filter.protocol.is_some()))
+        plane.hides(
+            self.filter.protocol.is_some(),
+            self.filter.selector != Selector::Any,
+        )
     }
 
     /// The sides of the filter in one family.
@@ -244,7 +246,7 @@ impl<'p> Entry<'p> {
 
     /// Whether packets of a plane do not show all that it asks for.
     pub(crate) fn is_in_doubt(&self, plane: Plane) -> bool {
-        plane.fragment && (self.limits_ports || (plane.hides_protocol() && self.limits_protocol))
+        plane.hides(self.limits_protocol, self.limits_ports)
     }
 
     /// What it takes of a plane.

@@ -58,6 +58,11 @@ impl Plane {
         self.fragment && self.family == Family::V6
     }
 
+    /// Whether packets of this plane do not show all that a filter asks for, with these limits.
+    pub(crate) fn hides(self, limits_protocol: bool, limits_ports: bool) -> bool {
+        self.fragment && (limits_ports || (limits_protocol && self.hides_protocol()))
+    }
+
     /// Whether packets of this plane's family have ports, or ICMP type and code, if they are of this protocol.
     fn has_ports(self, protocol: Protocol) -> bool {
         protocol.has_ports() || protocol.family() == Some(self.family)
