@@ -8,13 +8,18 @@
 //! Everything follows from a seed. The statistics are our own, after what ClassBench (Taylor and Turner, INFOCOM 2005)
 //! found to tell such rule sets apart: pairs of prefix lengths, classes of port ranges, nesting and skew of the
 //! prefixes, and which protocols go with them.
+//!
+//! What the benches have in common besides: [`machine`], [`samples`], [`publish`].
 #![forbid(unsafe_code)]
 
 mod generate;
+pub mod machine;
 mod prefix;
 mod prefix_tree;
 mod profile;
+pub mod publish;
 mod rule;
+pub mod samples;
 mod trace;
 
 pub use generate::{Order, RuleList};

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the figures that the documentation quotes, in one table.
 
 mod filter;
+pub(crate) mod host;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use crate::program;
 use crate::workspace::Workspace;
 
-const PROVIDERS: [&str; 2] = ["aws-lc", "aes-gcm"];
+const PROVIDERS: [&str; 2] = ["aws-lc", "rustcrypto"];
 const ALGORITHMS: [&str; 2] = ["aes-128-gcm", "aes-256-gcm"];
 const SIZES: [&str; 3] = ["64", "576", "1420"];
 
@@ -41,12 +42,15 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Part {
     Filter(filter::Args),
+    Host(host::Args),
 }
 
 /// Runs the task.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    if let Some(Part::Filter(args)) = &args.part {
-        return filter::run(workspace, args);
+    match &args.part {
+        Some(Part::Filter(args)) => return filter::run(workspace, args),
+        Some(Part::Host(args)) => return host::run(workspace, args),
+        None => {}
     }
     let out = args
         .out

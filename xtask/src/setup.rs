@@ -19,11 +19,11 @@ use crate::{
 pub(crate) struct Args {}
 
 /// A Debian package and the file by which its presence shows on other distributions.
-struct Package {
-    name: &'static str,
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
     /// A program looked for in PATH, or an absolute path.
-    shows_as: &'static str,
-    purpose: &'static str,
+    pub(crate) shows_as: &'static str,
+    pub(crate) purpose: &'static str,
 }
 
 const PACKAGES: &[Package] = &[
@@ -129,7 +129,7 @@ pub(crate) fn run(workspace: &Workspace, _: &Args) -> Result<()> {
 
 /// Installs what is missing; silent and quick when nothing is.
 pub(crate) fn ensure(workspace: &Workspace) -> Result<Toolchain> {
-    let packages = install_packages();
+    let packages = install(PACKAGES);
     // Both parts are tried before either is complained about: one run tells everything that is wrong.
     let toolchain = Toolchain::ensure(workspace, Choice::Auto);
     match (packages, toolchain) {
@@ -139,8 +139,9 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Toolchain> {
     }
 }
 
-fn install_packages() -> Result<()> {
-    let missing = missing_packages();
+/// Installs what is missing of these packages.
+pub(crate) fn install(packages: &'static [Package]) -> Result<()> {
+    let missing = missing(packages);
     if missing.is_empty() {
         return Ok(());
     }
@@ -166,7 +167,7 @@ fn install_packages() -> Result<()> {
         bail!("packages are missing and only root can install them; run:\n  sudo sh -c '{by_hand}'");
     }
     apt(&names).map_err(|error| error.context(format!("packages could not be installed; try: {by_hand}")))?;
-    let missing = missing_packages();
+    let missing = self::missing(packages);
     if !missing.is_empty() {
         let names = missing.iter().map(|package| package.name).collect::<Vec<_>>();
         bail!(
@@ -200,16 +201,14 @@ fn apt_get() -> Command {
     command
 }
 
-fn missing_packages() -> Vec<&'static Package> {
-    if let Some(installed) = installed_by_dpkg() {
-        return PACKAGES
-            .iter()
-            .filter(|package| !installed.iter().any(|name| name == package.name))
-            // What was installed by other means is as good.
-            .filter(|package| !is_there(package))
-            .collect();
-    }
-    PACKAGES.iter().filter(|package| !is_there(package)).collect()
+fn missing(packages: &'static [Package]) -> Vec<&'static Package> {
+    let installed = installed_by_dpkg(packages).unwrap_or_default();
+    packages
+        .iter()
+        .filter(|package| !installed.iter().any(|name| name == package.name))
+        // What was installed by other means is as good.
+        .filter(|package| !is_there(package))
+        .collect()
 }
 
 fn is_there(package: &Package) -> bool {
@@ -219,12 +218,12 @@ fn is_there(package: &Package) -> bool {
     }
 }
 
-/// The packages of the list that dpkg has installed; `None` without dpkg.
-fn installed_by_dpkg() -> Option<Vec<String>> {
+/// Those that dpkg has installed; `None` without dpkg.
+fn installed_by_dpkg(packages: &[Package]) -> Option<Vec<String>> {
     program::on_path("dpkg-query")?;
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
-        .args(PACKAGES.iter().map(|package| package.name))
+        .args(packages.iter().map(|package| package.name))
         .output()
         .ok()?;
     // Its exit status is 1 as soon as one package is unknown; the others are listed all the same.

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use nix::unistd::Uid;
 
-use crate::{build_ebpf, demo, program, setup, vm, workspace::Workspace};
+use crate::{bench, build_ebpf, demo, program, setup, vm, workspace::Workspace};
 
-/// Run every test: unit, property, kernel-side, namespaces (as root), the demo end to end, and the virtual machine.
+/// Run every test: unit, property, kernel-side, namespaces (as root), the demo end to end, a bench, and the virtual machine.
 ///
 /// Ends with a line `N passed, N failed`. Nothing is skipped: what cannot run, fails.
 #[derive(Debug, clap::Args)]
@@ -29,6 +29,8 @@ enum Part {
     Cargo,
     /// The demo's scenarios
     Demo,
+    /// `bench host`, as short as it can be
+    Bench,
     /// Our ESP against a kernel's, in a virtual machine
     Vm,
 }
@@ -71,6 +73,15 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
         let (passed, failed) = demo::scenarios::run(&ravelin)?;
         tally.passed += passed;
         tally.failed += failed;
+    }
+    if wanted(Part::Bench) {
+        match bench::host::smoke(workspace, &ravelin) {
+            Ok(()) => tally.passed += 1,
+            Err(error) => {
+                println!("test: bench host: {error:#}");
+                tally.failed += 1;
+            }
+        }
     }
     if wanted(Part::Vm) {
         let (passed, failed) = vm::tally(workspace)?;

@@ -5,19 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod kernel;
-mod machine;
 mod nft;
 mod report;
-mod samples;
 mod sets;
 mod wire;
 
-use std::fs;
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use ravelin_bench::Profile;
+use ravelin_bench::publish::Destination;
+use ravelin_bench::{Profile, machine};
 use ravelin_policy::Family;
 
 use crate::report::Report;
@@ -62,17 +58,8 @@ struct Args {
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     nft_patience: u64,
 
-    /// Write filter.md and filter.json to bench/results as well
-    #[arg(long)]
-    publish: bool,
-
-    /// Folder for filter.md and filter.json
-    #[arg(long, value_name = "DIR", hide = true)]
-    out: PathBuf,
-
-    /// Folder for published results
-    #[arg(long, value_name = "DIR", hide = true)]
-    results: PathBuf,
+    #[command(flatten)]
+    destination: Destination,
 }
 
 /// What to measure, checked.
@@ -92,23 +79,16 @@ struct Plan {
 fn main() -> Result<()> {
     let args = Args::parse();
     let plan = plan(&args)?;
-    let mut folders = vec![args.out.clone()];
-    if args.publish {
-        folders.push(args.results.clone());
-    }
-    // Before the long part, not after it.
-    for folder in &folders {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
+    args.destination.prepare(args.quick)?;
     machine::pin_to_last_cpu()?;
-    let mut report = Report::new(machine::describe()?, args.quick, folders);
+    let mut report = Report::new(machine::describe()?, args.quick, args.destination);
     if !args.only_wire {
         sets::measure(&plan, &mut report)?;
     }
     if !args.no_wire {
         wire::measure(&plan, &mut report)?;
     }
-    println!("{}\nwritten to {}", report.to_markdown(), args.out.display());
+    println!("{}", report.to_markdown());
     Ok(())
 }
 

@@ -1,15 +1,14 @@
 //! The figures as a table and as JSON.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
-use ravelin_bench::{Kind, Profile};
+use anyhow::Result;
+use ravelin_bench::publish::Destination;
+use ravelin_bench::samples::{Samples, figure};
+use ravelin_bench::{Kind, Profile, machine};
 use ravelin_policy::Family;
 use serde_json::{Value, json};
 
-use crate::samples::{Samples, figure};
 use crate::wire::Receiver;
 
 /// All that was measured.
@@ -17,8 +16,7 @@ use crate::wire::Receiver;
 pub(crate) struct Report {
     machine: Value,
     quick: bool,
-    /// Where it is saved.
-    folders: Vec<PathBuf>,
+    destination: Destination,
     pub(crate) sets: Vec<SetRow>,
     pub(crate) wire: Vec<WireRow>,
 }
@@ -91,11 +89,11 @@ pub(crate) struct WireFigure {
 }
 
 impl Report {
-    pub(crate) fn new(machine: Value, quick: bool, folders: Vec<PathBuf>) -> Self {
+    pub(crate) fn new(machine: Value, quick: bool, destination: Destination) -> Self {
         Self {
             machine,
             quick,
-            folders,
+            destination,
             sets: Vec::new(),
             wire: Vec::new(),
         }
@@ -103,14 +101,8 @@ impl Report {
 
     /// Writes what there is so far: a long run that is interrupted leaves its first part.
     pub(crate) fn save(&self) -> Result<()> {
-        let (text, raw) = (self.to_markdown(), self.to_json()?);
-        for folder in &self.folders {
-            for (name, content) in [("filter.md", &text), ("filter.json", &raw)] {
-                let path = folder.join(name);
-                fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
-            }
-        }
-        Ok(())
+        self.destination
+            .save("filter", &self.to_markdown(), &self.to_json()?)
     }
 
     fn to_json(&self) -> Result<String> {
@@ -124,24 +116,7 @@ impl Report {
     }
 
     pub(crate) fn to_markdown(&self) -> String {
-        let word = |key: &str| self.machine[key].as_str().unwrap_or("unknown");
-        let mut text = format!(
-            "Commit `{}`{}, {}, Linux {}, load {} at the start{}.\n",
-            word("commit"),
-            if self.machine["changed"] == json!(true) {
-                " with changes"
-            } else {
-                ""
-            },
-            word("processor"),
-            word("kernel"),
-            word("load"),
-            if self.quick {
-                "; a quick run, not a measurement"
-            } else {
-                ""
-            },
-        );
+        let mut text = machine::heading(&self.machine, self.quick);
         if !self.sets.is_empty() {
             self.write_traces(&mut text, "The classifier alone, flow cache included", |row| {
                 &row.classify

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use ravelin_bench::samples::Samples;
 use ravelin_bench::{Kind, Order, Profile, RuleList, Trace};
 use ravelin_classifier::reference::{self, Packet};
 use ravelin_classifier::{RuleSet, compile};
@@ -13,7 +14,6 @@ use ravelin_xdp_common::line::NO_RULE;
 use crate::Plan;
 use crate::kernel::{Kernel, Loop, Segment, Single};
 use crate::report::{Report, SetRow, TraceRow};
-use crate::samples::Samples;
 
 /// Flows that stay in every cache.
 const FEW_FLOWS: usize = 1 << 11;

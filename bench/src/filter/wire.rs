@@ -16,7 +16,8 @@ use aya::programs::XdpMode;
 use nix::mount::{MsFlags, mount};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
-use ravelin_bench::{Kind, Order, Profile, RuleList, Trace};
+use ravelin_bench::samples::Samples;
+use ravelin_bench::{Kind, Order, Profile, RuleList, Trace, machine};
 use ravelin_classifier::reference::Packet;
 use ravelin_classifier::{RuleSet, compile};
 use ravelin_engine::Side;
@@ -25,10 +26,8 @@ use ravelin_xdp_common::{Decision, Direction};
 
 use crate::Plan;
 use crate::kernel::{Kernel, Segment};
-use crate::machine;
 use crate::nft;
 use crate::report::{Report, WireFigure, WireRow};
-use crate::samples::Samples;
 
 /// Traces: their kind, how many flows, and whether they hold only what is dropped; what passes costs the stack as well.
 const TRACES: [(Kind, usize, bool); 4] = [

@@ -43,8 +43,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         ])
         .arg("--out")
         .arg(workspace.target.join("bench"))
-        .arg("--results")
-        .arg(workspace.root.join("bench/results"))
+        .arg("--root")
+        .arg(&workspace.root)
         .args(&args.options)
         // The engine embeds this object in place of the shipped one.
         .env("RAVELIN_BPF_OBJECT", object);

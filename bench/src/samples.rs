@@ -4,17 +4,23 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+/// Percent of the median. Where the [spread](Samples::spread) is larger, the machine did other things as well: tables say
+/// so beside the figure.
+pub const NOISY: f64 = 15.0;
+
 /// Measurements, in the order in which they were taken.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Samples(Vec<f64>);
+pub struct Samples(Vec<f64>);
 
 impl Samples {
-    pub(crate) fn push(&mut self, value: f64) {
+    /// Adds one.
+    pub fn push(&mut self, value: f64) {
         self.0.push(value);
     }
 
     /// The middle one; not a number if there are none.
-    pub(crate) fn median(&self) -> f64 {
+    #[must_use]
+    pub fn median(&self) -> f64 {
         let sorted = self.sorted();
         let middle = sorted.len() / 2;
         match (sorted.get(middle.wrapping_sub(1)), sorted.get(middle)) {
@@ -25,7 +31,8 @@ impl Samples {
     }
 
     /// Half the distance between lowest and highest, in percent of the median.
-    pub(crate) fn spread(&self) -> f64 {
+    #[must_use]
+    pub fn spread(&self) -> f64 {
         let sorted = self.sorted();
         match (sorted.first(), sorted.last()) {
             (Some(low), Some(high)) => (high - low) * 50.0 / self.median(),
@@ -33,8 +40,39 @@ impl Samples {
         }
     }
 
-    pub(crate) fn to_json(&self) -> Value {
-        json!({ "median": self.median(), "samples": self.0 })
+    /// Whether the spread is too large for a figure to be quoted.
+    #[must_use]
+    pub fn is_noisy(&self) -> bool {
+        self.spread() > NOISY
+    }
+
+    /// Nothing was measured.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In the order in which they were taken.
+    #[must_use]
+    pub fn values(&self) -> &[f64] {
+        &self.0
+    }
+
+    /// A cell of a table: median and spread in percent, marked if that is too large, or a dash.
+    #[must_use]
+    pub fn cell(&self) -> String {
+        match self.0.len() {
+            0 => "–".to_owned(),
+            1 => format!("{self} (once)"),
+            _ if self.is_noisy() => format!("{self} (±{:.0}, **noisy**)", self.spread()),
+            _ => format!("{self} (±{:.0})", self.spread()),
+        }
+    }
+
+    /// Median, spread and all samples.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({ "median": self.median(), "spread_percent": self.spread(), "samples": self.0 })
     }
 
     fn sorted(&self) -> Vec<f64> {
@@ -52,7 +90,8 @@ impl fmt::Display for Samples {
 }
 
 /// Three digits at most before the point, and none behind it that mean nothing.
-pub(crate) fn figure(value: f64) -> String {
+#[must_use]
+pub fn figure(value: f64) -> String {
     match value {
         _ if value.is_nan() => "–".to_owned(),
         _ if value < 10.0 => format!("{value:.1}"),
@@ -70,6 +109,18 @@ mod tests {
         assert_eq!(Samples(vec![4.0, 1.0, 2.0, 3.0]).median(), 2.5);
         assert!(Samples::default().median().is_nan());
         assert_eq!(Samples(vec![90.0, 100.0, 110.0]).spread(), 10.0);
+    }
+
+    #[test]
+    fn a_noisy_figure_says_so() {
+        assert_eq!(Samples(vec![90.0, 100.0, 110.0]).cell(), "100 (±10)");
+        assert_eq!(Samples(vec![80.0, 100.0, 120.0]).cell(), "100 (±20, **noisy**)");
+        assert_eq!(Samples(vec![80.0]).cell(), "80 (once)");
+        assert_eq!(Samples::default().cell(), "–");
+    }
+
+    #[test]
+    fn digits() {
         assert_eq!((figure(9.96).as_str(), figure(12.3).as_str()), ("10.0", "12"));
         assert_eq!(figure(f64::NAN), "–");
     }

@@ -1,0 +1,234 @@
+//! The figures as a table and as JSON.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use ravelin_bench::machine;
+use ravelin_bench::samples::{NOISY, Samples};
+use serde_json::{Value, json};
+
+use crate::datagrams::Rate;
+use crate::lab::Cpus;
+use crate::link::Link;
+use crate::round_trip::Times;
+
+/// All that was measured.
+#[derive(Debug)]
+pub(crate) struct Report {
+    machine: Value,
+    quick: bool,
+    cpus: Cpus,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One link.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) link: Link,
+    /// Why it was not measured.
+    pub(crate) missing: Option<String>,
+    /// Gbit/s.
+    stream: Samples,
+    /// Thousands per second.
+    sent: Samples,
+    /// Thousands per second.
+    received: Samples,
+    /// Microseconds, one question after the other.
+    median: Samples,
+    p99: Samples,
+    /// Microseconds, a pause before each question.
+    idle_median: Samples,
+    idle_p99: Samples,
+}
+
+impl Report {
+    pub(crate) fn new(machine: Value, quick: bool, cpus: Cpus) -> Self {
+        Self {
+            machine,
+            quick,
+            cpus,
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Result<String> {
+        let value = json!({
+            "machine": self.machine,
+            "quick": self.quick,
+            "cpus": self.cpus.describe(),
+            "links": self.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+        });
+        Ok(serde_json::to_string_pretty(&value)? + "\n")
+    }
+
+    pub(crate) fn to_markdown(&self) -> String {
+        let mut text = machine::heading(&self.machine, self.quick);
+        let _ = write!(
+            text,
+            "\nTwo hosts on a veth pair of one queue, MTU 1500; {}. Medians of {} rounds (± half of what lies between the lowest \
+             and the highest, in percent). Ratios are medians of the rounds' ratios.\n",
+            self.cpus.describe(),
+            self.rows
+                .iter()
+                .map(|row| row.stream.values().len())
+                .max()
+                .unwrap_or(0),
+        );
+        let is_permitted = |row: &&Row| matches!(row.link, Link::Permitted | Link::PlainSegmented);
+        let (permitted, protected): (Vec<_>, Vec<_>) = self.rows.iter().partition(is_permitted);
+        let plain = self.row(Link::Plain);
+        text.push_str(
+            "\nEncrypted (Ravelin: ESP in transport mode, AES-256-GCM). TCP is one stream; datagrams have 18 bytes, sent without a pause, and \
+             those count that the other application received; round trips are of 64 bytes, in microseconds: `added` is what \
+             they take longer than over the plain link.\n\n\
+             | link | TCP, Gbit/s | of plain | of wireguard-go | datagrams, thousands/s | round trip, median | p99 | added | \
+             1 ms after the last: median | p99 | added |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+        );
+        for row in protected {
+            let go = self.row(Link::WireguardGo);
+            let _ = match &row.missing {
+                Some(reason) => writeln!(
+                    text,
+                    "| {} | not measured: {reason} | | | | | | | | | |",
+                    row.link.name()
+                ),
+                None => writeln!(
+                    text,
+                    "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                    row.link.name(),
+                    row.stream.cell(),
+                    ratio(row, plain, |row| &row.stream),
+                    ratio(row, go, |row| &row.stream),
+                    row.received.cell(),
+                    row.median.cell(),
+                    row.p99.cell(),
+                    added(row, plain, |row| &row.median),
+                    row.idle_median.cell(),
+                    row.idle_p99.cell(),
+                    added(row, plain, |row| &row.idle_median),
+                ),
+            };
+        }
+        text.push_str(
+            "\nPermitted: what the attached programs cost traffic that they let pass. Any XDP program takes segmentation from the other \
+             end of a veth pair, and makes it receive with NAPI; the first line is a pair that does so without a program. Network \
+             cards do neither.\n\n\
+             | link | TCP, Gbit/s | of the first line | datagrams, thousands/s | of the first line | round trip, median | of the first line | p99 |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|\n",
+        );
+        let bare = self.row(Link::PlainSegmented);
+        for row in permitted {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {} | {} |",
+                row.link.name(),
+                row.stream.cell(),
+                ratio(row, bare, |row| &row.stream),
+                row.received.cell(),
+                ratio(row, bare, |row| &row.received),
+                row.median.cell(),
+                ratio(row, bare, |row| &row.median),
+                row.p99.cell(),
+            );
+        }
+        let figures = self.rows.iter().flat_map(Row::figures);
+        let noisy = figures.clone().filter(|(_, samples)| samples.is_noisy()).count();
+        if noisy > 0 {
+            let _ = write!(
+                text,
+                "\n**{noisy} of {} figures are noisy** (spread over {NOISY:.0} %): this machine did other things meanwhile, and they are not to be \
+                 quoted.\n",
+                figures.filter(|(_, samples)| !samples.is_empty()).count()
+            );
+        }
+        text
+    }
+
+    fn row(&self, link: Link) -> Option<&Row> {
+        self.rows.iter().find(|row| row.link == link)
+    }
+}
+
+/// The median over the rounds of what `row` has for each that `base` has.
+fn ratio(row: &Row, base: Option<&Row>, of: impl Fn(&Row) -> &Samples) -> String {
+    let Some(base) = base.filter(|base| base.missing.is_none()) else {
+        return "–".to_owned();
+    };
+    let mut ratios = Samples::default();
+    for (one, other) in of(row).values().iter().zip(of(base).values()) {
+        ratios.push(one / other);
+    }
+    let mark = if of(row).is_noisy() || of(base).is_noisy() {
+        " (**noisy**)"
+    } else {
+        ""
+    };
+    format!("{:.2}{mark}", ratios.median())
+}
+
+/// The median over the rounds of what `row` has more than `base`.
+fn added(row: &Row, base: Option<&Row>, of: impl Fn(&Row) -> &Samples) -> String {
+    let Some(base) = base.filter(|base| base.missing.is_none()) else {
+        return "–".to_owned();
+    };
+    let mut differences = Samples::default();
+    for (one, other) in of(row).values().iter().zip(of(base).values()) {
+        differences.push(one - other);
+    }
+    let mark = if of(row).is_noisy() || of(base).is_noisy() {
+        " (**noisy**)"
+    } else {
+        ""
+    };
+    format!("{:.0}{mark}", differences.median())
+}
+
+impl Row {
+    pub(crate) fn new(link: Link, missing: Option<String>) -> Self {
+        let none = Samples::default;
+        Self {
+            link,
+            missing,
+            stream: none(),
+            sent: none(),
+            received: none(),
+            median: none(),
+            p99: none(),
+            idle_median: none(),
+            idle_p99: none(),
+        }
+    }
+
+    /// Adds a round.
+    pub(crate) fn push(&mut self, bits: f64, rate: Rate, without_pause: Times, idle: Times) {
+        self.stream.push(bits / 1e9);
+        self.sent.push(rate.sent / 1e3);
+        self.received.push(rate.received / 1e3);
+        self.median.push(without_pause.median);
+        self.p99.push(without_pause.p99);
+        self.idle_median.push(idle.median);
+        self.idle_p99.push(idle.p99);
+    }
+
+    fn figures(&self) -> impl Iterator<Item = (&'static str, &Samples)> + Clone {
+        [
+            ("tcp_gbit_s", &self.stream),
+            ("datagrams_sent_thousands_s", &self.sent),
+            ("datagrams_received_thousands_s", &self.received),
+            ("round_trip_median_us", &self.median),
+            ("round_trip_p99_us", &self.p99),
+            ("round_trip_after_pause_median_us", &self.idle_median),
+            ("round_trip_after_pause_p99_us", &self.idle_p99),
+        ]
+        .into_iter()
+    }
+
+    fn to_json(&self) -> Value {
+        let mut value = json!({ "link": self.link.name(), "not_measured": self.missing });
+        for (name, samples) in self.figures().filter(|(_, samples)| !samples.is_empty()) {
+            value[name] = samples.to_json();
+        }
+        value
+    }
+}
