@@ -19,12 +19,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::statfs;
 use thiserror::Error;
 
+use crate::boot_pages;
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side};
 use crate::preflight::SINGLE_BUFFER_MTU;
 use crate::role::Role;
 
-const BPFFS: &str = "/sys/fs/bpf";
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
 /// Ethernet's own, which every driver with XDP takes.
 const ORDINARY_MTU: u32 = 1500;
@@ -129,6 +130,7 @@ pub enum AttachError {
 /// from a dead one: a start that fails half-way changes nothing, and opens nothing.
 #[derive(Debug)]
 pub struct Attachments {
+    instance: String,
     folder: PathBuf,
     links: Vec<Attached>,
     keep: bool,
@@ -160,6 +162,7 @@ impl Attachments {
         })?;
         let lock = lock(&folder, instance)?;
         Ok(Self {
+            instance: instance.to_owned(),
             folder,
             links: Vec::new(),
             keep: false,
@@ -285,6 +288,7 @@ impl Attachments {
         for attached in self.links.drain(..) {
             remove(&attached.path)?;
         }
+        boot_pages::remove(&self.instance);
         remove_folder(&self.folder)
     }
 
@@ -351,6 +355,7 @@ impl Drop for Attachments {
 pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
     let folder = folder(instance);
     if !folder.exists() {
+        boot_pages::remove(instance);
         return Ok(0);
     }
     let _lock = lock(&folder, instance)?;
@@ -358,6 +363,7 @@ pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
     for path in &pins {
         remove(path)?;
     }
+    boot_pages::remove(instance);
     remove_folder(&folder)?;
     Ok(pins.len())
 }

@@ -64,6 +64,8 @@ pub(crate) struct Means {
     pub(crate) max_rules: u32,
     /// The folder of sequence marks.
     pub(crate) state: PathBuf,
+    /// Names what outlives the process.
+    pub(crate) instance: String,
     pub(crate) provider: Provider,
     pub(crate) adjacencies: Arc<Adjacencies>,
     /// Name of the outer device.
@@ -105,6 +107,7 @@ impl Enforcement {
             filter,
             max_rules,
             state,
+            instance,
             provider,
             adjacencies,
             outer,
@@ -112,7 +115,7 @@ impl Enforcement {
         } = means;
         check_connections(&prepared.policy, role)?;
         let mut slots = Slots::new(max_rules);
-        let mut sas = Sas::new(state, provider);
+        let mut sas = Sas::new(state, instance, provider);
         let generation = 1;
         let connections = match prepared.keys.take().filter(|_| role.seals()) {
             Some(mut keys) => {
@@ -156,6 +159,11 @@ impl Enforcement {
     /// What workers share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// A warning where a crash costs more sequence numbers than it has to.
+    pub(crate) fn forgetful(&self) -> Option<String> {
+        self.sas.forgetful()
     }
 
     /// Warnings about connections whose own end is none of these addresses.

@@ -168,6 +168,7 @@ impl Engine {
             filter,
             max_rules,
             state: options.state.clone(),
+            instance: options.instance.clone(),
             provider: options.provider.unwrap_or_else(Provider::preferred),
             adjacencies: Arc::clone(resolver.adjacencies()),
             outer: outer.name.clone(),
@@ -177,6 +178,7 @@ impl Engine {
         let mut enforcement = Enforcement::start(means, prepared)?;
         enforcement.filter.set_local(&watch.surroundings.own)?;
         warnings.extend(enforcement.strangers(&watch.surroundings.own));
+        warnings.extend(enforcement.forgetful());
         let (sender, orders) = mpsc::channel(1);
         runtime.spawn(control.serve(sender));
         let mut engine = Self {

@@ -16,6 +16,7 @@
 mod address;
 mod adjacency;
 mod attach;
+mod boot_pages;
 mod change;
 mod client;
 mod confinement;

@@ -1,6 +1,7 @@
 //! The pairs of SAs that there are, by number, with what keeps their sequence numbers.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use ravelin_keying::{Holder, KeyingError, StateFolder, StaticConnection, StaticK
 use ravelin_policy::{self as policy, Policy};
 
 use crate::address::to_address;
+use crate::boot_pages::PinnedPages;
 use crate::connection::{Connection, Inbound, Outbound, Settings};
 use crate::lifetime::Reached;
 use crate::path_mtu::PathMtu;
@@ -23,6 +25,10 @@ use crate::touched::MOST_PAIRS;
 #[derive(Debug)]
 pub(crate) struct Sas {
     state: PathBuf,
+    /// Names memory that outlives the process.
+    instance: String,
+    /// Why there is none of it.
+    forgetful: Option<io::Error>,
     /// Opened with the first connection.
     folder: Option<Arc<StateFolder>>,
     provider: Provider,
@@ -51,9 +57,11 @@ pub(crate) struct Needed {
 }
 
 impl Sas {
-    pub(crate) fn new(state: PathBuf, provider: Provider) -> Self {
+    pub(crate) fn new(state: PathBuf, instance: String, provider: Provider) -> Self {
         Self {
             state,
+            instance,
+            forgetful: None,
             folder: None,
             provider,
             pairs: Vec::new(),
@@ -118,7 +126,13 @@ impl Sas {
         }
         let folder = match &self.folder {
             Some(folder) => Arc::clone(folder),
-            None => Arc::clone(self.folder.insert(Arc::new(StateFolder::open(&self.state)?))),
+            None => {
+                let mut folder = StateFolder::open(&self.state)?;
+                let pages = PinnedPages::open(&self.instance);
+                let remembered = pages.and_then(|pages| folder.remember_in(Box::new(pages)));
+                self.forgetful = remembered.err();
+                Arc::clone(self.folder.insert(Arc::new(folder)))
+            }
         };
         let mut started = keys.start(policy, &folder, self.provider)?.into_iter().peekable();
         let current: HashMap<&str, &Arc<Connection>> =
@@ -197,6 +211,14 @@ impl Sas {
                 *place = None;
             }
         }
+    }
+
+    /// A warning where a crash costs more numbers than it has to.
+    pub(crate) fn forgetful(&self) -> Option<String> {
+        let error = self.forgetful.as_ref()?;
+        Some(format!(
+            "each crash will cost every SA up to a million sequence numbers, since the BPF filesystem cannot keep them: {error}"
+        ))
     }
 
     /// Limits that SAs have reached since this was asked last.

@@ -62,5 +62,7 @@ pub use ravelin_gcm::{AesKey, Algorithm, Hmac, IcvLen, Provider, Secret};
 pub use ravelin_xdp_common::DropReason;
 pub use reassembly::{Reassembly, Whole};
 pub use replay::ReplayWindow;
-pub use sequence::{SequenceCounter, SequenceNumber, SequenceNumbers};
+pub use sequence::{
+    RESERVATION, Reservation, SequenceCounter, SequenceNumber, SequenceNumbers, SequenceStart,
+};
 pub use tfc::TfcPadding;

@@ -20,7 +20,7 @@ use crate::nonce::{self, Salt};
 use crate::outer_header::{self, OuterHeader};
 use crate::parameters::check_path_mtu;
 use crate::plan::Plan;
-use crate::sequence::{SequenceNumber, SequenceNumbers};
+use crate::sequence::{SequenceNumber, SequenceNumbers, SequenceStart};
 use crate::wipe::wiping_stack;
 use crate::{
     Encapsulation, Mode, NoRoom, Packet, Protocol, SaError, SaParameters, SequenceCounter, TfcPadding,
@@ -89,7 +89,7 @@ impl Numbers {
 }
 
 impl OutboundSa {
-    /// Checks `parameters` and expands the key. Sequence numbers go on after `last_used`, 0 for a new key; none may be
+    /// Checks `parameters` and expands the key. Sequence numbers go on after `start`, 0 for a new key; none may be
     /// used before [`SequenceCounter::raise_ceiling`] was called on [`OutboundSa::sequence`]. The SA's life begins `now`.
     ///
     /// # Errors
@@ -97,9 +97,11 @@ impl OutboundSa {
     pub fn new(
         parameters: SaParameters,
         provider: Provider,
-        last_used: u64,
+        start: impl Into<SequenceStart>,
         now: Instant,
     ) -> Result<Self, SaError> {
+        let start = start.into();
+        let last_used = start.last_used;
         parameters.validate()?;
         let extended = parameters.extended_sequence_numbers;
         let limit = SequenceCounter::limit_of(extended);
@@ -152,7 +154,7 @@ impl OutboundSa {
                 Encapsulation::Udp { destination_port, .. } => destination_port,
             }),
             running: Running {
-                sequence: SequenceCounter::limited(extended, last_used, expiry.last_number()),
+                sequence: SequenceCounter::limited(extended, start, expiry.last_number()),
                 spent: expiry.begin(),
                 counters: Counters::default(),
             },

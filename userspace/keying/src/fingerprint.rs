@@ -26,6 +26,19 @@ impl Fingerprint {
         Self(bytes)
     }
 
+    pub(crate) fn words(self) -> [u64; 2] {
+        let (words, _) = self.0.as_chunks();
+        [words[0], words[1]].map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn from_words(words: [u64; 2]) -> Self {
+        let mut bytes = [0; 16];
+        for (to, word) in bytes.chunks_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        Self(bytes)
+    }
+
     pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }

@@ -7,12 +7,15 @@
 //!   arrived, because a restart must not let old packets in again.
 //! - [`StaticKeys::start`] brings them together as [`StaticConnection`]s with their SAs.
 //!
+//! [`StateFolder::remember_in`] adds memory that only lives as long as the machine runs, and makes a crash cost fewer numbers.
+//!
 //! All marks are in one file, so that any number of SAs become ready with one write to disk.
 //!
 //! Keys never appear in an error, in `Debug` output or in a log, and are erased from memory when dropped. This crate
 //! never speaks to the network; negotiating keys is left to an IKE daemon.
 #![forbid(unsafe_code)]
 
+mod boot_memory;
 mod fingerprint;
 pub mod key_file;
 mod keying_error;
@@ -26,6 +29,7 @@ mod state_folder;
 mod static_connection;
 mod static_keys;
 
+pub use boot_memory::{BootPage, BootPages};
 pub use fingerprint::Fingerprint;
 pub use key_file::KeyFileError;
 pub use keying_error::{KeyingError, KeyingErrors, SaField};

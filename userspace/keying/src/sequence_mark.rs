@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use ravelin_esp::SequenceCounter;
+use ravelin_esp::{Reservation as _, SequenceCounter, SequenceStart};
 
+use crate::boot_memory::BootRecord;
 use crate::fingerprint::Fingerprint;
 use crate::mark_record::{Kind, Mark};
 use crate::marks::MarkFileError;
@@ -16,6 +17,9 @@ use crate::state_folder::StateFolder;
 pub const RESERVE: u64 = 1 << 20;
 
 /// The highest sequence number that may have been used under one key, on disk before any number up to it is used.
+///
+/// Where a [`StateFolder`] also has memory of this boot, the next process goes on from what was reserved there, which is closer to what was
+/// used.
 #[derive(Debug)]
 pub struct SequenceMark {
     folder: Arc<StateFolder>,
@@ -25,6 +29,8 @@ pub struct SequenceMark {
     floor: u64,
     /// What is recorded now.
     recorded: u64,
+    /// What is remembered from one process to the next.
+    memory: Option<Arc<BootRecord>>,
 }
 
 /// Why sequence numbers cannot be given out; sending stays stopped.
@@ -86,20 +92,34 @@ impl SequenceMark {
             spi,
             floor: 0,
             recorded: 0,
+            memory: None,
         };
         // What the other end has used under its key only it knows.
         let floor = folder.highest(Kind::Sent, key)?;
         if floor.is_none() && folder.highest(Kind::Received, key)?.is_some() {
             return Err(MarkError::OtherDirection { spi, used: "receive" });
         }
-        mark.floor = floor.unwrap_or(0);
-        mark.recorded = mark.floor;
+        mark.recorded = floor.unwrap_or(0);
+        mark.memory = folder.boot_record(key, mark.recorded).map(Arc::new);
+        mark.floor = match &mark.memory {
+            Some(memory) => memory.settle(mark.recorded),
+            None => mark.recorded,
+        };
         Ok(mark)
     }
 
-    /// The highest number that may have been used before this was opened, to go on after; 0 for a new key.
+    /// Where the counter has to begin. It must be built from this and nothing else, since what it reserves is what the next process
+    /// goes by.
     #[must_use]
-    pub fn last_used(&self) -> u64 {
+    pub fn start(&self) -> SequenceStart {
+        SequenceStart {
+            last_used: self.floor,
+            reservation: self.memory.clone().map(|memory| memory as _),
+        }
+    }
+
+    /// The highest number that may have been used before this was opened; 0 for a new key.
+    pub(crate) fn last_used(&self) -> u64 {
         self.floor
     }
 
@@ -108,7 +128,7 @@ impl SequenceMark {
     ///
     /// # Errors
     /// [`MarkError::File`]: the ceiling stays, and the SA stops when it gets there. [`MarkError::Exhausted`] when no
-    /// number is left for good. [`MarkError::Behind`] for a counter that does not start at [`SequenceMark::last_used`].
+    /// number is left for good. [`MarkError::Behind`] for a counter that does not begin with [`SequenceMark::start`].
     pub fn extend(&mut self, counter: &SequenceCounter) -> Result<(), MarkError> {
         if let Some(wanted) = self.wanted(counter)? {
             self.folder.record(&[wanted])?;
@@ -148,6 +168,9 @@ impl SequenceMark {
     /// What was wanted is durable.
     pub(crate) fn recorded(&mut self, mark: &Mark) {
         self.recorded = mark.highest;
+        if let Some(memory) = &self.memory {
+            memory.set_durable(mark.highest);
+        }
     }
 
     /// Lets the counter go as far as is recorded.
@@ -158,6 +181,12 @@ impl SequenceMark {
 
 impl Drop for SequenceMark {
     fn drop(&mut self) {
+        // Whoever still has the counter may go on to the mark, so the next one with this key begins there.
+        if let Some(memory) = self.memory.take()
+            && Arc::strong_count(&memory) > 1
+        {
+            memory.reserve(self.recorded);
+        }
         self.folder.release(self.key);
     }
 }

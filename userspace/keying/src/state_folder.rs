@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
+use crate::boot_memory::{BootMemory, BootPages, BootRecord};
 use crate::fingerprint::Fingerprint;
 use crate::mark_record::{Kind, Mark};
 use crate::marks::{MarkFileError, Marks};
@@ -23,6 +24,7 @@ pub struct StateFolder {
     /// Keys whose numbers somebody in this process gives out.
     claimed: Mutex<HashSet<Fingerprint>>,
     marks: Mutex<Marks>,
+    memory: Option<Mutex<BootMemory>>,
 }
 
 /// An open folder and its path.
@@ -105,7 +107,28 @@ impl StateFolder {
             folder,
             claimed: Mutex::default(),
             marks: Mutex::new(marks),
+            memory: None,
         })
+    }
+
+    /// Also remembers in memory of this boot which numbers may have been used, so that a crash costs few of them.
+    ///
+    /// # Errors
+    /// The system's, when the memory cannot be read; then the marks on disk alone are relied on.
+    pub fn remember_in(&mut self, pages: Box<dyn BootPages>) -> io::Result<()> {
+        self.memory = Some(Mutex::new(BootMemory::open(pages)?));
+        Ok(())
+    }
+
+    /// What is remembered of a key whose mark on disk is `durable`.
+    pub(crate) fn boot_record(&self, key: Fingerprint, durable: u64) -> Option<BootRecord> {
+        let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self
+            .memory
+            .as_ref()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        memory.record_of(key, durable, &claimed)
     }
 
     /// Its path.

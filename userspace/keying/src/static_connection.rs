@@ -91,7 +91,7 @@ impl StaticConnection {
         let mut outbound = outbound_parameters(connection, keys.outbound);
         // Numbers may have been lost, but not one packet was sent that had none.
         outbound.lifetime = lifetime(connection.keys.lifetime, sent.last_used());
-        let outbound = OutboundSa::new(outbound, provider, sent.last_used(), now).map_err(failed_sa)?;
+        let outbound = OutboundSa::new(outbound, provider, sent.start(), now).map_err(failed_sa)?;
         let mut inbound = inbound_parameters(connection, keys.inbound);
         inbound.lifetime = lifetime(connection.keys.lifetime, received.highest());
         let inbound = InboundSa::new(inbound, provider, received.highest(), now).map_err(failed_sa)?;

@@ -38,7 +38,7 @@ fn private_folder() -> tempfile::TempDir {
 /// One life of a daemon: takes up to `count` numbers, extending between, and dies without a word.
 fn life(path: &Path, count: u32) -> Vec<u64> {
     let mut mark = SequenceMark::open(&folder(path), SPI, key(1)).expect("a mark");
-    let counter = SequenceCounter::new(true, mark.last_used());
+    let counter = SequenceCounter::new(true, mark.start());
     mark.extend(&counter).expect("recorded");
     let mut used = take(&counter, count);
     mark.extend(&counter).expect("recorded");
@@ -82,7 +82,7 @@ fn every_life_goes_on_above_the_last() {
 fn the_mark_is_on_disk_before_a_number_may_be_used() {
     let temporary = private_folder();
     let mut mark = SequenceMark::open(&folder(temporary.path()), SPI, key(1)).expect("a mark");
-    let counter = SequenceCounter::new(true, mark.last_used());
+    let counter = SequenceCounter::new(true, mark.start());
     assert_eq!(take(&counter, 1), [0_u64; 0]);
     for _ in 0..5 {
         mark.extend(&counter).expect("recorded");
@@ -99,7 +99,7 @@ fn when_nothing_can_be_recorded_sending_runs_dry() {
     let temporary = private_folder();
     let path = temporary.path().join("state");
     let mut mark = SequenceMark::open(&folder(&path), SPI, key(1)).expect("a mark");
-    let counter = SequenceCounter::new(true, mark.last_used());
+    let counter = SequenceCounter::new(true, mark.start());
     mark.extend(&counter).expect("recorded");
     fs::remove_dir_all(&path).expect("removed");
     take(&counter, RESERVE as u32 - 1);
@@ -125,7 +125,7 @@ fn damage_never_lowers_a_mark() {
         .max(highest);
     let good = fs::read(file(path)).expect("a mark");
     let open = || match StateFolder::open(path) {
-        Ok(folder) => SequenceMark::open(&Arc::new(folder), SPI, key(1)).map(|mark| mark.last_used()),
+        Ok(folder) => SequenceMark::open(&Arc::new(folder), SPI, key(1)).map(|mark| mark.start().last_used),
         Err(StateFolderError::Marks(error)) => Err(error.into()),
         Err(error) => panic!("{error}"),
     };
@@ -212,10 +212,10 @@ fn one_copy_is_enough_and_without_both_unknown_keys_are_refused() {
             // Again, because it is written anew.
             for _ in 0..2 {
                 let state = folder(path);
-                assert!(open(&state, 2).expect("there").last_used() >= other);
+                assert!(open(&state, 2).expect("there").start().last_used >= other);
                 if lost.len() == 1 {
-                    assert!(open(&state, 1).expect("there").last_used() >= used);
-                    assert_eq!(open(&state, 3).expect("new").last_used(), 0);
+                    assert!(open(&state, 1).expect("there").start().last_used >= used);
+                    assert_eq!(open(&state, 3).expect("new").start().last_used, 0);
                 } else {
                     for fill in [1, 3] {
                         let error = open(&state, fill).expect_err("lost").to_string();
@@ -237,7 +237,7 @@ fn a_torn_write_never_lowers_a_mark() {
     let mut marks: Vec<_> = (1..=3)
         .map(|fill| {
             let mark = SequenceMark::open(&state, SPI, key(fill)).expect("a mark");
-            let counter = SequenceCounter::new(true, mark.last_used());
+            let counter = SequenceCounter::new(true, mark.start());
             (fill, mark, counter)
         })
         .collect();
@@ -278,7 +278,11 @@ fn a_torn_write_never_lowers_a_mark() {
                 images += 1;
                 let state = folder(&path);
                 match SequenceMark::open(&state, SPI, key(fill)) {
-                    Ok(mark) => assert!(mark.last_used() >= sound, "{fill}: {} {sound}", mark.last_used()),
+                    Ok(mark) => assert!(
+                        mark.start().last_used >= sound,
+                        "{fill}: {} {sound}",
+                        mark.start().last_used
+                    ),
                     // A new key whose first record was torn was never used.
                     Err(MarkError::File(MarkFileError::Lost { .. })) => assert_eq!(sound, 0),
                     Err(error) => panic!("{error}"),
@@ -297,7 +301,7 @@ fn a_file_that_was_removed_comes_back_whole() {
     let state = folder(path);
     let [mut one, mut two] = [1, 2].map(|fill| {
         let mark = SequenceMark::open(&state, SPI, key(fill)).expect("a mark");
-        let counter = SequenceCounter::new(true, mark.last_used());
+        let counter = SequenceCounter::new(true, mark.start());
         (mark, counter)
     });
     one.0.extend(&one.1).expect("recorded");
@@ -317,7 +321,7 @@ fn a_file_that_was_removed_comes_back_whole() {
     let state = folder(path);
     for (fill, used) in [1, 2].into_iter().zip(used) {
         let mark = SequenceMark::open(&state, SPI, key(fill)).expect("a mark");
-        assert!(mark.last_used() >= used, "{fill}");
+        assert!(mark.start().last_used >= used, "{fill}");
     }
 }
 
@@ -326,7 +330,7 @@ fn a_mark_of_another_key_is_no_mark() {
     let temporary = private_folder();
     life(temporary.path(), 1000);
     let other = SequenceMark::open(&folder(temporary.path()), SPI, key(2)).expect("a new key");
-    assert_eq!(other.last_used(), 0);
+    assert_eq!(other.start().last_used, 0);
 }
 
 #[test]
@@ -334,7 +338,7 @@ fn a_new_spi_does_not_start_an_old_key_again() {
     let temporary = private_folder();
     let used = life(temporary.path(), 1000);
     let mark = SequenceMark::open(&folder(temporary.path()), SPI + 1, key(1)).expect("a mark");
-    assert!(mark.last_used() >= used[used.len() - 1]);
+    assert!(mark.start().last_used >= used[used.len() - 1]);
 }
 
 /// Were a policy's keys exchanged, both ends would seal under the same key, each from 1.
@@ -358,7 +362,8 @@ fn a_key_keeps_its_direction() {
     assert!(
         SequenceMark::open(&folder, SPI, key(1))
             .expect("its own")
-            .last_used()
+            .start()
+            .last_used
             > 0
     );
     let received = ReceivedMark::open(&folder, SPI, key(2)).expect("its own");
@@ -400,8 +405,8 @@ fn numbers_of_32_bits_end() {
     assert!(matches!(mark.extend(&counter), Err(MarkError::Exhausted { .. })));
     drop(mark);
     let mut mark = SequenceMark::open(&folder(temporary.path()), SPI, key(1)).expect("a mark");
-    assert_eq!(mark.last_used(), u64::from(u32::MAX));
-    let counter = SequenceCounter::new(false, mark.last_used());
+    assert_eq!(mark.start().last_used, u64::from(u32::MAX));
+    let counter = SequenceCounter::new(false, mark.start());
     assert!(matches!(mark.extend(&counter), Err(MarkError::Exhausted { .. })));
 }
 

@@ -52,6 +52,8 @@ mod map_memory;
 mod port;
 #[allow(unsafe_code, reason = "reads and writes memory that the kernel shares")]
 mod ring;
+#[allow(unsafe_code, reason = "turns a mapping into atomics")]
+mod shared_words;
 mod socket;
 #[allow(unsafe_code, reason = "makes system calls")]
 mod syscall;
@@ -69,6 +71,7 @@ pub use frame::{Frame, FrameError};
 pub use ledger::FrameCounts;
 pub use map_memory::MapMemory;
 pub use port::{BusyPoll, Kick, Mode, Outstanding, Port, PortCounters, PortOptions, Statistics};
+pub use shared_words::SharedWords;
 pub use socket::{Socket, queue_count};
 pub use tun::{Tun, TunError};
 pub use umem::{HugePages, Pages, Umem, UmemOptions};

@@ -20,7 +20,7 @@ use nix::{
 use super::{interrupt, namespace};
 
 /// Where the daemons pin their programs and maps, by instance.
-const PINS: &str = "/sys/fs/bpf/ravelin";
+const PINS: [&str; 2] = ["/sys/fs/bpf/ravelin", "/sys/fs/bpf/ravelin-numbers"];
 
 /// The file that says a run was left up on purpose.
 const KEPT: &str = "kept";
@@ -99,9 +99,10 @@ fn folder(run: &str) -> PathBuf {
 /// The names of all runs of which anything is left.
 fn runs() -> Vec<String> {
     let mut names = namespace::names();
-    for folder in [Path::new(PINS), &env::temp_dir()] {
+    let folders = PINS.iter().map(PathBuf::from).chain([env::temp_dir()]);
+    for folder in folders {
         names.extend(
-            entries(folder)
+            entries(&folder)
                 .iter()
                 .filter_map(|path| path.file_name()?.to_str().map(str::to_owned)),
         );
@@ -134,8 +135,8 @@ fn namespaces(run: &str) -> Vec<String> {
 }
 
 fn pins(run: &str) -> Vec<PathBuf> {
-    entries(Path::new(PINS))
-        .into_iter()
+    PINS.iter()
+        .flat_map(|folder| entries(Path::new(folder)))
         .filter(|path| {
             path.file_name()
                 .and_then(|name| run_of(name.to_str()?))

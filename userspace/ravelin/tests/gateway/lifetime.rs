@@ -1,13 +1,15 @@
 //! What stays and what goes when the daemon ends, and what it costs while nothing happens.
 
+use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::support::capture::{assert_sequence_numbers_fresh, clear};
+use crate::support::capture::{Ip, assert_sequence_numbers_fresh, clear};
 use crate::support::daemon::{Daemon, Gateway};
 use crate::support::echo::Echo;
-use crate::support::lab::{CLEAR_PORT, H2, Lab, PORT, Policy};
+use crate::support::lab::{CLEAR_PORT, G1, H2, Lab, PORT, Policy};
 use crate::support::wait_until;
 
 /// Ends a daemon in three ways that must make no difference, and starts it again each time.
@@ -77,10 +79,49 @@ fn a_stopped_daemon_leaves_protected_traffic_closed_and_repeats_no_sequence_numb
     });
 }
 
+/// The kernel remembers for the next daemon which sequence numbers were reserved. Without that it goes by the mark on disk.
+#[test]
+fn a_crash_costs_few_sequence_numbers() {
+    let lab = Lab::new();
+    let (g1, g2) = (
+        lab.gateway(1, &Policy::default()),
+        lab.gateway(2, &Policy::default()),
+    );
+    let _d2 = g2.start();
+    let capture = lab.capture();
+    let echo = Echo::start(&lab.h2, PORT);
+    let own = |packets: &[Ip]| {
+        let own = packets
+            .iter()
+            .filter(|packet| packet.source == G1[0].parse::<IpAddr>().unwrap());
+        let highest = own.filter_map(|packet| Some(packet.esp()?.1)).max();
+        u64::from(highest.expect("ESP"))
+    };
+    let mut last = 0;
+    for round in 0..5 {
+        let d1 = g1.start();
+        wait_until("protected UDP", || echo.udp(&lab.h1, H2[0], b"protected"));
+        let highest = own(&capture.packets());
+        assert!(highest > last, "round {round}: {highest} after {last}");
+        assert!(highest - last < 70_000, "round {round}: {highest} after {last}");
+        last = highest;
+        d1.kill();
+    }
+    std::fs::remove_dir_all(Path::new("/sys/fs/bpf/ravelin-numbers").join(&g1.instance)).unwrap();
+    let d1 = g1.start();
+    wait_until("protected UDP", || echo.udp(&lab.h1, H2[0], b"protected"));
+    let highest = own(&capture.packets());
+    assert!(highest > 1 << 20, "after the mark on disk: {highest}");
+    d1.kill();
+    assert!(assert_sequence_numbers_fresh(&capture.packets()) >= 12);
+}
+
 pub(crate) fn assert_gone(gateway: &Gateway<'_>) {
     assert_eq!(gateway.pins(), Vec::<String>::new());
-    let pins = std::path::Path::new("/sys/fs/bpf/ravelin").join(&gateway.instance);
+    let pins = Path::new("/sys/fs/bpf/ravelin").join(&gateway.instance);
     assert!(!pins.exists(), "{}", pins.display());
+    let numbers = Path::new("/sys/fs/bpf/ravelin-numbers").join(&gateway.instance);
+    assert!(!numbers.exists(), "{}", numbers.display());
     for device in ["in0", "out0"] {
         // The kernel frees the link after the last reference is gone.
         wait_until("no XDP program", || {

@@ -1,0 +1,95 @@
+//! Memory that outlives the process: BPF arrays, pinned. Which sequence numbers may have been used is kept there.
+//!
+//! The pins lie at `/sys/fs/bpf/ravelin-numbers/INSTANCE/PAGE`, apart from those of the programs, which come and go with
+//! devices.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use aya::maps::MapData;
+use aya_obj::generated::BPF_F_MMAPABLE;
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
+use nix::fcntl::{Flock, FlockArg};
+use ravelin_keying::{BootPage, BootPages};
+use ravelin_xsk::SharedWords;
+
+use crate::attach::{BPFFS, mount_bpffs};
+
+/// Bytes of a value. The kernel lays those of an array out one behind the other.
+const VALUE: usize = 32;
+
+/// The pinned arrays of one instance.
+#[derive(Debug)]
+pub(crate) struct PinnedPages {
+    folder: PathBuf,
+    /// Held as long as the process lives: one writer.
+    _lock: Flock<File>,
+}
+
+#[derive(Debug)]
+struct PinnedPage(SharedWords);
+
+impl PinnedPages {
+    /// Makes the instance's folder in the BPF filesystem, mounting that if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// The system's, and `EWOULDBLOCK` when another process has them.
+    pub(crate) fn open(instance: &str) -> io::Result<Self> {
+        mount_bpffs().map_err(io::Error::other)?;
+        let folder = folder(instance);
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let lock = Flock::lock(File::open(&folder)?, FlockArg::LockExclusiveNonblock);
+        let lock = lock.map_err(|(_, error)| error)?;
+        Ok(Self { folder, _lock: lock })
+    }
+}
+
+impl BootPages for PinnedPages {
+    fn page(&mut self, number: u32, make: bool) -> io::Result<Option<Arc<dyn BootPage>>> {
+        let path = self.folder.join(number.to_string());
+        let map = if path.try_exists()? {
+            MapData::from_pin(&path).map_err(io::Error::other)?
+        } else if make {
+            let map = aya_obj::Map::new_from_params(
+                BPF_MAP_TYPE_ARRAY as u32,
+                size_of::<u32>() as u32,
+                VALUE as u32,
+                (bytes() / VALUE) as u32,
+                BPF_F_MMAPABLE,
+            );
+            let map = MapData::create(map, "ravelin_numbers", None).map_err(io::Error::other)?;
+            map.pin(&path).map_err(io::Error::other)?;
+            map
+        } else {
+            return Ok(None);
+        };
+        let words = SharedWords::of(map.fd().as_fd(), <dyn BootPage>::WORDS)?;
+        Ok(Some(Arc::new(PinnedPage(words))))
+    }
+}
+
+impl BootPage for PinnedPage {
+    fn words(&self) -> &[AtomicU64] {
+        self.0.words()
+    }
+}
+
+/// Removes an instance's pins. The marks on disk are what counts from then on.
+pub(crate) fn remove(instance: &str) {
+    // Nothing depends on their being gone.
+    let _ = std::fs::remove_dir_all(folder(instance));
+}
+
+fn folder(instance: &str) -> PathBuf {
+    Path::new(BPFFS).join("ravelin-numbers").join(instance)
+}
+
+const fn bytes() -> usize {
+    <dyn BootPage>::WORDS * size_of::<u64>()
+}

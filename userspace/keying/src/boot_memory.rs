@@ -1,0 +1,219 @@
+//! What is remembered from one process to the next, but not from one boot to the next: which sequence numbers may have been
+//! used, to within [`RESERVATION`](ravelin_esp::RESERVATION).
+//!
+//! The file of marks alone keeps numbers from being used twice. It costs a write to disk for every
+//! [`RESERVE`](crate::RESERVE) numbers, and as many numbers for every crash: a key without extended sequence numbers would be used up
+//! by four thousand of them. So whoever seals also notes in shared memory how far it may go, which costs a store, and the next
+//! process goes on from there.
+//!
+//! A record names the mark that it was written beside. If the file says another one, a process without this memory has used the
+//! key since, or the crash came in between: then the record says nothing that may be relied on, and the higher of both
+//! counts. So it does when the file has gone back, restored from a copy for instance: the memory then knows better.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ravelin_esp::Reservation;
+
+use crate::fingerprint::Fingerprint;
+
+/// 64-bit words of a record: the key's fingerprint in two, the mark beside which it was written, the highest number that may have
+/// been used.
+const RECORD_WORDS: usize = 4;
+
+/// Records on a page.
+const PAGE_RECORDS: usize = 4096;
+
+/// Pages at most: 262,144 keys in 8 MiB.
+const MOST_PAGES: u32 = 64;
+
+/// A page of shared memory, zero at first. Its words outlive the process.
+pub trait BootPage: Debug + Send + Sync {
+    /// [`BootPage::WORDS`] words or more.
+    fn words(&self) -> &[AtomicU64];
+}
+
+impl dyn BootPage {
+    /// How many words a page has.
+    pub const WORDS: usize = PAGE_RECORDS * RECORD_WORDS;
+}
+
+/// Where pages come from. One process at a time may have them.
+pub trait BootPages: Debug + Send {
+    /// The page with this number, if it is there. With `make` it is made if it is not.
+    ///
+    /// # Errors
+    /// The system's.
+    fn page(&mut self, number: u32, make: bool) -> io::Result<Option<Arc<dyn BootPage>>>;
+}
+
+/// The memory of this boot: a record for every key that seals, as long as there is room.
+#[derive(Debug)]
+pub(crate) struct BootMemory {
+    pages: Box<dyn BootPages>,
+    open: Vec<Arc<dyn BootPage>>,
+    index: HashMap<Fingerprint, Place>,
+    free: Vec<Place>,
+    /// Places in the order in which they were taken, for when there are no free ones.
+    taken: VecDeque<Fingerprint>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    page: u32,
+    record: u32,
+}
+
+/// What is remembered of one key.
+#[derive(Debug)]
+pub(crate) struct BootRecord {
+    page: Arc<dyn BootPage>,
+    first: usize,
+}
+
+impl BootMemory {
+    /// Reads what earlier processes left.
+    pub(crate) fn open(mut pages: Box<dyn BootPages>) -> io::Result<Self> {
+        let mut open = Vec::new();
+        for number in 0..MOST_PAGES {
+            match pages.page(number, false)? {
+                Some(page) => open.push(page),
+                None => break,
+            }
+        }
+        let mut memory = Self {
+            pages,
+            open: Vec::new(),
+            index: HashMap::new(),
+            free: Vec::new(),
+            taken: VecDeque::new(),
+        };
+        for page in open {
+            memory.take_in(page)?;
+        }
+        Ok(memory)
+    }
+
+    fn take_in(&mut self, page: Arc<dyn BootPage>) -> io::Result<()> {
+        if page.words().len() < <dyn BootPage>::WORDS {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the page is too short",
+            ));
+        }
+        let number = self.open.len() as u32;
+        self.open.push(page);
+        for record in 0..PAGE_RECORDS as u32 {
+            let place = Place { page: number, record };
+            match self.record(place).key() {
+                Some(key) if !self.index.contains_key(&key) => {
+                    self.index.insert(key, place);
+                    self.taken.push_back(key);
+                }
+                _ => self.free.push(place),
+            }
+        }
+        self.free.reverse();
+        Ok(())
+    }
+
+    /// The record of a key, to be used instead of `durable`, the mark on disk; `claimed` are keys whose records stay. `None` when
+    /// there is no room: then the file alone has to do.
+    pub(crate) fn record_of(
+        &mut self,
+        key: Fingerprint,
+        durable: u64,
+        claimed: &HashSet<Fingerprint>,
+    ) -> Option<BootRecord> {
+        if let Some(place) = self.index.get(&key) {
+            return Some(self.record(*place));
+        }
+        // Half a fingerprint of zeros is what a free record begins with.
+        if key.words()[0] == 0 {
+            return None;
+        }
+        let place = self.free_place(claimed)?;
+        let record = self.record(place);
+        record.write(key, durable);
+        self.index.insert(key, place);
+        self.taken.push_back(key);
+        Some(record)
+    }
+
+    fn free_place(&mut self, claimed: &HashSet<Fingerprint>) -> Option<Place> {
+        let number = self.open.len() as u32;
+        if self.free.is_empty()
+            && number < MOST_PAGES
+            && let Ok(Some(page)) = self.pages.page(number, true)
+        {
+            self.take_in(page).ok()?;
+        }
+        if let Some(place) = self.free.pop() {
+            return Some(place);
+        }
+        // Of a key that nobody seals with now, the mark on disk is enough.
+        let oldest = self.taken.iter().position(|key| !claimed.contains(key))?;
+        let key = self.taken.remove(oldest)?;
+        self.index.remove(&key)
+    }
+
+    fn record(&self, place: Place) -> BootRecord {
+        BootRecord {
+            page: Arc::clone(&self.open[place.page as usize]),
+            first: place.record as usize * RECORD_WORDS,
+        }
+    }
+}
+
+impl BootRecord {
+    fn word(&self, number: usize) -> &AtomicU64 {
+        &self.page.words()[self.first + number]
+    }
+
+    fn key(&self) -> Option<Fingerprint> {
+        let words = [0, 1].map(|number| self.word(number).load(Ordering::Acquire));
+        (words[0] != 0).then(|| Fingerprint::from_words(words))
+    }
+
+    /// A crash at any moment leaves the old record, a free one, or the new one.
+    fn write(&self, key: Fingerprint, durable: u64) {
+        let [first, second] = key.words();
+        let words = [(0, 0), (1, second), (2, durable), (3, durable), (0, first)];
+        for (number, value) in words {
+            self.word(number).store(value, Ordering::SeqCst);
+        }
+    }
+
+    /// The highest number that may have been used, when the file says `durable`. From now on the record says so of that mark.
+    pub(crate) fn settle(&self, durable: u64) -> u64 {
+        let (beside, reserved) = (self.durable(), self.word(3).load(Ordering::SeqCst));
+        if beside == durable {
+            return reserved.min(durable);
+        }
+        let highest = beside.max(durable);
+        self.reserve(highest);
+        if beside < durable {
+            self.word(2).store(durable, Ordering::SeqCst);
+        }
+        highest
+    }
+
+    /// The mark that the record was written beside.
+    fn durable(&self) -> u64 {
+        self.word(2).load(Ordering::SeqCst)
+    }
+
+    /// A higher mark is on disk.
+    pub(crate) fn set_durable(&self, durable: u64) {
+        self.word(2).store(durable, Ordering::SeqCst);
+    }
+}
+
+impl Reservation for BootRecord {
+    fn reserve(&self, highest: u64) {
+        self.word(3).fetch_max(highest, Ordering::SeqCst);
+    }
+}
