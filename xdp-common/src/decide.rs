@@ -2,7 +2,7 @@
 
 mod host;
 
-pub use host::decide_host_egress;
+pub use host::{decide_edge, decide_host_egress};
 
 use crate::line::{NO_RULE, header_flags};
 use crate::parse::protocol;

@@ -25,6 +25,8 @@ pub enum Place {
     Egress = 3,
     /// After decryption.
     Opened = 4,
+    /// XDP on a host's veth edge.
+    Edge = 5,
 }
 
 /// What the fragments of one datagram have in common.

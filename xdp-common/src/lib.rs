@@ -26,7 +26,7 @@ mod reader;
 mod walk;
 
 pub use action::Action;
-pub use decide::{Tables, decide_egress, decide_host_egress, decide_inner, decide_outer};
+pub use decide::{Tables, decide_edge, decide_egress, decide_host_egress, decide_inner, decide_outer};
 pub use drop_reason::DropReason;
 pub use entry::{Entry, halves};
 pub use flow::{Address, Direction, Family, Flow, Ports, address_bytes, address_v6, mapped_v4};

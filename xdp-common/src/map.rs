@@ -31,7 +31,7 @@ pub mod map_names {
     pub const LOCAL: &str = "LOCAL";
     /// XSK map of the outer device, by queue.
     pub const OUTER_SOCKETS: &str = "OUTER_SOCKETS";
-    /// XSK map of the inner device, by queue.
+    /// XSK map of the inner device, or of a host's veth edge, by queue.
     pub const INNER_SOCKETS: &str = "INNER_SOCKETS";
     /// Per-CPU packets by [`crate::DropReason`].
     pub const DROPS: &str = "DROPS";
@@ -53,6 +53,10 @@ pub mod map_names {
     pub const HOST_EGRESS_PROGRAM: &str = "ravelin_host_egress";
     /// tcx ingress program of the host edge.
     pub const EDGE_PROGRAM: &str = "ravelin_edge";
+    /// XDP program of the workers' end of a veth edge.
+    pub const EDGE_SEAL_PROGRAM: &str = "ravelin_edge_seal";
+    /// tcx egress program of that end.
+    pub const EDGE_EGRESS_PROGRAM: &str = "ravelin_edge_egress";
     /// Not a map but a constant: bytes of the longest frame, from its Ethernet header on, that packet memory takes.
     pub const LONGEST_FRAME: &str = "LONGEST_FRAME";
 }
@@ -149,14 +153,16 @@ const _: () = assert!(size_of::<TunnelEnds>() == 40);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct HostEdge {
-    /// Index of the TUN device; 0 when there is none.
+    /// Index of the device that takes packets from the stack; 0 when there is none.
     pub edge: u32,
     /// Index of the outer device.
     pub outer: u32,
     /// Link-layer address of the outer device.
     pub mac: [u8; 6],
+    /// Not 0 if packets have an Ethernet header on that device: a veth, not a TUN device.
+    pub ethernet: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 const _: () = assert!(size_of::<HostEdge>() == 16);

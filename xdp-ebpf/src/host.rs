@@ -3,13 +3,13 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_head};
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
-use ravelin_xdp_common::{DropReason, Fate, Pass, decide_host_egress};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use ravelin_xdp_common::{DropReason, Fate, Pass, decide_edge, decide_host_egress};
 
 use crate::counters;
-use crate::maps::{HOST_EDGE, KernelTables, OUTER_SOCKETS};
-use crate::packet::{self, SkbBytes};
+use crate::maps::{HOST_EDGE, INNER_SOCKETS, KernelTables, OUTER_SOCKETS};
+use crate::packet::{self, SkbBytes, XdpBytes};
 
 /// tcx egress on the outer device of a host.
 #[classifier]
@@ -52,13 +52,29 @@ pub fn ravelin_edge(ctx: TcContext) -> i32 {
     // SAFETY: the context is valid while the program runs. The protocol is in network order, as Ethernet wants it.
     let ether_type = unsafe { (*ctx.skb.skb).protocol } as u16;
     // SAFETY: a helper call on the program's own context.
-    if unsafe { bpf_skb_change_head(ctx.as_ptr().cast(), packet::ETHERNET as u32, 0) } != 0
-        || !packet::write_ethernet(&ctx, &host.mac, ether_type)
-    {
+    let framed = host.ethernet != 0
+        || unsafe { bpf_skb_change_head(ctx.as_ptr().cast(), packet::ETHERNET as u32, 0) } == 0;
+    if !framed || !packet::write_ethernet(&ctx, &host.mac, ether_type) {
         return drop(DropReason::NoHeadroom);
     }
     // SAFETY: a helper without pointers.
     unsafe { bpf_redirect(host.outer, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
+/// XDP on the workers' end of a veth edge: what the stack sent to be sealed.
+#[xdp(frags)]
+pub fn ravelin_edge_seal(ctx: XdpContext) -> u32 {
+    crate::apply(
+        &ctx,
+        decide_edge(&XdpBytes::new(&ctx), &KernelTables),
+        &INNER_SOCKETS,
+    )
+}
+
+/// tcx egress on the workers' end of a veth edge. Workers send past this hook; what else is sent there would seem to have been opened.
+#[classifier]
+pub fn ravelin_edge_egress(_ctx: TcContext) -> i32 {
+    drop(DropReason::ClearEgress)
 }
 
 #[inline(always)]

@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::boot_pages;
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side};
+use crate::pair::Pair;
 use crate::preflight::SINGLE_BUFFER_MTU;
 use crate::role::Role;
 
@@ -245,18 +246,34 @@ impl Attachments {
         self.push(path, link, false, device, WHAT)
     }
 
-    /// Attaches the ingress program of the host edge. It is not pinned: the device goes with the process.
+    /// Attaches the programs of the host edge: to the stack's end, and to that of the workers if it is a veth. They are not pinned:
+    /// the edge goes with the process, or is made anew by the next.
     ///
     /// # Errors
     ///
     /// [`AttachError`].
-    pub fn edge(&mut self, filter: &mut Filter, name: &str) -> Result<(), AttachError> {
-        let attached = filter.edge()?.attach(name, TcAttachType::Ingress);
-        attached.map(drop).map_err(|error| AttachError::Attach {
-            device: name.to_owned(),
-            what: "edge",
-            error: Box::new(error),
-        })
+    pub fn edge(
+        &mut self,
+        filter: &mut Filter,
+        stack: &str,
+        workers: Option<&str>,
+    ) -> Result<(), AttachError> {
+        let failed = |device: &str| {
+            let device = device.to_owned();
+            |error| AttachError::Attach {
+                device,
+                what: "edge",
+                error: Box::new(error),
+            }
+        };
+        if let Some(name) = workers {
+            let program = filter.edge_egress()?;
+            program.attach(name, TcAttachType::Egress).map_err(failed(name))?;
+            let program = filter.edge_seal()?;
+            program.attach(name, XdpMode::Driver).map_err(failed(name))?;
+        }
+        let attached = filter.edge()?.attach(stack, TcAttachType::Ingress);
+        attached.map(drop).map_err(failed(stack))
     }
 
     /// Removes pins of an earlier run that nothing adopted: its devices are no longer ours.
@@ -347,7 +364,8 @@ impl Drop for Attachments {
     }
 }
 
-/// Detaches whatever an instance that no longer runs has left attached; returns how many programs.
+/// Detaches whatever an instance that no longer runs has left attached; returns how many programs. Its host edge in this network
+/// namespace goes, too.
 ///
 /// # Errors
 ///
@@ -359,6 +377,8 @@ pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
         return Ok(0);
     }
     let _lock = lock(&folder, instance)?;
+    // Without programs it does nothing, so that it stays is no reason to keep the programs.
+    let _ = Pair::remove_leftovers(instance);
     let pins = pins(&folder)?;
     for path in &pins {
         remove(path)?;

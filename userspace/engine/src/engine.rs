@@ -31,7 +31,7 @@ use crate::prepare::Prepared;
 use crate::pulse::Pulse;
 use crate::reading::Reading;
 use crate::resolver::{News, Resolver};
-use crate::role::Role;
+use crate::role::{Edge, Role};
 use crate::schedule::Schedule;
 use crate::status::InterfaceStatus;
 use crate::supervisor::Supervisor;
@@ -53,6 +53,8 @@ pub struct Options {
     pub inner: Option<String>,
     /// What the engine is for.
     pub role: Role,
+    /// How a host's own packets get to the workers.
+    pub edge: Edge,
     /// Names pins and state, so that several engines can run on one machine.
     pub instance: String,
     /// The control socket.
@@ -286,13 +288,12 @@ impl Engine {
         outer: &Device,
         umem: &UmemOptions,
     ) -> Result<(), EngineError> {
-        self.enforcement.filter.load_host()?;
-        let (host, queues) = Host::open(outer, host_queues(outer)?)?;
+        self.enforcement.filter.load_host(options.edge)?;
+        let (host, queues) = Host::open(options.edge, outer, host_queues(outer)?, &options.instance)?;
         host.announce(&mut self.enforcement.filter)?;
         self.host = Some(host);
         let cpus = allowed_cpus();
-        for (queue, tun) in (0..).zip(queues) {
-            let inner = ClearSide::Stack(tun);
+        for (queue, inner) in (0..).zip(queues) {
             self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), umem)?;
         }
         Ok(())
@@ -342,7 +343,7 @@ impl Engine {
         let filter = &mut self.enforcement.filter;
         let mut attachments = Attachments::open(&options.instance)?;
         if let Some(host) = &self.host {
-            attachments.edge(filter, host.name())?;
+            attachments.edge(filter, host.name(), host.workers_end())?;
             let status = InterfaceStatus {
                 name: host.name().to_owned(),
                 index: host.index(),

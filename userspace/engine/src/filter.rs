@@ -19,7 +19,7 @@ use ravelin_xsk::MapMemory;
 use thiserror::Error;
 
 use crate::address::to_address;
-use crate::role::Role;
+use crate::role::{Edge, Role};
 use crate::tunnels::Tunnels;
 
 /// `enum bpf_map_type`, include/uapi/linux/bpf.h.
@@ -144,14 +144,18 @@ impl Filter {
     /// # Errors
     ///
     /// [`FilterError`] when the kernel refuses one.
-    pub fn load_host(&mut self) -> Result<(), FilterError> {
-        [map_names::HOST_EGRESS_PROGRAM, map_names::EDGE_PROGRAM]
-            .into_iter()
-            .try_for_each(|name| {
-                classifier(&mut self.bpf, name)?
-                    .load()
-                    .map_err(program_error(name))
-            })
+    pub fn load_host(&mut self, edge: Edge) -> Result<(), FilterError> {
+        let mut classifiers = vec![map_names::HOST_EGRESS_PROGRAM, map_names::EDGE_PROGRAM];
+        if edge == Edge::Veth {
+            let name = map_names::EDGE_SEAL_PROGRAM;
+            self.edge_seal()?.load().map_err(program_error(name))?;
+            classifiers.push(map_names::EDGE_EGRESS_PROGRAM);
+        }
+        classifiers.into_iter().try_for_each(|name| {
+            classifier(&mut self.bpf, name)?
+                .load()
+                .map_err(program_error(name))
+        })
     }
 
     /// Tells the programs of host mode which devices they work between.
@@ -334,6 +338,24 @@ impl Filter {
     /// [`FilterError::Missing`].
     pub fn edge(&mut self) -> Result<&mut SchedClassifier, FilterError> {
         classifier(&mut self.bpf, map_names::EDGE_PROGRAM)
+    }
+
+    /// The XDP program of the workers' end of a veth edge.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Missing`].
+    pub fn edge_seal(&mut self) -> Result<&mut Xdp, FilterError> {
+        xdp(&mut self.bpf, map_names::EDGE_SEAL_PROGRAM)
+    }
+
+    /// The tcx egress program of that end.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Missing`].
+    pub fn edge_egress(&mut self) -> Result<&mut SchedClassifier, FilterError> {
+        classifier(&mut self.bpf, map_names::EDGE_EGRESS_PROGRAM)
     }
 
     /// The whole object: for benches, which bring programs of their own.

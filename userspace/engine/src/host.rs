@@ -1,8 +1,8 @@
-//! The host edge: a TUN device through which this host's own packets come to be sealed, and opened ones go back.
+//! The host edge: a device through which this host's own packets come to be sealed, and opened ones go back.
 //!
 //! It has neither addresses nor routes. tcx egress on the outer device redirects to it what must be protected; what workers
-//! write to it, tcx ingress moves to the outer device, where it seems to have arrived. The device belongs to this process and
-//! goes with it; nothing else of the machine is changed, so there is nothing to restore.
+//! send there, tcx ingress moves to the outer device, where it seems to have arrived. Nothing else of the machine is changed,
+//! so there is nothing to restore. There are two kinds: see [`Edge`].
 
 use std::io;
 use std::sync::Arc;
@@ -17,8 +17,11 @@ use thiserror::Error;
 use crate::device::{Device, Mac};
 use crate::filter::{Filter, FilterError};
 use crate::netlink::Questions;
+use crate::pair::Pair;
+use crate::role::Edge;
+use crate::worker::ClearSide;
 
-/// The kernel numbers them.
+/// The kernel numbers TUN devices.
 const NAME: &str = "rav%d";
 
 /// Why there is no host edge.
@@ -30,7 +33,7 @@ pub enum HostError {
     /// The device could not be set up.
     #[error("host edge {device}: {what}: {error}")]
     SetUp {
-        /// The TUN device.
+        /// The device.
         device: String,
         /// What was tried.
         what: &'static str,
@@ -39,52 +42,68 @@ pub enum HostError {
     },
 }
 
+impl HostError {
+    pub(crate) fn new(device: &str, what: &'static str, error: io::Error) -> Self {
+        Self::SetUp {
+            device: device.to_owned(),
+            what,
+            error,
+        }
+    }
+}
+
 /// The edge of this host.
 #[derive(Debug)]
 pub(crate) struct Host {
     name: String,
     edge: HostEdge,
+    /// Removed with this; a TUN device is the workers'.
+    pair: Option<Pair>,
 }
 
 impl Host {
-    /// Makes the device with a queue for each worker, and brings it up.
-    pub(crate) fn open(outer: &Device, queues: u32) -> Result<(Self, Vec<Arc<Tun>>), HostError> {
-        let queues: Vec<_> = Tun::create(NAME, queues)?.into_iter().map(Arc::new).collect();
-        let name = queues.first().map_or("", |tun| tun.name()).to_owned();
-        let failed = |what| {
-            let device = name.clone();
-            move |error| HostError::SetUp { device, what, error }
-        };
-        // Else the kernel announces the device to nobody, through the workers. A kernel without IPv6 has no such file.
-        let setting = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-        match std::fs::write(setting, "1") {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("switching IPv6 off")(error));
+    /// Makes the device with a queue for each worker, and brings it up. With it comes what each worker needs of it.
+    pub(crate) fn open(
+        kind: Edge,
+        outer: &Device,
+        queues: u32,
+        instance: &str,
+    ) -> Result<(Self, Vec<ClearSide>), HostError> {
+        let (name, pair, sides) = match kind {
+            Edge::Tun => {
+                let queues = Tun::create(NAME, queues)?;
+                let name = queues.first().map_or("", |tun| tun.name()).to_owned();
+                bring_up(&name)?;
+                let sides = queues.into_iter().map(|tun| ClearSide::Stack(Arc::new(tun)));
+                (name, None, sides.collect())
             }
-            _ => {}
-        }
-        let index = if_nametoindex(name.as_str())
-            .map_err(io::Error::from)
-            .map_err(failed("finding it"))?;
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        Questions::open()
-            .and_then(|mut questions| questions.ask(RouteNetlinkMessage::SetLink(message), 0))
-            .map_err(failed("bringing it up"))?;
+            Edge::Veth => {
+                let pair = Pair::create(instance, queues)?;
+                for end in [&pair.stack, &pair.workers] {
+                    bring_up(end)?;
+                }
+                let side = ClearSide::StackBehind(pair.workers.clone());
+                (pair.stack.clone(), Some(pair), vec![side; queues as usize])
+            }
+        };
         let edge = HostEdge {
-            edge: index,
+            edge: index_of(&name)?,
             outer: outer.index,
             mac: outer.mac,
-            reserved: [0; 2],
+            ethernet: pair.is_some().into(),
+            reserved: 0,
         };
-        Ok((Self { name, edge }, queues))
+        Ok((Self { name, edge, pair }, sides))
     }
 
-    /// The device's name.
+    /// The device's name, on the stack's side.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The device's name on the workers' side, if that is a device.
+    pub(crate) fn workers_end(&self) -> Option<&str> {
+        self.pair.as_ref().map(|pair| pair.workers.as_str())
     }
 
     /// The device's index.
@@ -105,4 +124,28 @@ impl Host {
         self.edge.mac = mac;
         self.announce(filter)
     }
+}
+
+fn index_of(name: &str) -> Result<u32, HostError> {
+    if_nametoindex(name).map_err(|error| HostError::new(name, "finding it", error.into()))
+}
+
+/// Brings a device up of which the kernel says nothing to anybody.
+fn bring_up(name: &str) -> Result<(), HostError> {
+    // Else the kernel announces the device, through the workers. A kernel without IPv6 has no such file.
+    let setting = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    match std::fs::write(setting, "1") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(HostError::new(name, "switching IPv6 off", error));
+        }
+        _ => {}
+    }
+    let mut message = LinkMessage::default();
+    message.header.index = index_of(name)?;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    Questions::open()
+        .and_then(|mut questions| questions.ask(RouteNetlinkMessage::SetLink(message), 0))
+        .map(drop)
+        .map_err(|error| HostError::new(name, "bringing it up", error))
 }

@@ -7,7 +7,8 @@
 //! - [`Resolver`] follows the kernel's routes and neighbours and publishes [`Snapshot`]s of next hops.
 //! - [`Worker`] is a thread with one queue of both devices; [`Forwarder`] is its packet path, which also runs over
 //!   ports in memory, for tests and benches.
-//! - [`Role`] says for whom: in host mode the private `Host` edge stands for the inner device, and `EdgePort` for its socket.
+//! - [`Role`] says for whom: in host mode the private `Host` edge stands for the inner device: a TUN device with `EdgePort` for its socket, or a
+//!   `Pair` of veth devices.
 //! - [`fetch_status`], [`apply()`], [`confirm`], [`roll_back`], [`fetch_sas`] and [`delete_sa`] talk to a running engine over its control socket.
 //!
 //! The engine never speaks IKE, never changes routes or addresses, and never touches a device that it was not given.
@@ -47,6 +48,7 @@ mod names;
 mod netlink;
 mod open;
 mod order;
+mod pair;
 mod path_mtu;
 mod peer_ports;
 mod peers;
@@ -97,7 +99,7 @@ pub use prepare::ApplyError;
 pub use reading::Stalled;
 pub use regime::{Regime, Shared, TakenUp};
 pub use resolver::{News, Resolver};
-pub use role::Role;
+pub use role::{Edge, Role};
 pub use status::{
     ConnectionStatus, InterfaceStatus, PeerStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus,
     SaDirection, SaEntry, SaState, SaStatus, Status, WorkerStatus,

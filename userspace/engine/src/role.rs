@@ -18,3 +18,24 @@ impl Role {
         matches!(self, Self::Gateway | Self::Host)
     }
 }
+
+/// How a host's own packets get to the workers, and opened ones back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Edge {
+    /// Through a TUN device, up to 64 KiB at a time.
+    #[default]
+    Tun,
+    /// Through a pair of veth devices and AF_XDP, a packet of the wire at a time.
+    Veth,
+}
+
+impl Edge {
+    /// `tun` or `veth`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tun => "tun",
+            Self::Veth => "veth",
+        }
+    }
+}

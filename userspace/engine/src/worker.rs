@@ -56,8 +56,10 @@ pub struct WorkerOptions {
 pub enum ClearSide {
     /// The device of this name: hosts behind a gateway.
     Device(String),
-    /// This host's own stack, through a queue of its edge.
+    /// This host's own stack, through a queue of a TUN device.
     Stack(Arc<Tun>),
+    /// This host's own stack, at the other end of the veth device of this name.
+    StackBehind(String),
 }
 
 /// Why a worker ended or could not start.
@@ -273,11 +275,15 @@ fn run(
         Socket::open(&umem, device, queue, &options.port).map_err(|error| WorkerError::Open { queue, error })
     };
     let result = match &options.inner {
-        ClearSide::Device(name) => {
+        ClearSide::Device(name) | ClearSide::StackBehind(name) => {
             let inner = open(name)?;
             let outer = open(&options.outer)?;
             let opened = Ready::new(queue, Some(&inner), &outer)?;
             let forwarder = Forwarder::new(inner, outer, shared, counters);
+            let forwarder = match options.inner {
+                ClearSide::StackBehind(_) => forwarder.for_host(),
+                _ => forwarder,
+            };
             begin(forwarder, options, stop, ready, opened)
         }
         ClearSide::Stack(tun) => {

@@ -3,7 +3,7 @@
 use crate::diagnostic::{Report, quote};
 use crate::reader::{Node, Table};
 use crate::rule::DefaultAction;
-use crate::schema::{Key, Kind, TableSpec};
+use crate::schema::{Key, Kind, Literal, TableSpec};
 
 /// What a policy says as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,18 @@ pub struct Interfaces {
     pub outer: Option<String>,
     /// The device on the clear side; without it there is no gateway.
     pub inner: Option<String>,
+    /// How a host's own packets get to be protected.
+    pub host_edge: HostEdge,
+}
+
+/// How a host's own packets get to be protected, and opened ones back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HostEdge {
+    /// Through a TUN device.
+    #[default]
+    Tun,
+    /// Through a pair of veth devices.
+    Veth,
 }
 
 pub(crate) static INTERFACES: TableSpec = TableSpec {
@@ -90,6 +102,12 @@ pub(crate) static INTERFACES: TableSpec = TableSpec {
             "inner",
             Kind::Interface,
             "The device on the clear side; without it Ravelin filters, and protects nothing that is forwarded",
+        ),
+        Key::default(
+            "host-edge",
+            Kind::Choice(&["tun", "veth"]),
+            Literal::Word("tun"),
+            "How a host's own packets get to the workers in host mode: through a TUN device, or a pair of veth devices",
         ),
     ],
 };
@@ -199,9 +217,12 @@ fn read_interfaces(report: &mut Report<'_>, node: Node<'_>) -> Option<Interfaces
     let table = node.table(report, &INTERFACES)?;
     let outer = table.or_default("outer", None, |node| read_interface(report, &node).map(Some));
     let inner = table.or_default("inner", None, |node| read_interface(report, &node).map(Some));
+    let edges = [("tun", HostEdge::Tun), ("veth", HostEdge::Veth)];
+    let host_edge = table.choice(report, "host-edge", &edges);
     let interfaces = Interfaces {
         outer: outer?,
         inner: inner?,
+        host_edge: host_edge?,
     };
     if interfaces.outer.is_some() && interfaces.outer == interfaces.inner {
         report.error(

@@ -79,6 +79,7 @@ fn every_key_is_explained_and_shown() {
         "include",
         "outer",
         "inner",
+        "host-edge",
         "filters",
         "source",
         "destination",

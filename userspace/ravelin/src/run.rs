@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use ravelin_engine::{Confinement, Engine, Mode, Options, PolicyFile, Role};
+use ravelin_engine::{Confinement, Edge, Engine, Mode, Options, PolicyFile, Role};
 use ravelin_esp::Provider;
 use ravelin_policy::{Policy, Warning};
 use signal_hook::consts::SIGHUP;
@@ -47,9 +47,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MODE")]
     mode: Option<RunMode>,
 
-    /// How this host's own packets get to the workers in host mode
-    #[arg(long, value_name = "KIND", default_value = "tun")]
-    host_edge: HostEdge,
+    /// How this host's own packets get to the workers in host mode; overrides the policy's `interfaces.host-edge` [default: tun]
+    #[arg(long, value_name = "KIND")]
+    host_edge: Option<HostEdge>,
 
     #[command(flatten)]
     instance: Instance,
@@ -101,6 +101,8 @@ enum RunMode {
 enum HostEdge {
     /// Through a TUN device, in packets of up to 64 KiB
     Tun,
+    /// Through a pair of veth devices, in packets of the wire
+    Veth,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -183,9 +185,7 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
     let role = match arguments.mode {
         Some(RunMode::Filter) => Role::Filter,
         Some(RunMode::Gateway) => Role::Gateway,
-        Some(RunMode::Host) => match arguments.host_edge {
-            HostEdge::Tun => Role::Host,
-        },
+        Some(RunMode::Host) => Role::Host,
         None if inner.is_some() => Role::Gateway,
         None => Role::Filter,
     };
@@ -193,6 +193,10 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
         outer,
         inner,
         role,
+        edge: match (arguments.host_edge, interfaces.host_edge) {
+            (Some(HostEdge::Tun), _) | (None, ravelin_policy::HostEdge::Tun) => Edge::Tun,
+            (Some(HostEdge::Veth), _) | (None, ravelin_policy::HostEdge::Veth) => Edge::Veth,
+        },
         instance: instance.clone(),
         control: arguments.instance.control(),
         state: arguments

@@ -30,6 +30,16 @@ pub(crate) const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
 pub(crate) const SIOCETHTOOL: u32 = 0x8946;
 /// `linux/ethtool.h`: read the numbers of channels.
 pub(crate) const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// `linux/ethtool.h`: switch checksums by the device on or off.
+pub(crate) const ETHTOOL_STXCSUM: u32 = 0x17;
+
+/// `struct ethtool_value` of `linux/ethtool.h`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct EthtoolValue {
+    pub(crate) cmd: u32,
+    pub(crate) data: u32,
+}
 
 /// `struct ethtool_channels` of `linux/ethtool.h`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,3 +72,4 @@ pub(crate) struct Descriptor {
 const _: () = assert!(size_of::<Descriptor>() == size_of::<libc::xdp_desc>());
 const _: () = assert!(align_of::<Descriptor>() == align_of::<libc::xdp_desc>());
 const _: () = assert!(size_of::<EthtoolChannels>() == 36);
+const _: () = assert!(size_of::<EthtoolValue>() == 8);

@@ -42,6 +42,7 @@
 mod batch;
 mod chain;
 mod error;
+mod ethtool;
 #[allow(unsafe_code, reason = "turns owned chunks into slices")]
 mod frame;
 mod if_tun;
@@ -67,6 +68,7 @@ mod umem;
 
 pub use batch::{BATCH, Batch, BatchFull};
 pub use error::{OpenError, PortError, UmemError};
+pub use ethtool::switch_tx_checksums_off;
 pub use frame::{Frame, FrameError};
 pub use ledger::FrameCounts;
 pub use map_memory::MapMemory;

@@ -10,8 +10,8 @@ use libc::{c_int, c_void, socklen_t};
 
 use crate::if_tun::{TUNSETIFF, TUNSETOFFLOAD};
 use crate::if_xdp::{
-    AF_XDP, ETHTOOL_GCHANNELS, EthtoolChannels, SIOCETHTOOL, SOL_XDP, XDP_MMAP_OFFSETS, XDP_OPTIONS,
-    XDP_STATISTICS, XDP_UMEM_REG,
+    AF_XDP, ETHTOOL_GCHANNELS, ETHTOOL_STXCSUM, EthtoolChannels, EthtoolValue, SIOCETHTOOL, SOL_XDP,
+    XDP_MMAP_OFFSETS, XDP_OPTIONS, XDP_STATISTICS, XDP_UMEM_REG,
 };
 
 /// A mapping of this process, unmapped when dropped.
@@ -226,6 +226,19 @@ pub(crate) fn channels(name: &str) -> io::Result<EthtoolChannels> {
     // SAFETY: an ifreq whose data points to the structure that this command fills; both live through the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL.into(), &raw mut request) })?;
     Ok(channels)
+}
+
+/// Switches the checksums that a device computes on or off (`ethtool_set_one_feature` in `net/ethtool/ioctl.c`).
+pub(crate) fn set_tx_checksums(name: &str, on: bool) -> io::Result<()> {
+    let socket = new_socket(libc::AF_INET, libc::SOCK_DGRAM)?;
+    let mut value = EthtoolValue {
+        cmd: ETHTOOL_STXCSUM,
+        data: on.into(),
+    };
+    let mut request = named_request(name)?;
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: an ifreq whose data points to the structure that this command reads; both live through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL.into(), &raw mut request) })
 }
 
 /// Makes a TUN device, or opens a further queue of it (`tun_set_iff` in `drivers/net/tun.c`); its name.

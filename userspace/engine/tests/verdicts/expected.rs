@@ -26,7 +26,7 @@ fn fragment(hook: Hook, truth: &Truth, piece: Piece, world: &World) -> Option<Ju
     if world.policy().is_none() {
         return Some(whole(hook, truth, world));
     }
-    let audit = world.policy().is_some_and(Policy::audit);
+    let audit = hook != Hook::Edge && world.policy().is_some_and(Policy::audit);
     let overlap = Judgement::dropped_or_audited(DropReason::FragmentOverlap, audit);
     let known = match world.memory.borrow().get(&key) {
         Some(Memory::Unsure) => return None,
@@ -102,12 +102,18 @@ fn follows(hook: Hook, first: &Judgement, truth: &Truth) -> Judgement {
     match first.outcome() {
         Outcome::Pass(Pass::Lifeline) if hook == Hook::Egress => Judgement::passed(Pass::Default),
         Outcome::Pass(Pass::Lifeline) => Judgement::passed(Pass::Exempt),
-        Outcome::Redirect(metadata) => Judgement::redirected(FrameMetadata {
-            l3_offset: truth.l3_offset,
-            l3_length: truth.l3_length,
-            ..metadata
-        })
-        .by(first.rule_id, truth.l3_length),
+        Outcome::Redirect(metadata) => {
+            let judgement = Judgement::redirected(FrameMetadata {
+                l3_offset: truth.l3_offset,
+                l3_length: truth.l3_length,
+                ..metadata
+            });
+            match hook {
+                // Who sent it there has counted it.
+                Hook::Edge => judgement,
+                _ => judgement.by(first.rule_id, truth.l3_length),
+            }
+        }
         _ if first.length == 0 => *first,
         _ => first.by(first.rule_id, truth.l3_length),
     }
@@ -116,7 +122,7 @@ fn follows(hook: Hook, first: &Judgement, truth: &Truth) -> Judgement {
 fn whole(hook: Hook, truth: &Truth, world: &World) -> Judgement {
     let outcome = to_judgement;
     // An audit of the whole policy spares even what cannot be read.
-    let audit = world.policy().is_some_and(Policy::audit);
+    let audit = hook != Hook::Edge && world.policy().is_some_and(Policy::audit);
     if let Some(reason) = truth.malformed {
         return Judgement::dropped_or_audited(reason, audit);
     }
@@ -145,6 +151,10 @@ fn whole(hook: Hook, truth: &Truth, world: &World) -> Judgement {
         };
         return outcome(shielded).by(NO_RULE, length);
     }
+    // Nothing but IP packets comes out of there.
+    if hook == Hook::Edge && matches!(truth.content, Content::Arp | Content::NonIp) {
+        return outcome(Outcome::Drop(DropReason::NonIp));
+    }
     let Some(policy) = world.policy() else {
         return outcome(Outcome::Drop(DropReason::NoRuleSet));
     };
@@ -157,6 +167,7 @@ fn whole(hook: Hook, truth: &Truth, world: &World) -> Judgement {
     }
     if is_exempt(truth, policy.exemptions().level()) {
         return outcome(Outcome::Pass(match hook {
+            Hook::Edge => return outcome(Outcome::Drop(DropReason::ClearEgress)),
             Hook::Egress => Pass::Default,
             _ => Pass::Exempt,
         }));
@@ -166,14 +177,15 @@ fn whole(hook: Hook, truth: &Truth, world: &World) -> Judgement {
         (Hook::Egress, Decision::Protect) => Outcome::Drop(DropReason::ClearEgress),
         (Hook::Egress, Decision::FragmentUnknown) => Outcome::Drop(DropReason::FragmentUnknown),
         (Hook::Egress, _) => Outcome::Pass(Pass::Default),
+        (Hook::Edge, Decision::Permit | Decision::Block) => Outcome::Drop(DropReason::ClearEgress),
         _ => filtered(hook, truth, world, &verdict),
     };
     let judgement = match decided {
-        Outcome::Drop(reason) => Judgement::dropped_or_audited(reason, verdict.audit),
+        Outcome::Drop(reason) => Judgement::dropped_or_audited(reason, verdict.audit && hook != Hook::Edge),
         decided => outcome(decided),
     };
     match hook {
-        Hook::Egress => judgement,
+        Hook::Egress | Hook::Edge => judgement,
         _ => judgement.by(verdict.rule_id, truth.l3_length),
     }
 }
@@ -244,6 +256,7 @@ fn is_keepalive(hook: Hook, truth: &Truth, world: &World) -> bool {
 fn is_lifeline(hook: Hook, truth: &Truth, world: &World) -> bool {
     let (from, to) = (truth.packet.source, truth.packet.destination);
     match (truth.content, hook) {
+        (_, Hook::Edge) => false,
         (Content::Arp, _) | (Content::NonIp, Hook::Egress) => true,
         (Content::NeighbourDiscovery, Hook::Egress | Hook::HostEgress) => true,
         (Content::NeighbourDiscovery, _) => world.is_own(to) || stays_on_link(to),

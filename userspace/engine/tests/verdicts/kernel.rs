@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
-use ravelin_engine::{Filter, Role, Side};
+use ravelin_engine::{Edge, Filter, Role, Side};
 use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{
     DropReason, FrameMetadata, InboundEndpoint, Judgement, Outcome, Pass, RULE_COUNTERS, RuleCounter,
@@ -29,10 +29,18 @@ pub(crate) enum Hook {
     Egress,
     /// tcx egress in host mode.
     HostEgress,
+    /// XDP on the workers' end of a host's veth edge.
+    Edge,
 }
 
 impl Hook {
-    pub(crate) const ALL: [Self; 4] = [Self::Outer, Self::Inner, Self::Egress, Self::HostEgress];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Outer,
+        Self::Inner,
+        Self::Egress,
+        Self::HostEgress,
+        Self::Edge,
+    ];
 
     /// Whether it sees socket buffers.
     const fn is_tcx(self) -> bool {
@@ -59,7 +67,7 @@ impl Run {
     /// What a judgement means at a hook where no worker has a socket.
     pub(crate) fn expected(hook: Hook, judgement: &Judgement, _frame: &[u8]) -> Self {
         let (drop, pass) = match hook {
-            Hook::Outer | Hook::Inner => (XDP_DROP, XDP_PASS),
+            Hook::Outer | Hook::Inner | Hook::Edge => (XDP_DROP, XDP_PASS),
             Hook::Egress | Hook::HostEgress => (TC_ACT_SHOT, TC_ACT_UNSPEC),
         };
         let (code, metadata) = match judgement.outcome() {
@@ -122,7 +130,7 @@ pub(crate) const ONE_BUFFER: usize = 3400;
 impl Kernel {
     pub(crate) fn load() -> Self {
         let mut filter = Filter::load(RULE_COUNTERS, u32::MAX).expect("run this test as root");
-        filter.load_host().unwrap();
+        filter.load_host(Edge::Veth).unwrap();
         Self { filter }
     }
 
@@ -154,6 +162,7 @@ impl Kernel {
             Hook::Inner => self.filter.xdp(Side::Inner).unwrap().test_run(options),
             Hook::Egress => self.filter.egress(Role::Gateway).unwrap().test_run(options),
             Hook::HostEgress => self.filter.egress(Role::Host).unwrap().test_run(options),
+            Hook::Edge => self.filter.edge_seal().unwrap().test_run(options),
         };
         let result = match result {
             Ok(result) => result,

@@ -185,7 +185,7 @@ fn compare(kernel: &mut Kernel, world: &World, frames: &[Made], seed: u64, seen:
                     world.unsure(hook, &made.bytes);
                 }
                 if let Some(verdict) = world.reference(hook, &made.bytes) {
-                    check_against_reference(&judgement, verdict, &context);
+                    check_against_reference(hook, &judgement, verdict, &context);
                 }
                 let Some(run) = kernel.run(hook, &made.bytes) else {
                     seen.refused += 1;
@@ -213,6 +213,7 @@ fn compare(kernel: &mut Kernel, world: &World, frames: &[Made], seed: u64, seen:
 
 /// A judgement that names a rule names the one that the reference names, mangled frames included.
 fn check_against_reference(
+    hook: Hook,
     judgement: &Judgement,
     verdict: ravelin_xdp_common::Verdict,
     context: &impl Fn() -> String,
@@ -229,6 +230,9 @@ fn check_against_reference(
         Outcome::Drop(DropReason::RuleBlock | DropReason::DefaultBlock) => {
             verdict.decision == Decision::Block
         }
+        // Nothing but what is protected has business there; nor has that, where it is exempt.
+        Outcome::Drop(DropReason::ClearEgress) if hook == Hook::Edge => true,
+        Outcome::Redirect(_) if hook == Hook::Edge => verdict.decision == Decision::Protect,
         Outcome::Drop(DropReason::ClearNotAllowed | DropReason::ClearEgress) => {
             verdict.decision == Decision::Protect
         }

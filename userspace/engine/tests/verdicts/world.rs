@@ -12,8 +12,8 @@ use ravelin_policy::Policy;
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation, Family, Flow, FragmentKey, FragmentRecord, Frame, Header,
     InboundEndpoint, IpPacket, Judgement, OutboundKey, Place, Ports, SliceReader, Tables, TunnelEnds,
-    Verdict, address_bytes, address_v6, decide_egress, decide_host_egress, decide_inner, decide_outer,
-    mapped_v4, parse,
+    Verdict, address_bytes, address_v6, decide_edge, decide_egress, decide_host_egress, decide_inner,
+    decide_outer, mapped_v4, parse,
 };
 
 use crate::frame::{Piece, Truth};
@@ -99,6 +99,7 @@ impl World {
             Hook::Outer => Place::Outer,
             Hook::Inner => Place::Inner,
             Hook::Egress | Hook::HostEgress => Place::Egress,
+            Hook::Edge => Place::Edge,
         };
         let times = self.times.borrow();
         let first = times.get(&FragmentKey::of(&packet, place));
@@ -260,6 +261,7 @@ impl World {
             Hook::Inner => decide_inner(&reader, self),
             Hook::Egress => decide_egress(&reader, self),
             Hook::HostEgress => decide_host_egress(&reader, self),
+            Hook::Edge => decide_edge(&reader, self),
         }
     }
 
@@ -286,7 +288,7 @@ impl World {
 pub(crate) fn direction(hook: Hook) -> Direction {
     match hook {
         Hook::Outer => Direction::Inbound,
-        Hook::Inner | Hook::Egress | Hook::HostEgress => Direction::Outbound,
+        Hook::Inner | Hook::Egress | Hook::HostEgress | Hook::Edge => Direction::Outbound,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Two hosts that protect their own packets: docs/examples/host-a.toml and host-b.toml, and the same as tunnels.
 
+use std::net::Ipv4Addr;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ravelin_engine::ConnectionStatus;
@@ -128,6 +130,13 @@ fn exercise(hosts: &Hosts, change: impl Fn(&str) -> String, inside: [&str; 2]) {
             status.workers[0].sealed == sealed
         });
         let (from_stack, to_stack) = through(namespace, &status.interfaces["edge"].name);
+        if hosts.edge == "veth" {
+            // A packet of the wire each; those that did not fit were answered.
+            let answered = daemon.drops("packet_too_big");
+            assert_eq!(from_stack, sealed + answered, "{:?}", daemon.all_drops());
+            assert!(to_stack >= received, "{received} came as {to_stack}");
+            continue;
+        }
         assert!(
             4 * to_stack < received,
             "{received} segments arrived as {to_stack} packets"
@@ -157,10 +166,28 @@ fn tunnel_mode_without_offloads() {
     exercise(&Hosts::new(false), tunnel, ["ip:", "ipv6:"]);
 }
 
+#[test]
+fn transport_mode_by_veth_with_the_devices_offloads() {
+    exercise(&Hosts::new(true).with_edge("veth"), str::to_owned, ["", ""]);
+}
+
+#[test]
+fn tunnel_mode_by_veth_without_offloads() {
+    exercise(&Hosts::new(false).with_edge("veth"), tunnel, ["ip:", "ipv6:"]);
+}
+
 /// Datagrams of any size: the stack learns what fits from the answers to those that do not.
 #[test]
 fn datagrams_that_do_not_fit_are_made_to_fit() {
-    let hosts = Hosts::new(true);
+    made_to_fit(&Hosts::new(true));
+}
+
+#[test]
+fn datagrams_that_do_not_fit_are_made_to_fit_by_veth() {
+    made_to_fit(&Hosts::new(true).with_edge("veth"));
+}
+
+fn made_to_fit(hosts: &Hosts) {
     let _running = hosts.start(tunnel);
     let capture = hosts.capture();
     let echo = Echo::start(&hosts.b, PORT);
@@ -195,7 +222,25 @@ fn closed(hosts: &Hosts, capture: &Capture, echo: &Echo, monitor: &Echo) {
 
 #[test]
 fn nothing_leaves_in_the_clear_while_the_daemon_is_dead_or_frozen() {
-    let hosts = Hosts::new(true);
+    dead_or_frozen(&Hosts::new(true));
+}
+
+#[test]
+fn nothing_leaves_in_the_clear_by_veth_while_the_daemon_is_dead_or_frozen() {
+    dead_or_frozen(&Hosts::new(true).with_edge("veth"));
+}
+
+/// The devices of host a's edge.
+fn edges(hosts: &Hosts) -> Vec<String> {
+    let links: serde_json::Value = serde_json::from_str(&hosts.a.run("ip", &["-j", "link"])).unwrap();
+    let names = links.as_array().unwrap().iter();
+    names
+        .map(|link| link["ifname"].as_str().unwrap().to_owned())
+        .filter(|name| name.starts_with("rav"))
+        .collect()
+}
+
+fn dead_or_frozen(hosts: &Hosts) {
     let running = hosts.start(str::to_owned);
     let capture = hosts.capture();
     let echo = Echo::start(&hosts.b, PORT);
@@ -203,27 +248,40 @@ fn nothing_leaves_in_the_clear_while_the_daemon_is_dead_or_frozen() {
     for family in [0, 1] {
         wait_until("ping", || hosts.a.ping(B[family]));
     }
+    let ends = edges(hosts);
+    assert_eq!(ends.len(), if hosts.edge == "veth" { 2 } else { 1 }, "{ends:?}");
 
     let pid = Pid::from_raw(running.da.pid() as i32);
     kill(pid, Signal::SIGSTOP).unwrap();
-    closed(&hosts, &capture, &echo, &monitor);
+    closed(hosts, &capture, &echo, &monitor);
     kill(pid, Signal::SIGCONT).unwrap();
     for family in [0, 1] {
         wait_until("ping after SIGCONT", || hosts.a.ping(B[family]));
     }
 
     running.da.kill();
-    let edges = hosts.a.run("ip", &["-o", "link"]);
-    assert!(!edges.contains("rav0"), "the edge goes with the daemon: {edges}");
-    closed(&hosts, &capture, &echo, &monitor);
+    if hosts.edge == "tun" {
+        assert_eq!(
+            edges(hosts),
+            Vec::<String>::new(),
+            "the edge goes with the daemon"
+        );
+    }
+    closed(hosts, &capture, &echo, &monitor);
     let daemon = running.a.start();
     for family in [0, 1] {
         wait_until("ping after a restart", || hosts.a.ping(B[family]));
     }
+    assert_eq!(
+        edges(hosts).len(),
+        ends.len(),
+        "what was left behind was replaced"
+    );
 
     let (ended, log) = daemon.stop();
     assert!(ended.success(), "{log}");
-    closed(&hosts, &capture, &echo, &monitor);
+    assert_eq!(edges(hosts), Vec::<String>::new(), "the edge is removed");
+    closed(hosts, &capture, &echo, &monitor);
     succeeded(&running.a.detach());
     assert!(running.a.pins().is_empty());
     // The other side still demands ESP; but from here the packet leaves as any other.
@@ -241,12 +299,103 @@ fn nothing_leaves_in_the_clear_while_the_daemon_is_dead_or_frozen() {
 /// A link-layer address may change: what is opened must still be for this host.
 #[test]
 fn a_changed_link_layer_address_is_followed() {
-    let hosts = Hosts::new(true);
-    let _running = hosts.start(str::to_owned);
+    for edge in ["tun", "veth"] {
+        let hosts = Hosts::new(true).with_edge(edge);
+        let _running = hosts.start(str::to_owned);
+        wait_until("ping", || hosts.a.ping(B[0]));
+        hosts.a.ip("link set eth0 address 02:00:00:00:00:0a");
+        wait_until("ping from the new address", || hosts.a.ping(B[0]));
+        wait_until("ping to the new address", || hosts.b.ping(A[0]));
+    }
+}
+
+/// Devices are there for everybody. What somebody else sends on those of a veth edge is judged like anything, and does not get
+/// into the stack as if it had been opened.
+#[test]
+fn what_others_send_on_a_veth_edge_goes_nowhere_that_the_rules_do_not_say() {
+    let hosts = Hosts::new(true).with_edge("veth");
+    let running = hosts.start(str::to_owned);
+    let capture = hosts.capture();
+    let echo = Echo::start(&hosts.b, PORT);
     wait_until("ping", || hosts.a.ping(B[0]));
-    hosts.a.ip("link set eth0 address 02:00:00:00:00:0a");
-    wait_until("ping from the new address", || hosts.a.ping(B[0]));
-    wait_until("ping to the new address", || hosts.b.ping(A[0]));
+    let daemon = &running.da;
+    let dropped = |reason: &str, what: &str, action: &dyn Fn()| {
+        let before = daemon.drops(reason);
+        wait_until(what, || {
+            action();
+            daemon.drops(reason) > before
+        });
+    };
+    let names = edges(&hosts);
+    let stack = daemon.status().interfaces["edge"].name.clone();
+    let workers = names.iter().find(|name| **name != stack).unwrap();
+    // ARP, on either end.
+    hosts.a.ip(&format!(
+        "address add 198.51.100.1/24 dev {stack}\naddress add 203.0.113.1/24 dev {workers}"
+    ));
+    dropped("non_ip", "ARP from the stack's end", &|| {
+        assert!(!hosts.a.ping("198.51.100.9"));
+    });
+    dropped("clear_egress", "ARP from the workers' end", &|| {
+        assert!(!hosts.a.ping("203.0.113.9"));
+    });
+    // Past the outer device: what is protected is sealed, what is permitted has no business here.
+    let edge = Capture::start(&hosts.a, &stack);
+    dropped("clear_egress", "what the policy permits", &|| {
+        edge.send(&datagram(CLEAR_PORT, b"past the filter"));
+    });
+    edge.send(&datagram(PORT, b"to be sealed"));
+    wait_until("what the policy protects", || {
+        echo.received().iter().any(|one| one == b"to be sealed")
+    });
+    let packets = capture.packets();
+    assert_eq!(clear(&packets).len(), 0, "{:?}", clear(&packets));
+}
+
+/// A frame with a datagram from a to b.
+fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
+    let [from, to] = [A[0], B[0]].map(|address| address.parse::<Ipv4Addr>().unwrap().octets());
+    let length = 28 + payload.len() as u16;
+    let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 17, 0, 0];
+    ip[2..4].copy_from_slice(&length.to_be_bytes());
+    ip.extend([from, to].concat());
+    let sum: u32 = ip
+        .chunks(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+        .sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    // RFC 768: a checksum of zero is none.
+    let udp = [4000, port, length - 20, 0].map(u16::to_be_bytes).concat();
+    [&[2; 12], &[0x08, 0][..], &ip, &udp, payload].concat()
+}
+
+/// A worker for each queue, whichever edge the packets come by.
+#[test]
+fn several_queues_share_the_work() {
+    for edge in ["tun", "veth"] {
+        let hosts = Hosts::with_queues(2).with_edge(edge);
+        let running = hosts.start(str::to_owned);
+        let capture = hosts.capture();
+        let echo = Echo::start(&hosts.b, PORT);
+        for family in [0, 1] {
+            wait_until("ping", || hosts.a.ping(B[family]));
+            // Each from another port. What comes from the wire has the same addresses throughout, which is all that these devices
+            // share it out by.
+            wait_until("every worker to seal", || {
+                let back = echo.udp(&hosts.a, B[family], &[5; 1000]);
+                let busy = [&running.da, &running.db].iter().all(|daemon| {
+                    let workers = daemon.status().workers;
+                    workers.len() == 2 && workers.iter().all(|worker| worker.sealed > 0)
+                });
+                back && busy
+            });
+            echo.tcp(&hosts.a, B[family], STREAM);
+        }
+        let packets = capture.packets();
+        assert_eq!(leaks(&packets).len(), 0, "{:?}", leaks(&packets));
+        assert_sequence_numbers_fresh(&packets);
+    }
 }
 
 #[test]
@@ -261,6 +410,16 @@ fn what_host_mode_cannot_do_is_refused_with_advice() {
         .with("--xdp-mode", "generic")
         .refused();
     assert!(said.contains("needs XDP in the driver"), "{said}");
+    // Nor is it fallen back to where the driver has none.
+    for edge in ["tun", "veth"] {
+        let hosts = Hosts::new(true).with_edge(edge);
+        hosts.a.ip("link add name br1 type bridge\nlink set br1 up");
+        let mut host = hosts.host(0, str::to_owned);
+        host.outer = "br1".to_owned();
+        let said = host.refused();
+        assert!(said.contains("needs XDP in the driver"), "{edge}: {said}");
+        assert_eq!(edges(&hosts), Vec::<String>::new());
+    }
     let mut gateway = hosts.host(0, str::to_owned);
     gateway.extra = vec!["--mode".to_owned(), "gateway".to_owned()];
     let said = gateway.refused();

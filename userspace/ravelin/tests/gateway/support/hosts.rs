@@ -25,16 +25,28 @@ pub(crate) struct Hosts {
     pub(crate) wire: Namespace,
     pub(crate) b: Namespace,
     pub(crate) folder: TempDir,
+    /// `tun` or `veth`, on both.
+    pub(crate) edge: &'static str,
 }
 
 impl Hosts {
     /// With the hosts' devices as they come, or with all they would do for the stack switched off.
     pub(crate) fn new(offloads: bool) -> Self {
+        Self::make(offloads, 1)
+    }
+
+    /// With devices of so many queues.
+    pub(crate) fn with_queues(queues: u32) -> Self {
+        Self::make(true, queues)
+    }
+
+    fn make(offloads: bool, queues: u32) -> Self {
         let hosts = Self {
             a: Namespace::new(),
             wire: Namespace::new(),
             b: Namespace::new(),
             folder: TempDir::with_prefix("ravelin-test-").unwrap(),
+            edge: "tun",
         };
         for key in ["a-to-b-v4", "b-to-a-v4", "a-to-b-v6", "b-to-a-v6"] {
             keygen(&hosts.folder.path().join(format!("{key}.key")), "aes-256-gcm");
@@ -45,7 +57,8 @@ impl Hosts {
             .ip("link add name br0 type bridge mcast_snooping 0\nlink set br0 up");
         for (number, host, port) in [(1, &hosts.a, "to-a"), (2, &hosts.b, "to-b")] {
             host.ip(&format!(
-                "link add name eth0 numrxqueues 1 numtxqueues 1 type veth peer name {port} netns {} numrxqueues 1 numtxqueues 1\n\
+                "link add name eth0 numrxqueues {queues} numtxqueues {queues} \
+                 type veth peer name {port} netns {} numrxqueues {queues} numtxqueues {queues}\n\
                  link set eth0 up\n\
                  address add 192.0.2.{number}/24 dev eth0\naddress add 2001:db8::{number}/64 dev eth0 nodad",
                 hosts.wire.path()
@@ -65,6 +78,11 @@ impl Hosts {
             }
         }
         hosts
+    }
+
+    /// The same with another host edge.
+    pub(crate) fn with_edge(self, edge: &'static str) -> Self {
+        Self { edge, ..self }
     }
 
     /// The same on links of another MTU.
@@ -89,7 +107,9 @@ impl Hosts {
             .replace(algorithm, &format!("{algorithm}esn = false\n"));
         let policy = change(&example);
         let namespace = [&self.a, &self.b][number];
-        let mut gateway = Gateway::new(namespace, self.folder.path(), &policy).with("--mode", "host");
+        let mut gateway = Gateway::new(namespace, self.folder.path(), &policy)
+            .with("--mode", "host")
+            .with("--host-edge", self.edge);
         gateway.outer = "eth0".to_owned();
         gateway.inner = None;
         gateway
