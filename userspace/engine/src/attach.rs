@@ -3,6 +3,9 @@
 //! A link's pin lies at `/sys/fs/bpf/ravelin/INSTANCE/SIDE-NETNS-IFINDEX`. When the process dies, the kernel empties
 //! the XSK maps, and the programs stay: protected packets drop, permitted ones pass. The next start finds the pins
 //! and swaps its own programs in, so that there is no moment without a filter.
+//!
+//! Pins can be deleted, and the whole filesystem unmounted, under a running engine. Then the programs would go with the
+//! process, so it looks after its pins and makes them anew.
 
 use std::fs::File;
 use std::io;
@@ -61,6 +64,21 @@ pub enum AttachError {
         path: PathBuf,
         /// What went wrong.
         error: io::Error,
+    },
+    /// The BPF filesystem has gone since the start, and with it the pins.
+    #[error(
+        "{BPFFS} is no BPF filesystem any more, so the programs are not pinned: should this process end, the filter would end \
+         with it; run `mount -t bpf bpf {BPFFS}`"
+    )]
+    Unmounted,
+    /// A program cannot be pinned again, because an attempt before has failed.
+    #[error(
+        "{path}: the pin is gone and cannot be made again: should this process end, the filter would end with it; start Ravelin \
+         again while nothing leaves that must be protected"
+    )]
+    Unpinned {
+        /// The pin.
+        path: PathBuf,
     },
     /// Another engine runs under this name.
     #[error(
@@ -143,6 +161,8 @@ pub struct Attachments {
 struct Attached {
     path: PathBuf,
     link: FdLink,
+    /// The same link once more: to pin one is to give it away, and back it comes only if that went well.
+    spare: Option<FdLink>,
     adopted: bool,
 }
 
@@ -155,12 +175,7 @@ impl Attachments {
     pub fn open(instance: &str) -> Result<Self, AttachError> {
         mount_bpffs()?;
         let folder = folder(instance);
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(&folder).map_err(|error| AttachError::Pin {
-            path: folder.clone(),
-            error,
-        })?;
+        make_folder(&folder)?;
         let lock = lock(&folder, instance)?;
         Ok(Self {
             instance: instance.to_owned(),
@@ -192,7 +207,9 @@ impl Attachments {
                     return Ok(mode);
                 }
                 // The device of the old link is gone; so is its use.
-                Err(_) => remove(&path)?,
+                Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove(&path)?,
+                // To take the old program away first would open the filter.
+                Err(error) => return Err(attach_error(error, device, side.name())),
             }
         }
         let attempts: &[(XdpMode, Mode)] = match mode {
@@ -236,7 +253,8 @@ impl Attachments {
         if let Some(link) = adopt(&path)?.and_then(|link| SchedClassifierLink::try_from(link).ok()) {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
                 Ok(link) => return self.push(path, link, true, device, WHAT),
-                Err(_) => remove(&path)?,
+                Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove(&path)?,
+                Err(error) => return Err(attach_error(error, device, WHAT)),
             }
         }
         let link = program
@@ -288,6 +306,38 @@ impl Attachments {
             }
         }
         Ok(())
+    }
+
+    /// Makes pins anew that are gone; whether there were any.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Unmounted`] until there is a BPF filesystem again, [`AttachError::Pin`], [`AttachError::InUse`];
+    /// [`AttachError::Unpinned`] for a program that could not be pinned before.
+    pub fn pin_again(&mut self) -> Result<bool, AttachError> {
+        let gone = |attached: &Attached| !attached.path.exists();
+        if !self.links.iter().any(gone) {
+            return Ok(false);
+        }
+        if !is_bpffs_mounted()? {
+            return Err(AttachError::Unmounted);
+        }
+        if !self.folder.exists() {
+            make_folder(&self.folder)?;
+            let instance = self.folder.file_name().unwrap_or_default().to_string_lossy();
+            self._lock = lock(&self.folder, &instance)?;
+        }
+        for attached in self.links.iter_mut().filter(|attached| gone(attached)) {
+            let path = &attached.path;
+            let unpinned = || AttachError::Unpinned { path: path.clone() };
+            let spare = attached.spare.take().ok_or_else(unpinned)?;
+            let pinned = spare.pin(path).map_err(|error| AttachError::Pin {
+                path: path.clone(),
+                error: io::Error::other(error),
+            })?;
+            attached.spare = Some(pinned.into());
+        }
+        Ok(true)
     }
 
     /// Lets the programs stay when this process ends, however it ends.
@@ -344,7 +394,13 @@ impl Attachments {
             })?;
             pinned.into()
         };
-        self.links.push(Attached { path, link, adopted });
+        let spare = adopt(&path)?;
+        self.links.push(Attached {
+            path,
+            link,
+            spare,
+            adopted,
+        });
         Ok(())
     }
 }
@@ -357,7 +413,7 @@ impl Drop for Attachments {
         for attached in self.links.drain(..).filter(|attached| !attached.adopted) {
             // Nothing more can be done about it here; `ravelin detach` can.
             let _ = std::fs::remove_file(&attached.path);
-            drop(attached.link);
+            drop((attached.link, attached.spare));
         }
         // Fails while adopted pins lie in it, as it should.
         let _ = std::fs::remove_dir(&self.folder);
@@ -392,6 +448,15 @@ fn folder(instance: &str) -> PathBuf {
     Path::new(BPFFS).join("ravelin").join(instance)
 }
 
+fn make_folder(folder: &Path) -> Result<(), AttachError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(folder).map_err(|error| AttachError::Pin {
+        path: folder.to_owned(),
+        error,
+    })
+}
+
 /// Two engines under one name would take each other's programs away.
 fn lock(folder: &Path, instance: &str) -> Result<Flock<File>, AttachError> {
     let file = File::open(folder).map_err(|error| AttachError::Pin {
@@ -404,12 +469,16 @@ fn lock(folder: &Path, instance: &str) -> Result<Flock<File>, AttachError> {
 }
 
 pub(crate) fn mount_bpffs() -> Result<(), AttachError> {
-    let mounted = statfs(BPFFS).map_err(AttachError::Mount)?.filesystem_type().0 as u32 == BPF_FS_MAGIC;
-    if mounted {
+    if is_bpffs_mounted()? {
         return Ok(());
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700")).map_err(AttachError::Mount)
+}
+
+fn is_bpffs_mounted() -> Result<bool, AttachError> {
+    let kind = statfs(BPFFS).map_err(AttachError::Mount)?.filesystem_type();
+    Ok(kind.0 as u32 == BPF_FS_MAGIC)
 }
 
 fn pins(folder: &Path) -> Result<Vec<PathBuf>, AttachError> {

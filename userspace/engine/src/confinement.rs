@@ -196,11 +196,14 @@ fn restrict_files(written: &[&Path]) -> Result<bool, ConfinementError> {
     let changes = AccessFs::from_write(ABI::V5) | AccessFs::Execute;
     let folders = written.iter().filter_map(|path| folder_of(path).ok());
     let places = folders.chain(["/sys/fs/bpf", "/proc/sys/net", "/dev/net/tun"].map(PathBuf::from));
+    // A BPF filesystem that is mounted later is another one, and lies beneath the folder above it only.
+    let pins = AccessFs::MakeDir | AccessFs::MakeReg | AccessFs::RemoveDir | AccessFs::RemoveFile;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(changes)?
         .create()?
         .add_rules(path_beneath_rules(places, AccessFs::from_write(ABI::V5)))?
+        .add_rules(path_beneath_rules(["/sys/fs"], pins))?
         .restrict_self()?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }

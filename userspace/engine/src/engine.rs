@@ -77,7 +77,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Engine {
     // Dropped in this order: first the programs (where they are not kept), then what serves them.
-    attachments: Option<Attachments>,
+    pub(crate) attachments: Option<Attachments>,
     pub(crate) workers: Vec<Worker>,
     pub(crate) host: Option<Host>,
     pub(crate) resolver: Resolver,
@@ -102,6 +102,8 @@ pub struct Engine {
     /// The surroundings have changed since the policy in force was resolved.
     pub(crate) moved: bool,
     pub(crate) last_error: Option<String>,
+    /// Why programs are not pinned that should be, once that was said.
+    pub(crate) unpinned: Option<String>,
     pub(crate) pulse: Pulse,
     pub(crate) supervisor: Supervisor,
     /// With the control socket, which is served in it.
@@ -205,6 +207,7 @@ impl Engine {
             peers: Peers::default(),
             moved: false,
             last_error: None,
+            unpinned: None,
             pulse: Pulse::default(),
             supervisor: Supervisor::new(),
             runtime: Some(runtime),

@@ -114,6 +114,9 @@ impl Filter {
     /// [`FilterError`] when the kernel refuses the object or a program.
     pub fn load(rules: u32, longest: u32) -> Result<Self, FilterError> {
         let mut bpf = EbpfLoader::new()
+            // Nothing in the object depends on the layout of the kernel's own structures, and to read about them takes longer
+            // than everything else here but the verifier.
+            .btf(None)
             .map_max_entries(map_names::RULES, rules)
             .override_global(map_names::LONGEST_FRAME, &longest, true)
             .load(OBJECT)

@@ -121,6 +121,7 @@ impl Engine {
                 eprintln!("ravelin: host edge: {error}");
             }
         }
+        self.look_after_pins();
         self.take_pulse();
         self.lose_patience();
         self.watch();
@@ -130,6 +131,25 @@ impl Engine {
         self.meet_peers();
         self.hand_out_errands();
         Ok(())
+    }
+
+    /// Has the programs outlive this process whatever becomes of their pins.
+    fn look_after_pins(&mut self) {
+        let Some(attachments) = &mut self.attachments else {
+            return;
+        };
+        let trouble = match attachments.pin_again() {
+            Ok(false) => None,
+            Ok(true) => {
+                eprintln!("ravelin: pins of the programs were gone; they are there again");
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(text) = trouble.as_ref().filter(|_| trouble != self.unpinned) {
+            eprintln!("ravelin: {text}");
+        }
+        self.unpinned = trouble;
     }
 
     /// Tells of workers that hang; only while none does, the service manager hears that all is well.

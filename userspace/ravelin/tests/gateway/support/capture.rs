@@ -109,13 +109,13 @@ impl Drop for Capture {
 }
 
 /// Whether a frame waits at the socket, or comes in time.
-fn waits(socket: &OwnedFd, timeout: PollTimeout) -> bool {
+pub(crate) fn waits(socket: &OwnedFd, timeout: PollTimeout) -> bool {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
 }
 
 /// Takes all frames that wait at the socket.
-fn drain(socket: &OwnedFd, frames: &mut Vec<Seen>) {
+pub(crate) fn drain(socket: &OwnedFd, frames: &mut Vec<Seen>) {
     let mut buffer = vec![0; 16384];
     while waits(socket, PollTimeout::ZERO) {
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
@@ -130,7 +130,8 @@ fn drain(socket: &OwnedFd, frames: &mut Vec<Seen>) {
     }
 }
 
-fn open(device: &str) -> OwnedFd {
+/// A packet socket at a device of the namespace that the thread is in.
+pub(crate) fn open(device: &str) -> OwnedFd {
     let address = getifaddrs()
         .unwrap()
         .filter(|interface| interface.interface_name == device)
