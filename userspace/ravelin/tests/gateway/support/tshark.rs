@@ -48,6 +48,7 @@ pub(crate) fn open(frames: &[Seen], keys: &[Key], folder: &Path) -> Opened {
         .arg(&capture)
         // What is inside is no protocol that tshark knows.
         .args(["-d", "tcp.port==0-65535,data", "-d", "udp.port==0-65535,data"])
+        .args(["-d", "udp.port==4500,udpencap"])
         .args(["-o", "tcp.desegment_tcp_streams:FALSE"])
         .args(["-o", "tcp.analyze_sequence_numbers:FALSE"])
         .args(["-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
