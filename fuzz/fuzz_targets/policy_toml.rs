@@ -44,12 +44,14 @@ fn resolve(policy: &Policy) {
         own: addresses(7).to_vec(),
         names: names.collect(),
         outer: None,
+        session: None,
     };
     let there = Surroundings {
         own: Vec::new(),
         names: BTreeMap::new(),
         // No device has that name.
         outer: Some("/".to_owned()),
+        session: None,
     };
     let Ok((resolved, _)) = policy.resolve(&here) else {
         return;

@@ -85,6 +85,9 @@ pub fn policy_text_of(rng: &mut Rng, lists: usize, rules: usize) -> String {
     if rng.chance(30) {
         let _ = writeln!(text, "exemptions = {}", rng.below(4));
     }
+    if rng.chance(25) {
+        let _ = writeln!(text, "[lifeline]\nfilters = [\n{}]", lifeline_text(rng));
+    }
     for list in 0..lists {
         let filters: Vec<String> = (0..1 + rng.below(5)).map(|_| filter_text(rng)).collect();
         let _ = writeln!(text, "[filter-lists.l{list}]\nfilters = [\n{}]", filters.concat());
@@ -162,6 +165,13 @@ fn filter_text(rng: &mut Rng) -> String {
     }
     let _ = writeln!(text, ", mirrored = {} }},", rng.chance(70));
     text
+}
+
+fn lifeline_text(rng: &mut Rng) -> String {
+    let v4 = rng.chance(50);
+    let (source, destination) = (address_text(rng, v4), address(rng, v4));
+    let ports = rng.pick(&["", ", destination-port = 22", ", source-port = \"80-443\""]);
+    format!("  {{ source = \"{source}\", destination = \"{destination}\", protocol = \"tcp\"{ports} }},\n")
 }
 
 fn ports_text(rng: &mut Rng) -> String {

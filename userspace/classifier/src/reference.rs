@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
+use ravelin_policy::order::Priority;
 use ravelin_policy::{Action, Address, DefaultAction, Filter, Policy, PortSet, Rule, Selector};
 pub use ravelin_policy::{Packet, Transport};
 use ravelin_xdp_common::line::{NO_CONNECTION, NO_RULE};
@@ -157,12 +158,12 @@ fn match_filter(filter: &Filter, packet: &Packet) -> Match {
 
 /// `Less` if `a` wins over `b`.
 fn compare(a: (&Rule, &Filter), b: (&Rule, &Filter)) -> Ordering {
-    let priority = match (a.0.priority, b.0.priority) {
-        (Some(a), Some(b)) => a.cmp(&b),
-        (Some(_), None) => Ordering::Less,
-        (None, Some(_)) => Ordering::Greater,
-        (None, None) => Ordering::Equal,
+    let before = |priority| match priority {
+        Priority::Lifeline => (0, 0),
+        Priority::Given(priority) => (1, priority),
+        Priority::None => (2, 0),
     };
+    let priority = before(a.0.priority).cmp(&before(b.0.priority));
     let shorter = |f: &Filter| common_bits(&f.source).min(common_bits(&f.destination));
     let longer = |f: &Filter| common_bits(&f.source).max(common_bits(&f.destination));
     priority

@@ -53,12 +53,18 @@ impl Engine {
         let file = self.enforcement.current().file.path().display().to_string();
         match self.enforcement.roll_back(&self.workers) {
             Ok(()) => {
-                self.nudge();
-                self.moved = true;
+                self.is_back();
                 self.fail(format!("{file} was rolled back: {why}"));
             }
             Err(error) => self.fail(format!("{file} could not be rolled back: {error}")),
         }
+    }
+
+    /// The policy before is in force again, with the lifeline that it had. The surroundings may be others meanwhile.
+    pub(crate) fn is_back(&mut self) {
+        self.nudge();
+        self.moved = true;
+        self.watch.surroundings.session = self.enforcement.current().session;
     }
 
     /// Starts preparing what comes next, if nothing is being prepared and the swap before is done with.
@@ -90,12 +96,24 @@ impl Engine {
                 self.refuse(work, error.to_string());
                 continue;
             }
-            let surroundings = self.watch.surroundings.clone();
+            let mut surroundings = self.watch.surroundings.clone();
+            let session = match &work {
+                Work::Apply(request, _) => request.session,
+                Work::Reload => None,
+            };
+            let mut strange = None;
+            match session.map(|session| session.admit(&surroundings.own)) {
+                Some(Ok(Some(session))) => surroundings.session = Some(session),
+                Some(Err(error)) => strange = Some(error.to_string()),
+                Some(Ok(None)) | None => {}
+            }
             let with_keys = self.enforcement.role().seals();
             let reading = Reading::default();
             let (file, watched) = (path.clone(), reading.clone());
             let started = in_thread("ravelin-prepare", move || {
-                load(&file, &watched, surroundings, with_keys)
+                let mut prepared = load(&file, &watched, surroundings, with_keys)?;
+                prepared.warnings.extend(strange);
+                Ok(prepared)
             });
             match started {
                 Ok(result) => {
@@ -162,6 +180,7 @@ impl Engine {
                     file: prepared.file.path().to_owned(),
                     confirm_seconds: None,
                     dry_run: false,
+                    session: None,
                 };
                 match self.apply(prepared, &request) {
                     Ok(applied) => {
@@ -196,6 +215,7 @@ impl Engine {
             // The machine's addresses may have changed since.
             self.moved |= self.watch.surroundings.own != surroundings.own;
             self.watch.surroundings.names.extend(surroundings.names);
+            self.watch.surroundings.session = surroundings.session;
             self.last_error = None;
             policy = self.policy_status();
             warnings.extend(self.enforcement.strangers(&self.watch.surroundings.own));

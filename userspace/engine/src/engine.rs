@@ -33,6 +33,7 @@ use crate::reading::Reading;
 use crate::resolver::{News, Resolver};
 use crate::role::{Edge, Role};
 use crate::schedule::Schedule;
+use crate::session::Session;
 use crate::status::InterfaceStatus;
 use crate::supervisor::Supervisor;
 use crate::watch::Watch;
@@ -71,6 +72,8 @@ pub struct Options {
     pub resolve_interval: Duration,
     /// Counters for so many rules; `None` takes twice as many as the first policy has, and at least 65,536.
     pub max_rules: Option<u32>,
+    /// The SSH connection that the engine was started from.
+    pub session: Option<Session>,
 }
 
 /// A running engine.
@@ -147,13 +150,20 @@ impl Engine {
             Ok(News::Addresses(own)) => own,
             _ => Vec::new(),
         };
+        let (session, strange) = match options.session.map(|session| session.admit(&own)) {
+            Some(Ok(session)) => (session, None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            None => (None, None),
+        };
         let surroundings = Surroundings {
             own,
             outer: Some(outer.name.clone()),
+            session,
             ..Surroundings::default()
         };
         let mut prepared = Prepared::new(file, surroundings, role.seals(), &Reading::default())?;
         let mut warnings = std::mem::take(&mut prepared.warnings);
+        warnings.extend(strange);
         if !role.seals() && protects(&prepared.policy) {
             warnings.push(
                 "no inner device, and not host mode: nothing is encrypted; clear packets that must be protected are dropped in both \

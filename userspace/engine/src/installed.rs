@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ravelin_classifier::RuleSet;
-use ravelin_policy::Policy;
+use ravelin_policy::{Management, Policy};
 use ravelin_xdp_common::InboundEndpoint;
 
 use crate::connection::{Connection, Inbound};
@@ -29,6 +29,8 @@ pub(crate) struct Installed {
     pub(crate) file: PolicyFile,
     pub(crate) policy: Arc<Policy>,
     pub(crate) generation: u32,
+    /// The SSH connection that has a lifeline.
+    pub(crate) session: Option<Management>,
     /// By slot.
     pub(crate) rules: Arc<RuleSet>,
     /// By index of the rule in the policy.
@@ -48,6 +50,7 @@ impl Installed {
         let Prepared {
             file,
             policy,
+            surroundings,
             mut rules,
             ..
         } = prepared;
@@ -60,6 +63,7 @@ impl Installed {
             file,
             policy,
             generation,
+            session: surroundings.session,
             rules: Arc::new(rules),
             rule_slots: rule_slots.into(),
             connections: connections.into(),

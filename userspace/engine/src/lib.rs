@@ -67,6 +67,7 @@ mod sas;
 mod schedule;
 mod seal;
 mod serve;
+mod session;
 mod sighting;
 mod slots;
 mod status;
@@ -100,6 +101,7 @@ pub use reading::Stalled;
 pub use regime::{Regime, Shared, TakenUp};
 pub use resolver::{News, Resolver};
 pub use role::{Edge, Role};
+pub use session::Session;
 pub use status::{
     ConnectionStatus, InterfaceStatus, PeerStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus,
     SaDirection, SaEntry, SaState, SaStatus, Status, WorkerStatus,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::session::Session;
 use crate::status::{PolicyStatus, SaDirection, SaEntry, Status};
 
 /// Paths of the control socket.
@@ -34,6 +35,9 @@ pub struct ApplyRequest {
     /// Does everything but the swap.
     #[serde(default)]
     pub dry_run: bool,
+    /// The SSH connection that the client was started from. Without one, that of the policy in force keeps its lifeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
 }
 
 /// What an apply did, or would do.

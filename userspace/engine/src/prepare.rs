@@ -163,7 +163,7 @@ impl Prepared {
         reading: &Reading,
     ) -> Result<Self, ApplyError> {
         let (surroundings, mut warnings) = look_around(file.policy(), known)?;
-        let policy = if file.policy().depends_on_surroundings() {
+        let policy = if file.policy().depends_on_surroundings() || surroundings.session.is_some() {
             let (policy, more) = file.policy().resolve(&surroundings)?;
             warnings.extend(more.iter().map(ToString::to_string));
             Arc::new(policy)
@@ -227,12 +227,14 @@ fn look_around(policy: &Policy, known: Surroundings) -> Result<(Surroundings, Ve
         own,
         names: mut known,
         outer,
+        session,
     } = known;
     let Lookup { found, failed } = look_up(policy.names());
     let mut surroundings = Surroundings {
         own,
         names: found,
         outer,
+        session,
     };
     let (mut warnings, mut errors) = (Vec::new(), Vec::new());
     for (name, why) in failed {

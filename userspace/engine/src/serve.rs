@@ -264,8 +264,7 @@ impl Engine {
                     .roll_back(&self.workers)
                     .map_err(|error| error.to_string());
                 if result.is_ok() {
-                    self.nudge();
-                    self.moved = true;
+                    self.is_back();
                     eprintln!("ravelin: the policy is rolled back");
                 }
                 drop(reply.send(result.map(|()| self.policy_status())));

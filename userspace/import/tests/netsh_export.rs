@@ -9,6 +9,7 @@ use ravelin_classifier::arbitrary::{self, Rng};
 use ravelin_classifier::reference::{Transport, classify};
 use ravelin_import::{NetshOptions, Source, export_netsh, netsh};
 use ravelin_policy::explain::explain;
+use ravelin_policy::order::Priority;
 use ravelin_policy::{Action, Filter, Policy, Rule, Selector};
 
 /// The script read back by the importer, on the machine with the policy's local address.
@@ -248,7 +249,11 @@ fn what_netsh_cannot_say_is_told_with_its_place() {
         for filter in policy.filter_lists().iter().flat_map(|list| &list.filters) {
             assert!(!cannot(filter) || told(filter.position), "{filter}\n{text}");
         }
-        for rule in policy.rules().iter().filter(|rule| rule.priority.is_some()) {
+        for rule in policy
+            .rules()
+            .iter()
+            .filter(|rule| rule.priority != Priority::None)
+        {
             assert!(told(rule.position), "{}\n{text}", rule.name);
         }
         // Whatever was written can be read.

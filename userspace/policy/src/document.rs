@@ -6,6 +6,7 @@ use crate::connection::{CONNECTION, Connection};
 use crate::diagnostic::{Report, Span, quote};
 use crate::filter::{FILTER_LIST, Filter, FilterList};
 use crate::group::Groups;
+use crate::lifeline::{self, LIFELINE};
 use crate::policy::{MAX_FILTERS, Policy};
 use crate::reader::{Entry, Node, Table};
 use crate::rule::{Names, RULE, Rule};
@@ -63,6 +64,11 @@ pub(crate) static POLICY: TableSpec = TableSpec {
             "Address groups: names for sets of addresses, written \"$NAME\" in filters",
         ),
         Key::optional(
+            "lifeline",
+            Kind::Table(&LIFELINE),
+            "Who can always manage this machine, whatever the rules say",
+        ),
+        Key::optional(
             "filter-lists",
             Kind::Named(&FILTER_LIST),
             "Which packets: named lists of filters",
@@ -97,14 +103,22 @@ pub(crate) fn read(report: &mut Report<'_>, parts: &[Part<'_>]) -> Option<Policy
     let groups = named(report, &tops, "addresses", "address group");
     let mut groups = Groups::read(report, &groups);
     let lists = named(report, &tops, "filter-lists", "filter list");
-    let (filter_lists, list_names) = read_filter_lists(report, &lists, &mut groups);
+    let (mut filter_lists, list_names) = read_filter_lists(report, &lists, &mut groups);
     let connections = named(report, &tops, "connections", "connection");
     let (connections, connection_names) = read_connections(report, &connections, parts);
-    let rules = read_rules(report, &tops, &list_names, &connection_names);
+    let mut rules = read_rules(report, &tops, &list_names, &connection_names);
+    let count: usize = filter_lists.iter().map(|list| list.filters.len()).sum();
+    let lifeline = lifeline::read(report, &tops, &mut groups, MAX_FILTERS.saturating_sub(count));
     groups.warn(report);
+    let lifeline = lifeline?;
+    if let Some(list) = lifeline.list {
+        rules.push(lifeline::rule(&list, filter_lists.len()));
+        filter_lists.push(list);
+    }
     Some(Policy::new(
         report.files(),
         settings?,
+        lifeline.ssh_session,
         filter_lists,
         rules,
         connections,

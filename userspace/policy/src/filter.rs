@@ -18,7 +18,7 @@ pub(crate) static FILTER_LIST: TableSpec = TableSpec {
     keys: &[Key::required("filters", Kind::Tables(&FILTER), "Which packets")],
 };
 
-static FILTER: TableSpec = TableSpec {
+pub(crate) static FILTER: TableSpec = TableSpec {
     what: "a filter",
     id: "filter",
     keys: &[

@@ -9,7 +9,7 @@ use crate::rule::{Action, Rule};
 /// How specific a filter is. Fields are compared in the order they stand here; the smaller weight wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Weight {
-    /// The rule's explicit priority.
+    /// Whether it is the lifeline, or the rule's explicit priority.
     pub priority: Priority,
     /// Bits of the shorter of the two prefixes; longer wins. `10.1.0.0/16 -> 10.2.0.0/16` wins over `10.1.0.1 -> any`.
     pub shorter_prefix: Reverse<u8>,
@@ -23,9 +23,16 @@ pub struct Weight {
     pub port_pairs: u64,
 }
 
-/// A rule's priority; none comes after all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Priority(pub Option<u32>);
+/// What comes before how specific a filter is; the first of these that differs decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Priority {
+    /// The lifeline: before every rule.
+    Lifeline,
+    /// A rule with this `priority`; smaller wins.
+    Given(u32),
+    /// A rule without.
+    None,
+}
 
 /// The place of a filter in the total order of a policy: no two filters have the same. The smaller rank wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,7 +102,7 @@ impl Weight {
             Selector::Icmp { code: Some(_), .. } => (2, 1),
         };
         Self {
-            priority: Priority(rule.priority),
+            priority: rule.priority,
             shorter_prefix: Reverse(source.min(destination)),
             longer_prefix: Reverse(source.max(destination)),
             protocol_given: Reverse(filter.protocol.is_some()),
@@ -137,19 +144,6 @@ impl Rank {
         .into_iter()
         .find(|(ordering, _)| *ordering != Ordering::Equal)
         .map(|(_, field)| field)
-    }
-}
-
-impl PartialOrd for Priority {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Priority {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let key = |priority: &Self| (priority.0.is_none(), priority.0);
-        key(self).cmp(&key(other))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::connection::Connection;
 use crate::diagnostic::{PolicyErrors, Position, Report, Warning};
 use crate::document;
 use crate::filter::{Filter, FilterList};
+use crate::lifeline::{self, Management};
 use crate::rule::{DefaultAction, Rule};
 use crate::settings::{Boot, Exemptions, Interfaces, Settings};
 use crate::source::{self, Part, Texts, Witness};
@@ -23,6 +24,7 @@ pub const MAX_FILTERS: usize = 1_000_000;
 pub struct Policy {
     files: Arc<[Arc<str>]>,
     settings: Settings,
+    ssh_session: bool,
     filter_lists: Vec<FilterList>,
     rules: Vec<Rule>,
     connections: Vec<Connection>,
@@ -73,6 +75,7 @@ impl Policy {
     pub(crate) fn new(
         files: Arc<[Arc<str>]>,
         settings: Settings,
+        ssh_session: bool,
         filter_lists: Vec<FilterList>,
         rules: Vec<Rule>,
         connections: Vec<Connection>,
@@ -80,6 +83,7 @@ impl Policy {
         Self {
             files,
             settings,
+            ssh_session,
             filter_lists,
             rules,
             connections,
@@ -135,10 +139,43 @@ impl Policy {
         &self.settings.interfaces
     }
 
-    /// The rules in the order of definition; the index is the rule's id.
+    /// Whether the SSH connection from which it is put in force has a lifeline.
+    #[must_use]
+    pub fn ssh_session(&self) -> bool {
+        self.ssh_session
+    }
+
+    /// Whether it gives a lifeline of its own.
+    #[must_use]
+    pub fn has_lifeline(&self) -> bool {
+        self.rules.iter().any(|rule| rule.name == lifeline::WRITTEN)
+    }
+
+    /// The rules in the order of definition, then those of the lifeline; the index is the rule's id.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Gives the SSH connection from which it is put in force its lifeline, or takes it.
+    pub(crate) fn hold(&mut self, session: Option<&Management>) {
+        if self
+            .rules
+            .last()
+            .is_some_and(|rule| rule.name == lifeline::SESSION)
+        {
+            self.rules.pop();
+            self.filter_lists.pop();
+        }
+        if let Some(session) = session.filter(|_| self.ssh_session) {
+            let list = session.list(Position {
+                file: 0,
+                line: 1,
+                column: 1,
+            });
+            self.rules.push(lifeline::rule(&list, self.filter_lists.len()));
+            self.filter_lists.push(list);
+        }
     }
 
     pub(crate) fn rules_mut(&mut self) -> &mut [Rule] {
@@ -151,7 +188,7 @@ impl Policy {
         &self.connections
     }
 
-    /// The filter lists, ordered by name.
+    /// The filter lists, ordered by name, then those of the lifeline.
     #[must_use]
     pub fn filter_lists(&self) -> &[FilterList] {
         &self.filter_lists

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::diagnostic::{Position, Report, quote};
 use crate::document::read_name;
+use crate::order::Priority;
 use crate::reader::{Node, Table, closest};
 use crate::schema::{Key, Kind, Literal, TableSpec};
 use crate::settings::read_interface;
@@ -124,8 +125,8 @@ pub struct Rule {
     pub filter_list: usize,
     /// What to do.
     pub action: Action,
-    /// Smaller wins over larger, any priority over none; without it the more specific filter wins.
-    pub priority: Option<u32>,
+    /// The lifeline wins over all, a smaller priority over a larger, any over none; of equal ones the more specific filter wins.
+    pub priority: Priority,
     /// An inactive rule is checked but matches nothing. Where the policy was resolved, one that is not for the outer device
     /// there is inactive too.
     pub active: bool,
@@ -200,7 +201,7 @@ impl Rule {
             name: name?,
             filter_list: filter_list?,
             action,
-            priority: priority?,
+            priority: priority?.map_or(Priority::None, Priority::Given),
             active: active?,
             enabled: active?,
             interfaces: interfaces?,

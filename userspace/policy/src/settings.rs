@@ -139,7 +139,11 @@ impl Settings {
 }
 
 /// The top level with the key, or any without; a second one with it is reported.
-fn holder<'t, 'a>(report: &mut Report<'_>, tops: &'t [Table<'a>], key: &str) -> Option<&'t Table<'a>> {
+pub(crate) fn holder<'t, 'a>(
+    report: &mut Report<'_>,
+    tops: &'t [Table<'a>],
+    key: &str,
+) -> Option<&'t Table<'a>> {
     let mut holders = tops.iter().filter(|top| top.has(key));
     let Some(first) = holders.next() else {
         return tops.first();

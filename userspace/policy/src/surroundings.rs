@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::address::Address;
 use crate::diagnostic::{Diagnostic, Findings, PolicyErrors, Position, Warning, quote};
 use crate::filter::FilterList;
+use crate::lifeline::Management;
 use crate::party::{Addresses, Parties, Party};
 use crate::policy::{MAX_FILTERS, Policy};
 use crate::rule::Rule;
@@ -25,6 +26,8 @@ pub struct Surroundings {
     pub names: BTreeMap<String, Vec<IpAddr>>,
     /// The outer device. `None` for the one that the policy names; if it names none, every rule is taken to be for it.
     pub outer: Option<String>,
+    /// The SSH connection from which the policy is put in force.
+    pub session: Option<Management>,
 }
 
 impl Policy {
@@ -72,6 +75,7 @@ impl Policy {
     /// The filters are more than a policy may have.
     pub fn resolve(&self, surroundings: &Surroundings) -> Result<(Self, Vec<Warning>), PolicyErrors> {
         let mut resolved = self.clone();
+        resolved.hold(surroundings.session.as_ref());
         if !self.depends_on_surroundings() {
             return Ok((resolved, Vec::new()));
         }
@@ -100,6 +104,7 @@ impl Policy {
             sizes.push(size);
         }
         self.check_size(&sizes)?;
+        // The list of a session has no templates, whether or not it is new.
         for (list, size) in resolved.filter_lists_mut().iter_mut().zip(sizes) {
             list.resolve(size, changing);
         }

@@ -77,6 +77,7 @@ fn every_key_is_explained_and_shown() {
         "exemptions",
         "boot",
         "include",
+        "ssh-session",
         "outer",
         "inner",
         "host-edge",
@@ -146,6 +147,7 @@ fn every_key_is_explained_and_shown() {
     for text in [
         "zzzzzzzz = 1",
         "[interfaces]\nzzzzzzzz = 1",
+        "[lifeline]\nzzzzzzzz = 1",
         "[filter-lists.a]\nzzzzzzzz = 1",
         "[filter-lists.a]\nfilters = [{ zzzzzzzz = 1 }]",
         "[[rules]]\nzzzzzzzz = 1",

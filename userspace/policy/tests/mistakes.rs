@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ravelin_policy::order::Priority;
 use ravelin_policy::{Boot, Policy, PolicyErrors};
 
 /// A good policy; tests spoil one thing in it at a time.
@@ -59,7 +60,7 @@ fn spoiled(from: &str, to: &str, place: &str, expected: &str) {
 fn the_good_policy_is_good() {
     let (policy, warnings) = Policy::parse(GOOD, "site.toml").unwrap();
     assert_eq!(warnings, []);
-    assert_eq!(policy.rules()[0].priority, Some(10));
+    assert_eq!(policy.rules()[0].priority, Priority::Given(10));
     assert_eq!(policy.connections()[0].keys.outbound.spi.value(), 0x1001);
     assert_eq!(policy.interfaces().inner.as_deref(), Some("eth1"));
 }

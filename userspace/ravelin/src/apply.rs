@@ -7,6 +7,7 @@ use clap::Args;
 use ravelin_engine::{Applied, ApplyRequest, PolicyStatus};
 
 use crate::instance::Instance;
+use crate::session;
 
 /// Put another policy in force, without an interruption
 ///
@@ -51,6 +52,7 @@ pub(crate) fn apply(arguments: &Arguments) -> Result<()> {
         file: std::path::absolute(&arguments.file).context("the working directory is gone")?,
         confirm_seconds: arguments.confirm,
         dry_run: arguments.dry_run,
+        session: session::ssh_session().map(Into::into),
     };
     let applied = ravelin_engine::apply(&arguments.instance.control(), &request)?;
     for warning in &applied.warnings {

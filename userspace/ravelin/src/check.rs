@@ -7,12 +7,13 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use ravelin_keying::StaticKeys;
-use ravelin_policy::lint::{self, Management};
-use ravelin_policy::{Connection, Mode, Policy};
+use ravelin_policy::lint::{self, Findings};
+use ravelin_policy::{Connection, Diagnostic, Management, Mode, Policy, Surroundings};
 
 use crate::memory;
 use crate::policy_file::PolicyFile;
 use crate::run::print_warnings;
+use crate::session;
 
 /// Port of a management connection of which only the address is given: SSH.
 const SSH: u16 = 22;
@@ -20,8 +21,8 @@ const SSH: u16 = 22;
 /// Check a policy and its key files without touching anything
 ///
 /// Prints every mistake with file, line and column, and exits with 1 if there is one. Warns about filters that never
-/// decide, equally specific filters with different actions, filters that no packet can match, and rules that lock out
-/// the management address. Needs no root, except to read key files that belong to root.
+/// decide, equally specific filters with different actions, and filters that no packet can match. A policy that locks out
+/// the management, or this SSH session, is a mistake. Needs no root, except to read key files that belong to root.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Policy file
@@ -49,6 +50,10 @@ pub(crate) struct Arguments {
     /// [default: the other end of this SSH session, if it is one]
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     management: Vec<Manager>,
+
+    /// Take a policy that locks the management out: only warn about it
+    #[arg(long)]
+    allow_lockout: bool,
 }
 
 /// Who manages the machine.
@@ -79,17 +84,8 @@ impl FromStr for Manager {
 pub(crate) fn check(arguments: &Arguments) -> Result<()> {
     let path = arguments.file.as_ref().or(arguments.policy.as_ref());
     let path = path.context("which policy? `ravelin check FILE`")?;
-    let session = match std::env::var("SSH_CONNECTION") {
-        Ok(text) if arguments.management.is_empty() => match ssh_session(&text) {
-            Some(session) => Some(session),
-            None => {
-                eprintln!(
-                    "SSH_CONNECTION is {text:?}, which names no two addresses; whether this session would be locked out is \
-                     not checked"
-                );
-                None
-            }
-        },
+    let session = match &*arguments.management {
+        [] => session::ssh_session(),
         _ => None,
     };
     let mut own = arguments.own.clone();
@@ -98,10 +94,20 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
         own.extend(session.map(|session| session.own));
     }
     let management = management(arguments, session)?;
-    let PolicyFile { policy, mut warnings } = PolicyFile::load(path, &own, arguments.outer.as_deref())?;
+    // Without the session's own lifeline, so that what is found does not depend on who looks.
+    let surroundings = Surroundings {
+        own,
+        outer: arguments.outer.clone(),
+        ..Surroundings::default()
+    };
+    let PolicyFile { policy, mut warnings } = PolicyFile::load(path, &surroundings)?;
     let found = lint::lint(&policy, &management);
-    warnings.extend(found.warnings);
+    let held = session.filter(|_| policy.ssh_session());
+    warnings.extend(found.warnings.iter().cloned());
+    let lockout = lockout(arguments, held.is_some(), &found);
+    warnings.extend(lockout.iter().flatten().cloned());
     print_warnings(&warnings);
+    lockout?;
     if let Some(advice) = how_to_run(&policy) {
         eprintln!("{}: {advice}", path.display());
     }
@@ -152,6 +158,27 @@ fn how_to_run(policy: &Policy) -> Option<String> {
     })
 }
 
+/// Warnings about management that is locked out: where that is allowed, or the session's own lifeline spares it (`held`).
+///
+/// # Errors
+/// It is not allowed.
+fn lockout(arguments: &Arguments, held: bool, found: &Findings) -> Result<Vec<Diagnostic>> {
+    let mut locked_out = found.locked_out.clone();
+    if held {
+        for diagnostic in &mut locked_out {
+            diagnostic.message += "; until then only the lifeline that this SSH session itself gets spares it, and that is gone \
+                                   when Ravelin is started from elsewhere, as after a boot";
+        }
+    } else if !arguments.allow_lockout && !locked_out.is_empty() {
+        let all: Vec<String> = locked_out.iter().map(ToString::to_string).collect();
+        bail!(
+            "the policy locks out those who manage the machine; `--allow-lockout` if that is meant\n{}",
+            all.join("\n")
+        );
+    }
+    Ok(locked_out)
+}
+
 /// The connections that must stay possible.
 fn management(arguments: &Arguments, session: Option<Management>) -> Result<Vec<Management>> {
     if arguments.management.is_empty() {
@@ -182,26 +209,9 @@ fn management(arguments: &Arguments, session: Option<Management>) -> Result<Vec<
     Ok(all)
 }
 
-/// What OpenSSH says of a session: the client's address and port, then this machine's (ssh(1)). Link-local addresses have
-/// their interface behind a `%` (RFC 4007 section 11), and IPv4 on a socket of IPv6 has addresses that look like it.
-fn ssh_session(text: &str) -> Option<Management> {
-    let mut words = text.split_whitespace();
-    let mut next = || words.next();
-    let (client, _, own, port) = (next()?, next()?, next()?, next()?);
-    let address = |text: &str| -> Option<IpAddr> {
-        let address: IpAddr = text.split('%').next()?.parse().ok()?;
-        Some(address.to_canonical())
-    };
-    Some(Management {
-        client: address(client)?,
-        own: address(own)?,
-        port: port.parse().ok()?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Manager, ssh_session};
+    use super::Manager;
 
     #[test]
     fn managers_are_addresses_with_or_without_a_port() {
@@ -212,21 +222,5 @@ mod tests {
         assert_eq!("[2001:db8::7]:2222".parse(), at("2001:db8::7", 2222));
         assert_eq!("none".parse(), Ok(Manager::Nobody));
         assert!("office".parse::<Manager>().is_err());
-    }
-
-    #[test]
-    fn an_ssh_session_names_both_ends() {
-        let session = ssh_session("198.51.100.7 50000 192.0.2.1 22").unwrap();
-        assert_eq!(
-            session.client,
-            "198.51.100.7".parse::<std::net::IpAddr>().unwrap()
-        );
-        assert_eq!(session.own, "192.0.2.1".parse::<std::net::IpAddr>().unwrap());
-        assert_eq!(session.port, 22);
-        assert_eq!(ssh_session("198.51.100.7 50000"), None);
-        let same = ssh_session("::ffff:198.51.100.7 50000 ::ffff:192.0.2.1 22");
-        assert_eq!(same, Some(session));
-        let on_link = ssh_session("fe80::7%eth0 50000 fe80::1%eth0 22").unwrap();
-        assert_eq!(on_link.own, "fe80::1".parse::<std::net::IpAddr>().unwrap());
     }
 }

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use ravelin_classifier::reference;
-use ravelin_policy::Policy;
 use ravelin_policy::diff::{Change, Changed, Decider, Difference};
+use ravelin_policy::{Policy, Surroundings};
 use ravelin_xdp_common::Direction;
 use serde::Serialize;
 
@@ -64,9 +64,13 @@ pub(crate) fn diff(arguments: &Arguments) -> ExitCode {
 
 /// Whether the two are the same.
 fn compare(arguments: &Arguments) -> Result<bool> {
-    let outer = arguments.outer.as_deref();
-    let old = PolicyFile::load(&arguments.old, &arguments.own, outer)?.policy;
-    let new = PolicyFile::load(&arguments.new, &arguments.own, outer)?.policy;
+    let surroundings = Surroundings {
+        own: arguments.own.clone(),
+        outer: arguments.outer.clone(),
+        ..Surroundings::default()
+    };
+    let old = PolicyFile::load(&arguments.old, &surroundings)?.policy;
+    let new = PolicyFile::load(&arguments.new, &surroundings)?.policy;
     let limit = if arguments.all { usize::MAX } else { SHOWN_REGIONS };
     let mut difference = ravelin_policy::diff::diff(&old, &new, limit);
     let more = if arguments.all {

@@ -18,6 +18,7 @@ mod policy_file;
 mod run;
 mod sa;
 mod schema;
+mod session;
 mod status;
 mod stop;
 mod unit;

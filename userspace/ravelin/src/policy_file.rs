@@ -1,6 +1,5 @@
 //! The policy file of commands that look at a policy and touch nothing.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -14,16 +13,11 @@ pub(crate) struct PolicyFile {
 }
 
 impl PolicyFile {
-    /// Reads a policy as it holds on a machine with the addresses `own` and behind the device `outer`, unless that is the one
-    /// that it names. Names are not looked up: what they stand for is left out, and a warning says so.
-    pub(crate) fn load(path: &Path, own: &[IpAddr], outer: Option<&str>) -> Result<Self> {
+    /// Reads a policy as it holds in these surroundings. Names are not looked up: what they stand for is left out, and a warning
+    /// says so.
+    pub(crate) fn load(path: &Path, surroundings: &Surroundings) -> Result<Self> {
         let (policy, mut warnings) = Policy::load(path)?;
-        let surroundings = Surroundings {
-            own: own.to_vec(),
-            outer: outer.map(str::to_owned),
-            ..Surroundings::default()
-        };
-        let (policy, more) = policy.resolve(&surroundings)?;
+        let (policy, more) = policy.resolve(surroundings)?;
         warnings.extend(more);
         Ok(Self { policy, warnings })
     }

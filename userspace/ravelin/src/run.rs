@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::instance::Instance;
 use crate::memory;
+use crate::session;
 
 /// Put a policy in force and serve it in the foreground
 ///
@@ -135,7 +136,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     flag::register(SIGHUP, Arc::clone(&hung_up)).context("cannot handle SIGHUP")?;
     let (file, warnings) = PolicyFile::load(&arguments.policy)?;
     print_warnings(&warnings);
-    let options = options(arguments, file.policy())?;
+    let options = Options {
+        session: session::ssh_session().map(Into::into),
+        ..options(arguments, file.policy())?
+    };
     let confinement = match arguments.no_confinement {
         true => None,
         false => Some(Confinement::begin(&[&options.state, &options.control])?),
@@ -212,6 +216,7 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
         provider: arguments.provider,
         resolve_interval: Duration::from_secs(arguments.resolve_interval.into()),
         max_rules: arguments.max_rules,
+        session: None,
     })
 }
 

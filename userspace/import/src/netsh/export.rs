@@ -9,6 +9,8 @@ use ravelin_policy::{
     Mode, Policy, Position, Rule, Warning,
 };
 
+use ravelin_policy::order::Priority;
+
 use crate::netsh::line::lines;
 
 /// The policy's name in the script.
@@ -258,7 +260,13 @@ impl Export<'_> {
 
     fn rule(&mut self, rule: &Rule, actions: &mut BTreeSet<String>) {
         let policy = self.policy;
-        if rule.priority.is_some() {
+        if rule.priority == Priority::Lifeline {
+            self.warn(
+                Some(rule.position),
+                "the lifeline is written as a rule that permits; there more specific rules come before it"
+                    .to_owned(),
+            );
+        } else if rule.priority != Priority::None {
             let message = format!(
                 "rule `{}`: its priority is not written; the more specific filter wins there",
                 rule.name

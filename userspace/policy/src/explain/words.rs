@@ -2,7 +2,7 @@
 
 use super::{Candidate, Mismatch, Miss};
 use crate::filter::{Filter, Selector};
-use crate::order::{Rank, RankField, Weight};
+use crate::order::{Priority, Rank, RankField, Weight};
 use crate::packet::{Packet, Transport};
 use crate::protocol::Protocol;
 
@@ -15,9 +15,10 @@ pub fn rank_in_words(rank: &Rank, filter: &Filter) -> String {
 /// How specific a filter is, field by field, in the order of comparison.
 #[must_use]
 pub fn weight_in_words(weight: &Weight, filter: &Filter) -> String {
-    let priority = match weight.priority.0 {
-        Some(priority) => format!("priority {priority}, "),
-        None => String::new(),
+    let priority = match weight.priority {
+        Priority::Lifeline => "lifeline, ".to_owned(),
+        Priority::Given(priority) => format!("priority {priority}, "),
+        Priority::None => String::new(),
     };
     let ports = match weight.ports_given.0 {
         0 => "no port given".to_owned(),
@@ -43,12 +44,13 @@ pub fn why_it_lost(loser: &Candidate<'_>, winner: &Candidate<'_>) -> String {
         return "it is the same filter".to_owned();
     };
     match field {
-        RankField::Priority => match (mine.priority.0, best.priority.0) {
-            (Some(mine), Some(best)) => {
+        RankField::Priority => match (mine.priority, best.priority) {
+            (_, Priority::Lifeline) => "the winner is the lifeline, which comes before every rule".to_owned(),
+            (Priority::Given(mine), Priority::Given(best)) => {
                 format!("its rule has priority {mine}, the winner's {best}, and smaller wins")
             }
-            (_, Some(best)) => format!("its rule has no priority, the winner's has {best}"),
-            (mine, None) => format!("its rule has priority {mine:?}, the winner's none"),
+            (_, Priority::Given(best)) => format!("its rule has no priority, the winner's has {best}"),
+            (mine, Priority::None) => format!("its rule has priority {mine:?}, the winner's none"),
         },
         RankField::ShorterPrefix => format!(
             "less specific: its shorter prefix is {} bits, the winner's {}",

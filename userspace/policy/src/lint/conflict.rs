@@ -7,7 +7,7 @@ use ravelin_xdp_common::Direction;
 use super::{Notes, shadow};
 use crate::address::Family;
 use crate::explain;
-use crate::order::{Definition, RankField};
+use crate::order::{Definition, Priority, RankField};
 use crate::packet::Packet;
 use crate::policy::Policy;
 use crate::space::{Arrangement, Budget, Exhausted, Placed, Point, Tree, Wanted};
@@ -193,7 +193,7 @@ fn message(winner: &Placed<'_>, loser: &Placed<'_>, packet: &Packet, policy: &Po
         explain::weight_in_words(&winner.rank.weight, winner.filter),
         winner.rule.name,
         // Equally specific rules have the same.
-        if winner.rule.priority.is_some() {
+        if winner.rule.priority != Priority::None {
             "another"
         } else {
             "a"

@@ -1,12 +1,11 @@
 //! Whether the machine can still be managed from where it is managed now.
 
-use std::net::IpAddr;
-
 use ravelin_xdp_common::Direction;
 
 use super::Notes;
 use crate::address::Family;
 use crate::diagnostic::Position;
+use crate::lifeline::Management;
 use crate::packet::Packet;
 use crate::policy::Policy;
 use crate::protocol::Protocol;
@@ -18,17 +17,6 @@ const STEPS: u64 = 1_000_000;
 
 /// Ports that clients connect from (all that Linux, BSD and RFC 6056 use).
 const CLIENT_PORTS: (u16, u16) = (1024, 65_535);
-
-/// A TCP service of this machine that must stay reachable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Management {
-    /// Who connects.
-    pub client: IpAddr,
-    /// This machine's address that they connect to, of the same family.
-    pub own: IpAddr,
-    /// The service's port.
-    pub port: u16,
-}
 
 pub(super) fn check(
     policy: &Policy,
@@ -58,7 +46,7 @@ pub(super) fn check(
                     },
                     |placed| placed.filter.position,
                 );
-                notes.add(position, || message(policy, management, &packet, placed));
+                notes.lock_out(position, message(policy, management, &packet, placed));
                 // The way back is of no use without the way there.
                 return;
             }
@@ -117,8 +105,9 @@ fn message(policy: &Policy, management: &Management, packet: &Packet, placed: Op
         },
     };
     format!(
-        "this locks out the management of {own} from {client} (TCP port {port}): {packet} does not pass, {what}; add a rule \
-         that permits {client} -> {own}, protocol tcp, destination port {port}"
+        "this locks out the management of {own} from {client} (TCP port {port}): {packet} does not pass, {what}; add \
+         to `filters` of `[lifeline]`: {{ source = \"{client}\", destination = \"{own}\", protocol = \"tcp\", \
+         destination-port = {port} }}"
     )
 }
 

@@ -12,10 +12,10 @@ mod unsendable;
 use std::collections::HashMap;
 
 pub use conflict::{Conflict, conflicts};
-pub use management::Management;
 pub use shadow::{Role, roles};
 
 use crate::diagnostic::{Diagnostic, Position};
+use crate::lifeline::Management;
 use crate::policy::Policy;
 use crate::rule::{Action, Rule};
 use crate::space::Arrangement;
@@ -28,6 +28,8 @@ const LISTED: usize = 20;
 pub struct Findings {
     /// In the order of the file.
     pub warnings: Vec<Diagnostic>,
+    /// Management that the policy locks out.
+    pub locked_out: Vec<Diagnostic>,
     /// How many more there are of the kinds that have many.
     pub more: usize,
     /// How many filters could not be examined with the work that was allowed.
@@ -60,6 +62,7 @@ fn arrange(policy: &Policy) -> Arrangement<'_> {
 struct Notes<'p> {
     policy: &'p Policy,
     found: Vec<Diagnostic>,
+    locked_out: Vec<Diagnostic>,
     of_this_kind: usize,
     more: usize,
     unexamined: usize,
@@ -70,6 +73,7 @@ impl<'p> Notes<'p> {
         Self {
             policy,
             found: Vec::new(),
+            locked_out: Vec::new(),
             of_this_kind: 0,
             more: 0,
             unexamined: 0,
@@ -87,17 +91,26 @@ impl<'p> Notes<'p> {
             return;
         }
         self.of_this_kind += 1;
-        self.found.push(Diagnostic {
+        self.found.push(self.diagnostic(position, message()));
+    }
+
+    fn lock_out(&mut self, position: Position, message: String) {
+        self.locked_out.push(self.diagnostic(position, message));
+    }
+
+    fn diagnostic(&self, position: Position, message: String) -> Diagnostic {
+        Diagnostic {
             file: self.policy.file(position).clone(),
             position: Some(position),
-            message: message(),
-        });
+            message,
+        }
     }
 
     fn finish(mut self) -> Findings {
         self.found.sort_by_key(|found| found.position);
         Findings {
             warnings: self.found,
+            locked_out: self.locked_out,
             more: self.more,
             unexamined: self.unexamined,
         }

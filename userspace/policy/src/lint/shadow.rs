@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ravelin_xdp_common::Direction;
 
 use super::Notes;
-use crate::order::{Definition, RankField};
+use crate::order::{Definition, Priority, RankField};
 use crate::packet::Packet;
 use crate::policy::Policy;
 use crate::space::{Arrangement, Budget, Exhausted, Placed};
@@ -192,8 +192,11 @@ fn remedy(taker: &Placed<'_>, placed: &Placed<'_>) -> String {
     if taker.rank.definition.rule == placed.rank.definition.rule {
         return "both do the same; remove this one".to_owned();
     }
+    if taker.rule.priority == Priority::Lifeline {
+        return "remove this one, or let the lifeline be about less".to_owned();
+    }
     // No priority is smaller.
-    if taker.rule.priority == Some(0) {
+    if taker.rule.priority == Priority::Given(0) {
         return format!(
             "remove one of the two, or give both rules other priorities, rule `{rule}` the smaller"
         );
@@ -213,6 +216,7 @@ fn example(placed: &Placed<'_>) -> String {
 /// What the taker is better in.
 fn why(taker: &Placed<'_>, placed: &Placed<'_>) -> &'static str {
     match taker.rank.deciding_field(&placed.rank) {
+        Some(RankField::Priority) if taker.rule.priority == Priority::Lifeline => "is the lifeline",
         Some(RankField::Priority) => "has the better priority",
         Some(RankField::Action) => "is equally specific and has the stricter action",
         Some(RankField::Definition) | None => "is equally specific and stands first",

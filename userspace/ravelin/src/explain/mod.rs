@@ -13,11 +13,12 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use ravelin_classifier::Host;
-use ravelin_policy::{PACKET_GRAMMAR, Packet};
+use ravelin_policy::{PACKET_GRAMMAR, Packet, Surroundings};
 use ravelin_xdp_common::Direction;
 
 use crate::policy_file::PolicyFile;
 use crate::run::print_warnings;
+use crate::session;
 
 /// How many filters of each kind are shown without `--all`.
 const SHOWN: usize = 5;
@@ -54,6 +55,10 @@ pub(crate) struct Arguments {
     #[arg(long = "me", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
 
+    /// With the lifeline that the SSH connection of this session has in a policy that was applied from it
+    #[arg(long)]
+    ssh_session: bool,
+
     /// The outer device, for rules with `interfaces` [default: the policy's]
     #[arg(long, value_name = "DEVICE")]
     outer: Option<String>,
@@ -76,7 +81,14 @@ fn grammar() -> String {
 }
 
 pub(crate) fn explain(arguments: &Arguments) -> Result<()> {
-    let file = PolicyFile::load(&arguments.policy, &arguments.own, arguments.outer.as_deref())?;
+    let session = arguments.ssh_session.then(session::ssh_session).flatten();
+    let surroundings = Surroundings {
+        own: arguments.own.clone(),
+        outer: arguments.outer.clone(),
+        session,
+        ..Surroundings::default()
+    };
+    let file = PolicyFile::load(&arguments.policy, &surroundings)?;
     if file.policy.depends_on_surroundings() {
         print_warnings(&file.warnings);
     }

@@ -11,6 +11,7 @@ mod fragments;
 mod host;
 mod host_nat;
 mod jumbo;
+mod lifeline;
 mod lifetime;
 mod make_before_break;
 mod many;

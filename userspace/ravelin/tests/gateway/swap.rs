@@ -165,6 +165,7 @@ fn a_bad_policy_changes_nothing() {
         file: "relative.toml".into(),
         confirm_seconds: None,
         dry_run: false,
+        session: None,
     };
     let refused = apply(&g1.control(), &request).unwrap_err().to_string();
     assert!(refused.contains("absolute path"), "{refused}");
@@ -356,6 +357,7 @@ fn swap(control: &Path, file: &Path) {
         file: file.to_owned(),
         confirm_seconds: None,
         dry_run: false,
+        session: None,
     };
     apply(control, &request).unwrap();
 }

@@ -19,6 +19,7 @@ fn every_kind_of_warning_is_told_in_words() {
         "198.51.100.7",
         "--me",
         "192.0.2.1",
+        "--allow-lockout",
     ];
     compare("check-mistaken.txt", &warnings(&arguments));
 }
@@ -40,10 +41,16 @@ fn a_good_policy_has_no_warnings() {
 
 #[test]
 fn management_through_a_tunnel_only_is_locked_out() {
-    let text = warnings(&["servers.toml", "--management", "10.1.0.9", "--me", "10.0.0.1"]);
+    let arguments = ["servers.toml", "--management", "10.1.0.9", "--me", "10.0.0.1"];
+    let wanted = "rule `servers` wants it inside connection `servers`";
+    let text = warnings(&[&arguments[..], &["--allow-lockout"]].concat());
+    assert!(text.contains(wanted) && text.contains("; 1 warning"), "{text}");
+    let refused = ravelin(&[&["check", "--without-keys"], &arguments[..]].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    let errors = String::from_utf8(refused.stderr).expect("text");
     assert!(
-        text.contains("rule `servers` wants it inside connection `servers`"),
-        "{text}"
+        errors.contains(wanted) && errors.contains("`--allow-lockout`"),
+        "{errors}"
     );
 }
 
@@ -55,7 +62,8 @@ fn management_needs_to_know_whom_it_is_to_reach() {
     assert!(errors.contains("Give it with --me"), "{errors}");
 }
 
-/// Over SSH the session's two ends are who manages the machine, and which it is.
+/// Over SSH the session's two ends are who manages the machine, and which it is. Its own lifeline spares it, unless the policy
+/// does not want that.
 #[test]
 fn a_session_of_ssh_is_what_must_not_be_locked_out() {
     const POLICY: &str = r#"
@@ -72,17 +80,19 @@ action = "permit"
 "#;
     let folder = tempfile::TempDir::new().expect("a folder");
     let path = folder.path().join("remote.toml");
-    std::fs::write(&path, POLICY).expect("the policy can be written");
-    let check = |session: &str| {
+    let checked = |policy: &str, session: &str, code: i32| {
+        std::fs::write(&path, policy).expect("the policy can be written");
         let output = Command::new(env!("CARGO_BIN_EXE_ravelin"))
             .args(["check", "--without-keys"])
             .arg(&path)
             .env("SSH_CONNECTION", session)
             .output()
             .expect("ravelin runs");
-        assert_eq!(output.status.code(), Some(0));
-        String::from_utf8([output.stdout, output.stderr].concat()).expect("text")
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        text
     };
+    let check = |session: &str| checked(POLICY, session, 0);
     for session in [
         "198.51.100.7 50000 192.0.2.1 22",
         "::ffff:198.51.100.7 50000 ::ffff:192.0.2.1 22",
@@ -99,6 +109,46 @@ action = "permit"
         let text = check(session);
         let expected = format!("this locks out the management of {locked_out}");
         assert!(text.contains(&expected), "{session}: {text}");
+        assert!(text.contains("this SSH session itself gets"), "{session}: {text}");
+        let text = checked(
+            &(POLICY.to_owned() + "[lifeline]\nssh-session = false\n"),
+            session,
+            1,
+        );
+        assert!(
+            text.contains(&expected) && !text.contains("itself gets"),
+            "{session}: {text}"
+        );
+        // What it advises helps.
+        let (_, advice) = text.split_once("`[lifeline]`: ").expect("advice");
+        let filter = advice.lines().next().expect("a line");
+        let lifeline = format!("[lifeline]\nfilters = [{filter}]\nssh-session = false\n");
+        let text = checked(&(POLICY.to_owned() + &lifeline), session, 0);
+        assert!(text.contains("; no warnings"), "{session}: {text}");
     }
     assert!(check("none of this").contains("is not checked"));
+}
+
+/// sudo takes the variable away; the shell that called it still has it.
+#[test]
+fn a_session_is_known_behind_sudo() {
+    let output = |sudo: &str| {
+        let script =
+            format!("env -u SSH_CONNECTION {sudo} \"$0\" check --without-keys servers.toml; exit $?");
+        let output = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_ravelin")])
+            .current_dir(crate::golden::folder())
+            .env("SSH_CONNECTION", "10.1.0.9 50000 10.0.0.1 22")
+            .output()
+            .expect("ravelin runs");
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let said = output("SUDO_UID=1000");
+    assert!(
+        said.contains("the management of 10.0.0.1 from 10.1.0.9 (TCP port 22)"),
+        "{said}"
+    );
+    // Whoever takes it away otherwise means it.
+    assert_eq!(output("-u SUDO_UID"), "");
 }

@@ -9,6 +9,7 @@ pub(crate) fn ravelin(arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(folder())
         .env_remove("SSH_CONNECTION")
+        .env_remove("SUDO_UID")
         .output()
         .expect("ravelin runs")
 }

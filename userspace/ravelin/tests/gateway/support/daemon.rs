@@ -91,6 +91,7 @@ impl<'n> Gateway<'n> {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        without_session(&mut command);
         command
     }
 
@@ -154,6 +155,7 @@ impl<'n> Gateway<'n> {
         program
             .args([command, "--instance", &self.instance, "--control"])
             .arg(self.control());
+        without_session(&mut program);
         program
     }
 
@@ -177,6 +179,11 @@ impl Drop for Gateway<'_> {
             let _ = self.detach();
         }
     }
+}
+
+/// How the tests themselves were started must make no difference.
+fn without_session(command: &mut Command) {
+    command.env_remove("SSH_CONNECTION").env_remove("SUDO_UID");
 }
 
 /// Asserts that a command went well; what it said.

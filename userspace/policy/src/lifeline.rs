@@ -1,0 +1,237 @@
+//! The lifeline: those who manage this machine reach it whatever the rules say.
+//!
+//! It becomes rules of its own, which permit and come before all others. So everything that knows rules knows it: the
+//! compiler, the explainer, counters. Their names have brackets, which no name in a policy can have.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::address::Address;
+use crate::diagnostic::{Position, Report};
+use crate::filter::{FILTER, Filter, FilterList, Selector};
+use crate::group::Groups;
+use crate::order::Priority;
+use crate::policy::MAX_FILTERS;
+use crate::ports::PortSet;
+use crate::protocol::Protocol;
+use crate::reader::{Node, Table};
+use crate::rule::{Action, Rule};
+use crate::schema::{Key, Kind, Literal, TableSpec};
+use crate::settings::holder;
+
+/// The rule of the filters that the policy gives.
+pub(crate) const WRITTEN: &str = "[lifeline]";
+
+/// The rule of the SSH connection from which the policy was put in force.
+pub(crate) const SESSION: &str = "[lifeline] ssh-session";
+
+pub(crate) static LIFELINE: TableSpec = TableSpec {
+    what: "[lifeline]",
+    id: "lifeline",
+    keys: &[
+        Key::optional(
+            "filters",
+            Kind::Tables(&FILTER),
+            "Who manages this machine, and how: passes in the clear, both ways, whatever the rules say",
+        ),
+        Key::default(
+            "ssh-session",
+            Kind::Boolean,
+            Literal::Boolean(true),
+            "The client of the SSH connection from which the policy is put in force passes too",
+        ),
+    ],
+};
+
+/// A TCP service of this machine that must stay reachable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Management {
+    /// Who connects.
+    pub client: IpAddr,
+    /// This machine's address that they connect to, of the same family.
+    pub own: IpAddr,
+    /// The service's port.
+    pub port: u16,
+}
+
+impl Management {
+    /// What OpenSSH says of a session in `SSH_CONNECTION`: the client's address and port, then this machine's (ssh(1)).
+    /// Link-local addresses have their interface behind a `%` (RFC 4007 section 11), and IPv4 on a socket of IPv6 has
+    /// addresses that look like it. The client's port is left out: who has lost the connection comes back from another.
+    #[must_use]
+    pub fn of_ssh_connection(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let mut next = || words.next();
+        let (client, _, own, port) = (next()?, next()?, next()?, next()?);
+        let address = |text: &str| -> Option<IpAddr> {
+            let address: IpAddr = text.split('%').next()?.parse().ok()?;
+            Some(address.to_canonical())
+        };
+        Some(Self {
+            client: address(client)?,
+            own: address(own)?,
+            port: port.parse().ok()?,
+        })
+    }
+
+    /// The packets of its connections, towards the machine.
+    fn filter(&self, position: Position) -> Filter {
+        let host = |address: IpAddr| Address::Prefix(IpNet::from(address.to_canonical()));
+        Filter {
+            source: host(self.client),
+            destination: host(self.own),
+            protocol: Some(Protocol::TCP),
+            selector: Selector::Ports {
+                source: PortSet::ANY,
+                destination: PortSet::from_ranges(vec![self.port..=self.port]),
+            },
+            mirrored: true,
+            position,
+        }
+    }
+
+    /// Its filter, as a list of its own.
+    pub(crate) fn list(&self, position: Position) -> FilterList {
+        FilterList {
+            name: SESSION.to_owned(),
+            filters: vec![self.filter(position)],
+            position,
+            templates: Vec::new(),
+        }
+    }
+}
+
+/// `[lifeline]` as it is written.
+#[derive(Debug)]
+pub(crate) struct Lifeline {
+    /// Where the filters are that it gives.
+    pub(crate) list: Option<FilterList>,
+    /// Whether the SSH connection from which the policy is put in force has one.
+    pub(crate) ssh_session: bool,
+}
+
+/// Reads `[lifeline]`. `room` is how many filters there may be.
+pub(crate) fn read<'a>(
+    report: &mut Report<'_>,
+    tops: &[Table<'a>],
+    groups: &mut Groups<'a>,
+    room: usize,
+) -> Option<Lifeline> {
+    let mut lifeline = Lifeline {
+        list: None,
+        ssh_session: true,
+    };
+    let Some(node) = holder(report, tops, "lifeline").and_then(|top| top.optional("lifeline")) else {
+        return Some(lifeline);
+    };
+    let table = node.table(report, &LIFELINE)?;
+    lifeline.ssh_session = table.boolean(report, "ssh-session")?;
+    if let Some(node) = table.optional("filters") {
+        lifeline.list = Some(read_filters(report, node, groups, room)?).filter(|list| !list.is_empty());
+    }
+    Some(lifeline)
+}
+
+fn read_filters<'a>(
+    report: &mut Report<'_>,
+    node: Node<'a>,
+    groups: &mut Groups<'a>,
+    room: usize,
+) -> Option<FilterList> {
+    let mut list = FilterList {
+        name: WRITTEN.to_owned(),
+        filters: Vec::new(),
+        position: report.position(&node.span()),
+        templates: Vec::new(),
+    };
+    for element in node.array(report, "filters")? {
+        let room = room.saturating_sub(list.filters.len());
+        if room == 0 {
+            report.error(
+                &element.span(),
+                format!("more than {MAX_FILTERS} filters in the policy"),
+            );
+            return None;
+        }
+        let before = (list.filters.len(), list.templates.len());
+        Filter::read(report, element, groups, room, &mut list)?;
+        check(report, &list, before);
+    }
+    Some(list)
+}
+
+/// What a filter must be so that it is about this machine, and of use. `before` tells where in the list it begins.
+fn check(report: &mut Report<'_>, list: &FilterList, before: (usize, usize)) {
+    let (written, templates) = (&list.filters[before.0..], &list.templates[before.1..]);
+    let Some(pattern) = written
+        .first()
+        .or(templates.first().map(|template| &template.pattern))
+    else {
+        return;
+    };
+    let position = pattern.position;
+    let any = written
+        .iter()
+        .any(|filter| filter.destination.covering_length() == 0)
+        || templates.iter().any(|template| template.destination.fixed.any);
+    if any {
+        report.error_at(
+            position,
+            "a lifeline leads to this machine, and any destination would open the way to all others; write destination = \
+             \"me\", or the machine's addresses",
+        );
+    }
+    if !pattern.mirrored {
+        report.error_at(
+            position,
+            "a lifeline without the way back is of no use; leave mirrored out",
+        );
+    }
+    let everyone = written.iter().any(|filter| filter.source.covering_length() == 0)
+        || templates.iter().any(|template| template.source.fixed.any);
+    if everyone && pattern.protocol.is_none() {
+        report.warn(
+            position,
+            "this lifeline lets everybody reach every port of this machine, past every rule; give it a source, or a protocol \
+             and ports",
+        );
+    }
+}
+
+/// The rule of a list.
+pub(crate) fn rule(list: &FilterList, filter_list: usize) -> Rule {
+    Rule {
+        name: list.name.clone(),
+        filter_list,
+        action: Action::Permit,
+        priority: Priority::Lifeline,
+        active: true,
+        enabled: true,
+        interfaces: Vec::new(),
+        audit: false,
+        fallback_clear: None,
+        position: list.position,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::Management;
+
+    #[test]
+    fn an_ssh_session_names_both_ends() {
+        let session = Management::of_ssh_connection("198.51.100.7 50000 192.0.2.1 22").unwrap();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(session.client, address("198.51.100.7"));
+        assert_eq!(session.own, address("192.0.2.1"));
+        assert_eq!(session.port, 22);
+        assert_eq!(Management::of_ssh_connection("198.51.100.7 50000"), None);
+        let same = Management::of_ssh_connection("::ffff:198.51.100.7 50000 ::ffff:192.0.2.1 22");
+        assert_eq!(same, Some(session));
+        let on_link = Management::of_ssh_connection("fe80::7%eth0 50000 fe80::1%eth0 22").unwrap();
+        assert_eq!(on_link.own, address("fe80::1"));
+    }
+}
