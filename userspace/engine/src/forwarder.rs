@@ -1,6 +1,7 @@
 //! The path of packets through one worker: from the clear side sealed to the wire, from the wire opened to the
 //! clear side. No allocation, no lock, no log here; what it cannot do at once waits in the hold.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,10 @@ pub struct Forwarder<'a, 'u, P> {
     pub(crate) fragments: Fragments,
     /// ESP packets of which fragments have come; away while a batch is opened.
     pub(crate) reassembly: Option<Box<Reassembly>>,
+    /// This host's own datagrams of which fragments have come; away while one is sealed, and only there for a host.
+    pub(crate) own: Option<Box<Reassembly>>,
+    /// Of the last packet of IPv6 that was fragmented here.
+    pub(crate) identification: u32,
     /// The regime's edition and the snapshot's generation that were used last.
     generations: (u64, u64),
     /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
@@ -146,6 +151,8 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             for_host: false,
             fragments: Fragments::new(Instant::now()),
             reassembly: Some(Box::default()),
+            own: None,
+            identification: 0,
             generations: (0, 0),
             last_hop: None,
             published: [0; 4],
@@ -158,6 +165,9 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
     pub(crate) fn for_host(self) -> Self {
         Self {
             for_host: true,
+            own: Some(Box::default()),
+            // RFC 7739 section 1: others should not be able to guess it. This is the standard library's source of chance.
+            identification: RandomState::new().hash_one(0) as u32,
             ..self
         }
     }
@@ -180,7 +190,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             self.counters.taken_up.set(regime.edition());
         }
         self.release(snapshot, now);
-        if let Some(reassembly) = &mut self.reassembly {
+        for reassembly in [&mut self.reassembly, &mut self.own].into_iter().flatten() {
             reassembly.expire(now, |reason, count| self.counters.lost(reason, count as u64));
         }
         let errands = self.run_errands(regime, snapshot, now);

@@ -24,6 +24,7 @@ mod confinement;
 mod connection;
 mod control;
 mod counters;
+mod datagram;
 mod delete;
 mod delivery;
 mod device;

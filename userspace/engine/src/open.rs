@@ -207,7 +207,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     ) -> Result<ArrayVec<Frame<'u>, BATCH>, DropReason> {
         if self.for_host {
             // Too long for a frame, and for nobody else: the stack puts it together again.
-            return self.cut(bytes, there.1.outer.mtu as usize);
+            let mtu = there.1.outer.mtu as usize;
+            let pieces = Fragmentation::at_source(bytes, mtu, self.identify())?;
+            return self.cut(pieces);
         }
         let mtu = there.1.inner.mtu;
         let frames = forward::check_ttl(bytes).and_then(|()| {
@@ -215,7 +217,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 // It is asked first, because an error quotes the packet as it came.
                 Fragmentation::new(bytes, mtu as usize)?;
                 forward::decrement_ttl(bytes)?;
-                return self.cut(bytes, mtu as usize);
+                return self.cut(Fragmentation::new(bytes, mtu as usize)?);
             }
             forward::decrement_ttl(bytes)?;
             let frame = self.frame_of(bytes).ok_or(DropReason::NoFrame)?;

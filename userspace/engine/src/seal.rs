@@ -8,6 +8,7 @@ use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceR
 use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::Snapshot;
+use crate::datagram;
 use crate::filter::Side;
 use crate::forward;
 use crate::forwarder::{Admitted, Forwarder, by_slot, transform};
@@ -16,20 +17,36 @@ use crate::mss;
 use crate::regime::Regime;
 use crate::unfinished;
 
+/// A clear packet that is to be sealed.
+enum Clear<'u> {
+    /// With it comes the longest packet that the SA takes: a longer one may be cut.
+    Packet(Admitted<'u>, usize),
+    /// To be fragmented once it is sealed, or a fragment of one.
+    Datagram(Admitted<'u>),
+}
+
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Seals the batch that the inner port received and sends it to the peers.
     pub(crate) fn seal(&mut self, regime: &Regime, snapshot: &Snapshot, now: Instant) {
         let mut received = std::mem::take(&mut self.received);
         let mut admitted = ArrayVec::new();
         for frame in received.drain() {
-            let Some((one, inner_mtu)) = self.admit_clear(frame, regime, snapshot, now) else {
-                continue;
+            let (one, inner_mtu) = match self.admit_clear(frame, regime, snapshot, now) {
+                None => continue,
+                Some(Clear::Packet(one, inner_mtu)) => (one, inner_mtu),
+                Some(Clear::Datagram(one)) => {
+                    // What came before goes first.
+                    self.seal_admitted(&mut admitted, regime, snapshot, now);
+                    self.seal_datagram(one, regime, snapshot, now);
+                    continue;
+                }
             };
             if one.frame.len() <= inner_mtu {
                 self.push(one, &mut admitted, regime, snapshot, now);
                 continue;
             }
-            match self.cut(one.frame.data(), inner_mtu) {
+            let pieces = Fragmentation::new(one.frame.data(), inner_mtu);
+            match pieces.and_then(|pieces| self.cut(pieces)) {
                 Ok(pieces) => {
                     for piece in pieces {
                         self.push(
@@ -91,15 +108,14 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         }
     }
 
-    /// Checks a clear packet as a router does, before anything is spent on it. With it comes the longest packet that the SA
-    /// takes: a longer one may be cut.
+    /// Checks a clear packet as a router does, before anything is spent on it.
     fn admit_clear(
         &mut self,
         frame: Frame<'u>,
         regime: &Regime,
         snapshot: &Snapshot,
         now: Instant,
-    ) -> Option<(Admitted<'u>, usize)> {
+    ) -> Option<Clear<'u>> {
         let mut one = match Admitted::new(frame) {
             Ok(one) if one.metadata.kind == Kind::Seal => one,
             Ok(_) => return self.drop(DropReason::MetadataInvalid),
@@ -114,8 +130,11 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
         let inner_mtu = outbound.sa.inner_mtu().unwrap_or(u32::MAX);
         let too_big = u32::from(one.metadata.l3_length) > inner_mtu;
+        let whole = self.for_host
+            && outbound.sa.mode() == Mode::Transport
+            && datagram::is_sealed_whole(one.packet_mut(), too_big);
         let checked = forward::verify_checksum(one.packet_mut()).and_then(|()| {
-            if too_big {
+            if too_big && !whole {
                 // The TTL counts first: an expired packet gets that answer.
                 if !self.for_host {
                     forward::check_ttl(one.packet_mut())?;
@@ -138,7 +157,8 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                     self.counters.mss_clamped.add(1);
                 }
                 match self.with_room(one.frame, &outbound.sa) {
-                    Ok(frame) => Some((Admitted { frame, ..one }, inner_mtu as usize)),
+                    Ok(frame) if whole => Some(Clear::Datagram(Admitted { frame, ..one })),
+                    Ok(frame) => Some(Clear::Packet(Admitted { frame, ..one }, inner_mtu as usize)),
                     Err(reason) => self.drop(reason),
                 }
             }
@@ -175,9 +195,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     }
 
     /// The fragments of a packet, each in a frame of its own.
-    pub(crate) fn cut(&self, packet: &[u8], mtu: usize) -> Result<ArrayVec<Frame<'u>, BATCH>, DropReason> {
+    pub(crate) fn cut(&self, pieces: Fragmentation<'_>) -> Result<ArrayVec<Frame<'u>, BATCH>, DropReason> {
         let mut frames = ArrayVec::new();
-        for piece in Fragmentation::new(packet, mtu)? {
+        for piece in pieces {
             let memory = self.outer.umem();
             let frame = memory.frame_for(piece.len() + MAX_TAILROOM);
             let mut frame = frame.ok_or(DropReason::NoFrame)?;

@@ -246,7 +246,7 @@ pub struct WorkerStatus {
     pub sealed: u64,
     /// Packets opened and handed to the inner device.
     pub opened: u64,
-    /// Clear packets cut into fragments.
+    /// Packets cut into fragments: clear ones, and in transport mode sealed ones.
     #[serde(default)]
     pub fragmented: u64,
     /// ESP packets put together of fragments.

@@ -1,20 +1,21 @@
-//! Cutting IPv4 packets into fragments (RFC 791 section 3.2): clear ones before they are sealed, and opened ones for a device
-//! whose MTU they exceed.
+//! Cutting packets into fragments (RFC 791 section 3.2, RFC 8200 section 4.5): clear ones before they are sealed, sealed ones that a
+//! host itself sends, and opened ones for a device whose MTU they exceed.
 
 use arrayvec::ArrayVec;
 use ravelin_xdp_common::DropReason;
 
 use crate::checksum;
-use crate::ip::{Family, IPV4_HEADER_LEN, IpHeader};
+use crate::fragment::{FRAGMENT_HEADER_LEN, MAX_HEADER_LEN};
+use crate::ip::{Family, HeaderChain, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpHeader, PROTOCOL_FRAGMENT};
 
-/// The longest IPv4 header: 15 words of four bytes.
-const MAX_IPV4_HEADER_LEN: usize = 60;
+/// The longest headers of a fragment: what [`Reassembly`](crate::Reassembly) takes.
+const MAX_FRONT_LEN: usize = MAX_HEADER_LEN + FRAGMENT_HEADER_LEN;
 
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
-type HeaderBytes = ArrayVec<u8, MAX_IPV4_HEADER_LEN>;
+type HeaderBytes = ArrayVec<u8, MAX_FRONT_LEN>;
 
 /// One fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,10 +40,11 @@ impl Piece<'_> {
     }
 }
 
-/// The fragments of an IPv4 packet, in order.
+/// The fragments of a packet, in order.
 #[derive(Clone, Debug)]
 pub struct Fragmentation<'p> {
-    /// The first fragment's header, with all options; then that of the others.
+    family: Family,
+    /// The first fragment's header, with all options or with its fragment header; then that of the others.
     header: HeaderBytes,
     later: HeaderBytes,
     /// What has not been cut off yet.
@@ -82,11 +84,47 @@ impl<'p> Fragmentation<'p> {
             return Err(DropReason::IpBadTotalLength);
         }
         Ok(Self {
+            family: Family::V4,
             later: without_first_options(&header),
             header,
             rest,
             offset: field & OFFSET,
             more: field & MORE_FRAGMENTS != 0,
+            mtu,
+        })
+    }
+
+    /// The same for the node that sends the packet, which may cut IPv6 packets as well; those get this `identification`.
+    ///
+    /// RFC 8200 section 4.5: "the Identification must be different than that of any other fragmented packet sent recently with
+    /// the same Source Address and Destination Address".
+    ///
+    /// # Errors
+    /// As [`Fragmentation::new`]; `PacketTooBig` for a packet that is a fragment of IPv6 already.
+    pub fn at_source(packet: &'p [u8], mtu: usize, identification: u32) -> Result<Self, DropReason> {
+        let ip = IpHeader::parse(packet)?;
+        if ip.family == Family::V4 {
+            return Self::new(packet, mtu);
+        }
+        let chain = HeaderChain::walk(packet, &ip)?;
+        // RFC 8200 section 4.5: "The Per-Fragment headers must consist of the IPv6 header plus any extension headers that must
+        // be processed by nodes en route to the destination, that is, all headers up to and including the Routing header if
+        // present, else the Hop-by-Hop Options header if present". ESP stands behind the same ones.
+        let (front, rest) = packet[..ip.total_len].split_at(chain.esp.offset);
+        if chain.fragment || front.len() > MAX_HEADER_LEN || mtu < front.len() + FRAGMENT_HEADER_LEN + 8 {
+            return Err(DropReason::PacketTooBig);
+        }
+        let mut header: HeaderBytes = front.iter().copied().collect();
+        header[chain.esp.next_header_at] = PROTOCOL_FRAGMENT;
+        header.extend([chain.esp.next_header, 0, 0, 0]);
+        header.extend(identification.to_be_bytes());
+        Ok(Self {
+            family: Family::V6,
+            later: header.clone(),
+            header,
+            rest,
+            offset: 0,
+            more: false,
             mtu,
         })
     }
@@ -108,14 +146,24 @@ impl<'p> Iterator for Fragmentation<'p> {
         };
         let (payload, rest) = self.rest.split_at(len);
         let more = self.more || !rest.is_empty();
-        let field = self.offset | if more { MORE_FRAGMENTS } else { 0 };
-        debug_assert_eq!(field & DONT_FRAGMENT, 0);
-        let total_len = (header.len() + len) as u16;
-        header[2..4].copy_from_slice(&total_len.to_be_bytes());
-        header[6..8].copy_from_slice(&field.to_be_bytes());
-        header[10..12].fill(0);
-        let sum = checksum::ipv4_header(&header);
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        let total_len = header.len() + len;
+        match self.family {
+            Family::V4 => {
+                let field = self.offset | if more { MORE_FRAGMENTS } else { 0 };
+                debug_assert_eq!(field & DONT_FRAGMENT, 0);
+                header[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
+                header[6..8].copy_from_slice(&field.to_be_bytes());
+                header[10..12].fill(0);
+                let sum = checksum::ipv4_header(&header);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            Family::V6 => {
+                let field = self.offset << 3 | u16::from(more);
+                header[4..6].copy_from_slice(&((total_len - IPV6_HEADER_LEN) as u16).to_be_bytes());
+                let at = header.len() - FRAGMENT_HEADER_LEN + 2;
+                header[at..at + 2].copy_from_slice(&field.to_be_bytes());
+            }
+        }
         self.rest = rest;
         self.offset += (len / 8) as u16;
         Some(Piece { header, payload })
@@ -248,7 +296,72 @@ mod tests {
         );
     }
 
+    /// An IPv6 packet, with hop-by-hop options in front or without, and its payload.
+    fn ipv6(options: bool, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0x30, 0, 0, 0, 0, 50, 64];
+        packet.extend(1..33);
+        if options {
+            packet[6] = 0;
+            packet.extend([50, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        packet.extend(payload);
+        let len = (packet.len() - IPV6_HEADER_LEN) as u16;
+        packet[4..6].copy_from_slice(&len.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn only_their_source_cuts_packets_of_ipv6() {
+        let whole = ipv6(true, &[7; 100]);
+        assert!(Fragmentation::new(&whole, 96).is_err());
+        let cut: Vec<_> = Fragmentation::at_source(&whole, 96, 0xabcd_ef01)
+            .unwrap()
+            .collect();
+        // 40 bytes of fixed header, 8 of options, 8 of fragment header: 40 are left for each.
+        let written: Vec<Vec<u8>> = cut
+            .iter()
+            .map(|piece| {
+                let mut bytes = vec![0; piece.len()];
+                piece.write(&mut bytes);
+                bytes
+            })
+            .collect();
+        assert_eq!(written.iter().map(Vec::len).collect::<Vec<_>>(), [96, 96, 76]);
+        for (number, piece) in written.iter().enumerate() {
+            let more = u8::from(number < 2);
+            assert_eq!(piece[40], PROTOCOL_FRAGMENT, "what follows the options");
+            let offset = [0, 40, 80][number] | more;
+            assert_eq!(piece[48..56], [50, 0, 0, offset, 0xab, 0xcd, 0xef, 0x01]);
+        }
+        assert!(
+            Fragmentation::at_source(&written[0], 76, 1).is_err(),
+            "a fragment"
+        );
+        assert!(Fragmentation::at_source(&whole, 63, 1).is_err());
+    }
+
     proptest! {
+        /// What puts fragments together again gives the packet back.
+        #[test]
+        fn pieces_of_ipv6_make_up_the_packet(
+            payload in prop::collection::vec(any::<u8>(), 200..4000),
+            options: bool,
+            mtu in 120..200_usize,
+        ) {
+            let whole = ipv6(options, &payload);
+            let mut pool = crate::Reassembly::new();
+            let now = std::time::Instant::now();
+            let mut found = None;
+            for piece in Fragmentation::at_source(&whole, mtu, 7).unwrap() {
+                prop_assert!(piece.len() <= mtu && found.is_none());
+                let mut bytes = vec![0; piece.len()];
+                piece.write(&mut bytes);
+                let lost = |reason, _| panic!("{reason:?}");
+                found = pool.offer(&bytes, 3, now, lost).map(|whole| whole.packet.bytes().to_vec());
+            }
+            prop_assert_eq!(found, Some(whole));
+        }
+
         /// Of any packet, which may be a fragment itself: the pieces fit, are valid, and make up the packet.
         #[test]
         fn pieces_make_up_the_packet(

@@ -4,7 +4,7 @@
 //! - [`SaParameters`] say what a security association is; [`OutboundSa::new`] and [`InboundSa::new`] check them and
 //!   build what the fast path reads.
 //! - A [`Packet`] is an IP packet inside a larger buffer, with room in front and behind.
-//! - A [`Fragmentation`] cuts clear packets that would be too long.
+//! - A [`Fragmentation`] cuts clear packets that would be too long, and sealed ones that a host itself sends.
 //! - [`OutboundSa::seal_batch`] takes numbers from the [`SequenceCounter`], encrypts and encapsulates.
 //! - [`Reassembly`] puts received packets together again that routers have fragmented.
 //! - [`InboundSa::open_batch`] asks the [`ReplayWindow`], verifies, decrypts and decapsulates.

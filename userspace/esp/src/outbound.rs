@@ -384,6 +384,25 @@ impl OutboundSa {
         self.seal_planned(packets, &plans, outcomes, age);
     }
 
+    /// Seals a packet whatever the path MTU: the sealed packet is to be fragmented.
+    ///
+    /// RFC 4303 section 3.3.4: "If necessary, fragmentation is performed after ESP processing within an IPsec implementation."
+    ///
+    /// # Errors
+    /// As [`OutboundSa::seal_batch`]; `PacketTooBig` only beyond what an IP packet holds.
+    pub fn seal_unfitted(&self, packet: &mut Packet<'_>, now: Instant) -> Result<Sealed, DropReason> {
+        let padded = self.tfc_padding.length(self.path_mtu());
+        let plan = self.plan(packet, longest(None), padded);
+        let mut outcome = [Err(DropReason::SaMissing)];
+        self.seal_planned(
+            slice::from_mut(packet),
+            &[plan],
+            &mut outcome,
+            age(self.since, now),
+        );
+        outcome[0]
+    }
+
     /// Seals a dummy (RFC 4303 section 2.6), which the peer discards, so that those who watch cannot tell when there is nothing
     /// to say. In tunnel mode the bytes of `packet` are what the dummy carries, of whatever kind; make it as long as other
     /// packets are. In transport mode `packet` is an IP packet to the peer whose protocol is 59.

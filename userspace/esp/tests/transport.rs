@@ -5,11 +5,14 @@
 
 mod support;
 
+use std::time::Instant;
+
 use ravelin_esp::NatOriginal;
+use ravelin_xdp_common::DropReason;
 use serde_json::json;
 use support::headers::{HeadersPeer, inbound, plain_case};
 use support::python::hex;
-use support::{Case, open_one, seal_one};
+use support::{Case, Frames, open_one, seal_one};
 
 /// IPv6 header chains in scapy's language, and which of them stay in front of ESP.
 const CHAINS: &[(&str, &[&str])] = &[
@@ -91,6 +94,40 @@ fn esp_stands_where_it_should_among_extension_headers() {
                 }
             }
         }
+    }
+}
+
+/// RFC 4303 section 3.3.4: "transport mode ESP is applied only to whole IP datagrams (not to IP fragments)"; the sealed packet may
+/// be longer than the path takes, where it is fragmented afterwards.
+#[test]
+fn a_datagram_longer_than_the_path_takes_is_sealed_where_that_is_wanted() {
+    for v6 in [false, true] {
+        let case = plain_case(false, v6);
+        let sa = case.outbound();
+        sa.set_path_mtu(Some(1500)).unwrap();
+        let payload = [7; 40_000];
+        let clear = if v6 {
+            support::ipv6(0, &[], &payload)
+        } else {
+            support::ipv4(0, &[], &payload)
+        };
+        assert_eq!(seal_one(&sa, &clear), Err(DropReason::PacketTooBig));
+        let mut frames = Frames::new([&clear]);
+        let mut packet = frames.packets().remove(0);
+        sa.seal_unfitted(&mut packet, Instant::now()).unwrap();
+        assert!(packet.len() > clear.len());
+        assert_eq!(open_one(&case.inbound(), packet.bytes()).unwrap().0, clear);
+        let too_long = if v6 {
+            support::ipv6(0, &[], &[7; 65_520])
+        } else {
+            support::ipv4(0, &[], &[7; 65_500])
+        };
+        let mut frames = Frames::new([&too_long]);
+        let sealed = sa.seal_unfitted(&mut frames.packets()[0], Instant::now());
+        assert_eq!(
+            sealed.map(|sealed| sealed.sequence),
+            Err(DropReason::PacketTooBig)
+        );
     }
 }
 

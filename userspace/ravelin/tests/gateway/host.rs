@@ -200,6 +200,73 @@ fn made_to_fit(hosts: &Hosts) {
     assert_eq!(leaks(&capture.packets()).len(), 0);
 }
 
+/// Transport mode protects whole datagrams: those that do not fit are fragmented when they are sealed, and put together before they
+/// are opened.
+fn sealed_whole(hosts: &Hosts) {
+    let running = hosts.start(str::to_owned);
+    let capture = hosts.capture();
+    let echo = Echo::start(&hosts.b, PORT);
+    // One packet of the stack, which lets it be fragmented, and does not fit.
+    wait_until("a ping that may be fragmented", || {
+        let arguments = ["-n", "-q", "-c1", "-W1", "-M", "dont", "-s", "1470", B[0]];
+        hosts.a.output("ping", &arguments).status.success()
+    });
+    for family in [0, 1] {
+        for length in [1400, 1440, 1472, 4000, 20_000, 60_000] {
+            let what = format!("{length} bytes, family {family}");
+            let bytes: Vec<u8> = (0..length).map(|at| (at * 7 % 253) as u8).collect();
+            wait_until(&what, || echo.udp(&hosts.a, B[family], &bytes));
+        }
+    }
+    let frames = capture.frames();
+    let packets: Vec<Ip> = frames.iter().filter_map(|seen| Ip::parse(&seen.frame)).collect();
+    let first_byte = |packet: &&Ip| packet.payload.first().copied();
+    // RFC 8200 section 4.5: a fragment header begins with what follows it.
+    let pieces_of_v6 = |packet: &&Ip| packet.protocol == 44 && first_byte(packet) == Some(50);
+    let in_the_clear: Vec<_> = clear(&packets)
+        .into_iter()
+        .filter(|packet| packet.protocol != 50 && !pieces_of_v6(packet))
+        .collect();
+    assert!(in_the_clear.is_empty(), "clear on the wire: {in_the_clear:?}");
+    assert!(packets.iter().all(|packet| packet.bytes.len() <= 1500));
+    let pieces_of_v4 =
+        |packet: &&Ip| packet.protocol == 50 && packet.bytes[0] >> 4 == 4 && packet.bytes[6] & 0x3f != 0;
+    for (what, pieces) in [
+        ("IPv4", packets.iter().filter(pieces_of_v4).count()),
+        ("IPv6", packets.iter().filter(pieces_of_v6).count()),
+    ] {
+        // 60,000, 20,000 and 4,000 bytes, both ways.
+        assert!(pieces >= 2 * (41 + 14 + 3), "{what}: {pieces} fragments");
+    }
+    let opened = tshark::open(&frames, &keys(hosts), hosts.folder.path());
+    assert_eq!(opened.esp, opened.authentic, "{opened:?}");
+    for (protocol, least) in [("udp", 12), ("icmp", 2)] {
+        let seen = opened.inside.get(protocol).copied().unwrap_or(0);
+        assert!(seen >= least, "{protocol}: {opened:?}");
+    }
+    for daemon in [&running.da, &running.db] {
+        for reason in [
+            "icv_mismatch",
+            "reassembly_malformed",
+            "reassembly_overlap",
+            "no_frame",
+        ] {
+            assert_eq!(daemon.drops(reason), 0, "{reason}: {:?}", daemon.all_drops());
+        }
+        assert!(daemon.status().workers[0].fragmented >= 3);
+    }
+}
+
+#[test]
+fn datagrams_of_any_size_are_sealed_whole_in_transport_mode() {
+    sealed_whole(&Hosts::new(true));
+}
+
+#[test]
+fn datagrams_of_any_size_are_sealed_whole_in_transport_mode_by_veth() {
+    sealed_whole(&Hosts::new(false).with_edge("veth"));
+}
+
 /// What holds while nobody serves the edge: protected packets end, permitted ones go on.
 fn closed(hosts: &Hosts, capture: &Capture, echo: &Echo, monitor: &Echo) {
     for family in [0, 1] {
@@ -395,6 +462,14 @@ fn several_queues_share_the_work() {
         let packets = capture.packets();
         assert_eq!(leaks(&packets).len(), 0, "{:?}", leaks(&packets));
         assert_sequence_numbers_fresh(&packets);
+        // A worker alone can put together what the stack has cut.
+        for family in [0, 1] {
+            for _ in 0..8 {
+                wait_until("a datagram in fragments", || {
+                    echo.udp(&hosts.a, B[family], &[6; 20_000])
+                });
+            }
+        }
     }
 }
 

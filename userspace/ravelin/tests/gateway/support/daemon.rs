@@ -47,7 +47,8 @@ impl<'n> Gateway<'n> {
             outer: "out0".to_owned(),
             inner: Some("in0".to_owned()),
             extra: Vec::new(),
-            patience: PATIENCE,
+            // The kernel verifies half a dozen programs, which takes seconds where everybody else is busy, too.
+            patience: 3 * PATIENCE,
             instance,
         }
     }
