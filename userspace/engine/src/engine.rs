@@ -1,6 +1,7 @@
 //! The engine as a whole: started from a policy, stopped by a signal.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,10 +117,17 @@ pub struct Engine {
 impl Engine {
     /// Starts everything: after this the policy is in force. On an error nothing is attached that was not before.
     ///
+    /// `take_over` is called when all is done that can be while another engine of the instance runs, which has to have ended when
+    /// it returns. What fails before that, a wrong policy or a refused program, leaves the other one alone.
+    ///
     /// # Errors
     ///
     /// [`EngineError`], which says what to do.
-    pub fn start(file: PolicyFile, options: &Options) -> Result<Self, EngineError> {
+    pub fn start(
+        file: PolicyFile,
+        options: &Options,
+        take_over: impl FnOnce() -> io::Result<()>,
+    ) -> Result<Self, EngineError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -172,12 +180,16 @@ impl Engine {
             );
         }
 
+        let max_rules = options.max_rules.unwrap_or_else(|| room_for(&prepared.policy));
+        let mut filter = Filter::load(max_rules, longest_frame)?;
+        if role == Role::Host {
+            filter.load_host(options.edge)?;
+        }
+        take_over().map_err(EngineError::TakeOver)?;
         let control = {
             let _guard = runtime.enter();
             Control::listen(&options.control)?
         };
-        let max_rules = options.max_rules.unwrap_or_else(|| room_for(&prepared.policy));
-        let filter = Filter::load(max_rules, longest_frame)?;
         let means = Means {
             filter,
             max_rules,
@@ -301,7 +313,6 @@ impl Engine {
         outer: &Device,
         umem: &UmemOptions,
     ) -> Result<(), EngineError> {
-        self.enforcement.filter.load_host(options.edge)?;
         let (host, queues) = Host::open(options.edge, outer, host_queues(outer)?, &options.instance)?;
         host.announce(&mut self.enforcement.filter)?;
         self.host = Some(host);

@@ -39,6 +39,9 @@ pub enum EngineError {
     /// Netlink.
     #[error("cannot read the network configuration: {0}")]
     Netlink(io::Error),
+    /// The engine that ran before does not end.
+    #[error("the engine that runs cannot be replaced: {0}")]
+    TakeOver(io::Error),
     /// No such device.
     #[error("device {0}: no such Ethernet device in this network namespace; see `ip link`")]
     NoDevice(String),

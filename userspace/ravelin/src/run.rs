@@ -1,5 +1,6 @@
 //! `ravelin run`: the daemon.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use crate::instance::Instance;
 use crate::memory;
 use crate::session;
+use crate::stop::end_running;
 
 /// Put a policy in force and serve it in the foreground
 ///
@@ -62,6 +64,10 @@ pub(crate) struct Arguments {
     /// Where XDP programs run: in the driver, or in the kernel's receive path (any device, slower)
     #[arg(long, value_name = "MODE", default_value = "auto")]
     xdp_mode: XdpMode,
+
+    /// End an engine of this instance that runs, as soon as this one is ready to go on in its place
+    #[arg(long)]
+    replace: bool,
 
     /// What becomes of the filter on SIGINT or SIGTERM
     #[arg(long, value_name = "STATE", default_value = "closed")]
@@ -144,7 +150,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => None,
         false => Some(Confinement::begin(&[&options.state, &options.control])?),
     };
-    let mut engine = Engine::start(file, &options)?;
+    let take_over = || match arguments.replace {
+        true => end_running(&options.instance, &options.control)
+            .map_err(|error| io::Error::other(format!("{error:#}"))),
+        false => Ok(()),
+    };
+    let mut engine = Engine::start(file, &options, take_over)?;
     let given_up = confinement.map(Confinement::finish).transpose()?;
     for warning in engine.warnings() {
         eprintln!("ravelin: warning: {warning}");

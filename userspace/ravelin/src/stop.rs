@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -78,6 +79,18 @@ fn ask(status: &Status) -> Result<()> {
         bail!("not stopped");
     }
     Ok(())
+}
+
+/// Has the engine of an instance end in order, if one runs, and leaves its filter standing.
+pub(crate) fn end_running(instance: &str, control: &Path) -> Result<()> {
+    // Whoever does not answer is in the way of the next steps, which say so.
+    let Ok(status) = fetch_status(control) else {
+        return Ok(());
+    };
+    if status.instance != instance {
+        bail!("{} belongs to instance {}", control.display(), status.instance);
+    }
+    end(&status, || fetch_status(control).ok())
 }
 
 /// Has the process end in order, and waits for it.

@@ -163,7 +163,7 @@ impl Scene<'_, '_> {
                 self.flows.now()
             }
             Event::PinsDeleted => {
-                self.side.room.shell("rm -r /sys/fs/bpf/ravelin/*");
+                self.side.room.shell("rm -r /sys/fs/bpf/ravelin*");
                 self.pinned_again()
             }
             Event::BpffsUnmounted => {

@@ -1,7 +1,6 @@
 //! The test itself.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,12 +9,13 @@ use crate::event::{Event, Scene};
 use crate::flows::Flows;
 use crate::pair::{Pair, of_gateways, of_hosts};
 use crate::random::Random;
-use crate::report::{Recovery, Report};
+use crate::recovery::{Recovery, Report};
 use crate::room::Epoch;
 use crate::side::Side;
 use crate::support::hosts::Hosts;
 use crate::support::lab::Lab;
 use crate::support::wait_until;
+use crate::{alone, report, tell};
 
 /// How long protected traffic may take to flow again.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,13 +34,9 @@ fn setting(name: &str, default: u64) -> u64 {
     })
 }
 
-/// Says something whether or not the test's output is kept.
-fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
 #[test]
 fn nothing_leaks_whatever_happens() {
+    let _alone = alone();
     let seconds = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()
@@ -59,21 +55,16 @@ fn nothing_leaks_whatever_happens() {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     });
-    let [mut report, second] = reports;
-    report.merge(second);
-    assert!(report.events() >= events);
-    let text = format!(
-        "{} events in {} s, RAVELIN_CHAOS_SEED={seed}\n\n{}",
-        report.events(),
-        started.elapsed().as_secs(),
-        report.table()
+    let [mut recoveries, second] = reports;
+    recoveries.merge(second);
+    assert!(recoveries.events() >= events);
+    let first = format!(
+        "{} events in {} s, RAVELIN_CHAOS_SEED={seed}\n\n",
+        recoveries.events(),
+        started.elapsed().as_secs()
     );
-    tell(&text);
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    std::fs::write(target.join("chaos.md"), text).unwrap();
-    if std::env::var_os("RAVELIN_CHAOS_PUBLISH").is_some() {
-        publish(&report.table());
-    }
+    tell(&format!("chaos: {first}{}", recoveries.table()));
+    report("chaos", &first, &recoveries.table());
 }
 
 /// Has a pair live through a share of the events.
@@ -128,8 +119,9 @@ fn live(mut pair: Pair<'_>, folder: &Path, events: usize, seed: u64) -> Report {
         );
         let silence = flows.silence(at);
         tell(&format!(
-            "chaos: {name}: {:.1} s: {event:?}: {} ms, silent for {} ms, permitted for {} ms",
+            "chaos: {name}: {:.1} s: {event:?} ({} ms): {} ms, silent for {} ms, permitted for {} ms",
             at.as_secs_f32(),
+            (moment - at).as_millis(),
             after.as_millis(),
             silence[0].as_millis(),
             silence[1].as_millis()
@@ -220,13 +212,4 @@ fn see_a_leak(pair: &Pair<'_>, secret: Secret, folder: &Path) {
     let (sighted, second) = detector.finish();
     assert!(second > 8, "{second}");
     assert_eq!(sighted.esp, 0);
-}
-
-/// Puts the table where the documentation has it.
-fn publish(table: &str) {
-    const MARKS: [&str; 2] = ["<!-- chaos: begin -->\n", "<!-- chaos: end -->"];
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operation.md");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let [(before, _), (_, after)] = MARKS.map(|mark| text.split_once(mark).unwrap());
-    std::fs::write(file, format!("{before}{}{table}{}{after}", MARKS[0], MARKS[1])).unwrap();
 }
