@@ -37,7 +37,7 @@ impl Secret {
             && packet
                 .ports()
                 .is_some_and(|(from, to)| [from, to].contains(&self.clear_port));
-        between && !permitted && packet.protocol != 50 && !is_discovery(packet)
+        between && !permitted && carried(packet).0 != ESP && !is_discovery(packet)
     }
 
     /// The same in the filter language of libpcap.
@@ -52,7 +52,7 @@ impl Secret {
             family(
                 1,
                 "ip6",
-                " and not (ip6[6] == 58 and ip6[40] >= 135 and ip6[40] <= 136)"
+                " and not (ip6[6] == 58 and ip6[40] >= 135 and ip6[40] <= 136) and not (ip6[6] == 44 and ip6[40] == 50)"
             ),
             self.clear_port
         )
@@ -67,6 +67,24 @@ fn is_discovery(packet: &Ip) -> bool {
 
 /// A family, 4 or 6, and a protocol, or that of the fragment header for fragments of either family.
 pub(crate) type Kind = (u8, u8);
+
+/// `IPPROTO_ESP`.
+const ESP: u8 = 50;
+
+/// The protocol of a packet, and its first bytes unless they are in another fragment.
+fn carried(packet: &Ip) -> (u8, Option<&[u8]>) {
+    let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let (protocol, offset, payload) = match (packet.source.is_ipv6(), packet.protocol) {
+        (true, FRAGMENT) => (
+            packet.payload[0],
+            word(&packet.payload, 2) >> 3,
+            &packet.payload[8..],
+        ),
+        (true, protocol) => (protocol, 0, &packet.payload[..]),
+        (false, protocol) => (protocol, word(&packet.bytes, 6) & 0x1fff, &packet.payload[..]),
+    };
+    (protocol, (offset == 0).then_some(payload))
+}
 
 /// `IPPROTO_FRAGMENT`.
 pub(crate) const FRAGMENT: u8 = 44;
@@ -108,9 +126,8 @@ impl Sighted {
         let Some(packet) = Ip::parse(&seen.frame) else {
             return;
         };
-        if packet.protocol == 50
-            && let Some((spi, number)) = packet.esp()
-        {
+        if let (ESP, Some(esp)) = carried(&packet) {
+            let [spi, number] = [0, 4].map(|at| u32::from_be_bytes(*esp[at..].first_chunk().unwrap()));
             self.esp += 1;
             if !self.numbers.entry(spi).or_default().insert(number) {
                 self.repeated.push((spi, number));
