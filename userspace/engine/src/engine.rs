@@ -186,6 +186,8 @@ impl Engine {
             filter.load_host(options.edge)?;
         }
         take_over().map_err(EngineError::TakeOver)?;
+        // Before anything is touched that an engine of the same name may use: this keeps it to one.
+        let attachments = Attachments::open(&options.instance)?;
         let control = {
             let _guard = runtime.enter();
             Control::listen(&options.control)?
@@ -239,7 +241,7 @@ impl Engine {
             (Some(umem), None) => engine.start_host(options, max_rules, &outer, &umem)?,
             (None, _) => {}
         }
-        engine.attach(options, &outer, inner.as_ref())?;
+        engine.attach(options, attachments, &outer, inner.as_ref())?;
         Ok(engine)
     }
 
@@ -361,11 +363,11 @@ impl Engine {
     fn attach(
         &mut self,
         options: &Options,
+        mut attachments: Attachments,
         outer: &Device,
         inner: Option<&Device>,
     ) -> Result<(), EngineError> {
         let filter = &mut self.enforcement.filter;
-        let mut attachments = Attachments::open(&options.instance)?;
         if let Some(host) = &self.host {
             attachments.edge(filter, host.name(), host.workers_end())?;
             let status = InterfaceStatus {

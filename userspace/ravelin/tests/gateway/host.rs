@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use ravelin_engine::ConnectionStatus;
 
 use crate::support::capture::{Capture, Ip, Seen, assert_sequence_numbers_fresh, clear};
-use crate::support::daemon::succeeded;
+use crate::support::daemon::{RAVELIN, refusal, succeeded};
 use crate::support::echo::Echo;
 use crate::support::hosts::{A, B, CLEAR_PORT, Hosts};
 use crate::support::lab::PORT;
@@ -417,6 +417,27 @@ fn what_others_send_on_a_veth_edge_goes_nowhere_that_the_rules_do_not_say() {
     });
     let packets = capture.packets();
     assert_eq!(clear(&packets).len(), 0, "{:?}", clear(&packets));
+}
+
+/// Its edge is known by the instance's name: a second engine under that name must not take it away.
+#[test]
+fn a_second_engine_of_the_instance_leaves_the_edge_alone() {
+    let hosts = Hosts::new(true).with_edge("veth");
+    let running = hosts.start(str::to_owned);
+    wait_until("ping", || hosts.a.ping(B[0]));
+    let indices = || hosts.a.run("ip", &["-o", "link", "show", "type", "veth"]);
+    let before = indices();
+    let other = hosts.folder.path().join("other");
+    let mut second = hosts.a.command(RAVELIN);
+    second.arg("run").arg("--policy").arg(&running.a.policy);
+    second.args(["--outer", "eth0", "--mode", "host", "--host-edge", "veth"]);
+    second.args(["--instance", &running.a.instance]);
+    second.arg("--control").arg(other.with_extension("sock"));
+    second.arg("--state-dir").arg(other.with_extension("state"));
+    let said = refusal(&second.output().unwrap());
+    assert!(said.contains("is in use by another process"), "{said}");
+    assert_eq!(indices(), before);
+    assert!(hosts.a.ping(B[0]));
 }
 
 /// A frame with a datagram from a to b.
