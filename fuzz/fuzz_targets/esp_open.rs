@@ -63,8 +63,9 @@ struct Case {
 
 impl Case {
     fn new(choice: u8, algorithm: u8) -> Self {
-        let [tunnel, v6, udp, extended, authentic, implicit_iv, first_provider] =
-            [1, 2, 4, 8, 16, 32, 64].map(|bit| choice & bit != 0);
+        let [tunnel, v6, udp, extended, authentic, implicit_iv] =
+            [1, 2, 4, 8, 16, 32].map(|bit| choice & bit != 0);
+        let provider = Provider::ALL[usize::from(choice >> 6) % Provider::ALL.len()];
         let algorithm = Algorithm::ALL[usize::from(algorithm) % Algorithm::ALL.len()];
         Self {
             tunnel,
@@ -74,7 +75,7 @@ impl Case {
             authentic,
             implicit_iv: implicit_iv && algorithm.takes_implicit_iv(),
             algorithm,
-            provider: Provider::ALL[usize::from(first_provider)].or_any_with(algorithm),
+            provider: provider.or_any_with(algorithm),
         }
     }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the figures that the documentation quotes, in one table.
 
 mod filter;
+mod gcm;
 pub(crate) mod host;
 
 use std::fmt::Write as _;
@@ -42,6 +43,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Part {
     Filter(filter::Args),
+    Gcm(gcm::Args),
     Host(host::Args),
 }
 
@@ -49,6 +51,7 @@ enum Part {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     match &args.part {
         Some(Part::Filter(args)) => return filter::run(workspace, args),
+        Some(Part::Gcm(args)) => return gcm::run(workspace, args),
         Some(Part::Host(args)) => return host::run(workspace, args),
         None => {}
     }

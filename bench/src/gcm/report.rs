@@ -1,0 +1,147 @@
+//! The figures as a table and as JSON.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use ravelin_bench::machine;
+use ravelin_bench::samples::{NOISY, Samples};
+use serde_json::{Value, json};
+
+use crate::{Implementation, Work};
+
+/// All that was measured.
+#[derive(Debug)]
+pub(crate) struct Report {
+    machine: Value,
+    quick: bool,
+    /// Its version, or why it is not there.
+    about_peer: String,
+    implementations: Vec<Implementation>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Nanoseconds per packet of one work, for each implementation.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) work: Work,
+    pub(crate) samples: Vec<Samples>,
+}
+
+impl Report {
+    pub(crate) fn new(
+        machine: Value,
+        quick: bool,
+        about_peer: String,
+        implementations: &[Implementation],
+    ) -> Self {
+        Self {
+            machine,
+            quick,
+            about_peer,
+            implementations: implementations.to_vec(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row without figures.
+    pub(crate) fn add(&mut self, work: Work) {
+        let samples = vec![Samples::default(); self.implementations.len()];
+        self.rows.push(Row { work, samples });
+    }
+
+    pub(crate) fn to_json(&self) -> Result<String> {
+        let rows = self.rows.iter().map(|row| {
+            let names = self.implementations.iter().map(|one| one.name());
+            let figures = names.zip(row.samples.iter().map(Samples::to_json));
+            json!({
+                "algorithm": row.work.algorithm.name(),
+                "operation": row.operation(),
+                "keys": row.work.keys,
+                "bytes": row.work.size,
+                "ns_per_packet": figures.collect::<serde_json::Map<_, _>>(),
+            })
+        });
+        let value = json!({
+            "machine": self.machine,
+            "quick": self.quick,
+            "peer": self.about_peer,
+            "rows": rows.collect::<Vec<_>>(),
+        });
+        Ok(serde_json::to_string_pretty(&value)? + "\n")
+    }
+
+    pub(crate) fn to_markdown(&self) -> String {
+        let mut text = machine::heading(&self.machine, self.quick);
+        let _ = write!(
+            text,
+            "\nNanoseconds per packet in batches of 32, in place, 8 bytes of associated data, tags of 16: medians of {} rounds (± half \
+             of what lies between the lowest and the highest, in percent). {}. The last column is the faster way of \
+             intel-ipsec-mb beside the fastest of ours, a median of the rounds' ratios: above 1 ours is faster.\n\n| work |",
+            self.rows
+                .first()
+                .and_then(|row| Some(row.samples.first()?.values().len()))
+                .unwrap_or(0),
+            self.about_peer,
+        );
+        for one in &self.implementations {
+            let _ = write!(text, " {} |", one.name());
+        }
+        let _ = writeln!(
+            text,
+            " ipsec-mb / ours |\n|---|{}",
+            "---:|".repeat(self.implementations.len() + 1)
+        );
+        for row in &self.rows {
+            let work = row.work;
+            let keys = if work.keys == 1 { "one key" } else { "32 keys" };
+            let (algorithm, size) = (work.algorithm.name(), work.size);
+            let _ = write!(text, "| {algorithm} {}, {keys}, {size} B |", row.operation());
+            for samples in &row.samples {
+                let _ = write!(text, " {} |", samples.cell());
+            }
+            let _ = writeln!(text, " {} |", self.ratio(row));
+        }
+        let figures = || self.rows.iter().flat_map(|row| &row.samples);
+        let noisy = figures().filter(|samples| samples.is_noisy()).count();
+        if noisy > 0 {
+            let _ = write!(
+                text,
+                "\n**{noisy} of {} figures are noisy** (spread over {NOISY:.0} %): this machine did other things meanwhile, and they are not to be \
+                 quoted.\n",
+                figures().count()
+            );
+        }
+        text
+    }
+
+    fn ratio(&self, row: &Row) -> String {
+        let fastest = |wanted: fn(&Implementation) -> bool| {
+            let columns = self.implementations.iter().zip(&row.samples);
+            columns
+                .filter(|(one, _)| wanted(one))
+                .map(|(_, samples)| samples)
+                .min_by(|one, other| one.median().total_cmp(&other.median()))
+        };
+        let ours = fastest(|one| matches!(one, Implementation::Provider(_)));
+        let theirs = fastest(|one| matches!(one, Implementation::IpsecMb(_)));
+        let (Some(ours), Some(theirs)) = (ours, theirs) else {
+            return "–".to_owned();
+        };
+        let mut ratios = Samples::default();
+        for (ours, theirs) in ours.values().iter().zip(theirs.values()) {
+            ratios.push(theirs / ours);
+        }
+        let mark = if ours.is_noisy() || theirs.is_noisy() {
+            " (**noisy**)"
+        } else {
+            ""
+        };
+        format!("{:.2}{mark}", ratios.median())
+    }
+}
+
+impl Row {
+    const fn operation(&self) -> &'static str {
+        if self.work.opens { "open" } else { "seal" }
+    }
+}
