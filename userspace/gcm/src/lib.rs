@@ -26,6 +26,7 @@ mod mixed;
 mod provider;
 mod rustcrypto;
 mod secret;
+mod trial;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 #[cfg(not(target_arch = "x86_64"))]

@@ -77,8 +77,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     busy_poll: bool,
 
-    /// AEAD implementation [default: the fastest on this CPU]
-    #[arg(long, value_name = "NAME", value_parser = provider)]
+    /// AEAD implementation [default: the fastest on this CPU, as a trial at the start finds]
+    #[arg(long = "aead", value_name = "NAME", value_parser = provider)]
     provider: Option<Provider>,
 
     /// How often DNS names, DNS servers and DHCP servers of the policy are looked up again
