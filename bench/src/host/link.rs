@@ -32,6 +32,7 @@ pub(crate) enum Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Edge {
     Tun,
+    Veth,
 }
 
 /// How the workers wait.
@@ -44,12 +45,12 @@ pub(crate) enum Polling {
 }
 
 impl Edge {
-    /// Another edge is one line here and one above.
-    pub(crate) const ALL: [Self; 1] = [Self::Tun];
+    pub(crate) const ALL: [Self; 2] = [Self::Tun, Self::Veth];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Tun => "tun",
+            Self::Veth => "veth",
         }
     }
 }

@@ -100,7 +100,7 @@ fn main() -> Result<()> {
         if let Some(reason) = &missing {
             eprintln!("host: {} is not measured: {reason:#}", link.name());
         }
-        let reason = missing.map(|reason| format!("{reason:#}"));
+        let reason = missing.map(|reason| reason.to_string());
         report.rows.push(Row::new(link, reason));
     }
     for round in 1..=rounds {
