@@ -91,7 +91,10 @@ impl Cpus {
         let [a, b] = self.applications;
         let [a_daemon, b_daemon] = self.daemons;
         if self.applications == self.daemons {
-            return format!("host A has CPU {a} for application and daemon, host B CPU {b}");
+            return format!(
+                "host A has CPU {a} for application and daemon, host B CPU {b}, so that a busy worker takes its host's \
+                 application the time it needs to answer"
+            );
         }
         format!(
             "host A has CPU {a} for the application and {a_daemon} for the daemon, host B {b} and {b_daemon}"

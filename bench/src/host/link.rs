@@ -57,13 +57,16 @@ impl Edge {
 
 impl Link {
     /// In the order of the tables; all others are compared with the first.
-    pub(crate) fn all(peers: bool) -> Vec<Self> {
-        let ravelin = Edge::ALL
-            .map(|edge| [Polling::Adaptive, Polling::Busy].map(|polling| Self::Ravelin(edge, polling)));
+    pub(crate) fn all(busy: bool, peers: bool) -> Vec<Self> {
+        let busy = busy.then_some(Polling::Busy);
+        let ravelin = Edge::ALL.into_iter().flat_map(|edge| {
+            let pollings = [Polling::Adaptive].into_iter().chain(busy);
+            pollings.map(move |polling| Self::Ravelin(edge, polling))
+        });
         let others = [Self::WireguardGo, Self::KernelWireguard, Self::KernelEsp];
         [Self::Plain]
             .into_iter()
-            .chain(ravelin.into_iter().flatten())
+            .chain(ravelin)
             .chain(others.into_iter().filter(|_| peers))
             .chain([Self::PlainSegmented, Self::Permitted])
             .collect()

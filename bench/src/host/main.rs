@@ -41,6 +41,10 @@ struct Args {
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
+    /// Leave out workers that never sleep
+    #[arg(long)]
+    no_busy: bool,
+
     /// Leave out WireGuard and the kernel's ESP
     #[arg(long)]
     no_peers: bool,
@@ -95,7 +99,7 @@ fn main() -> Result<()> {
         )
     };
     let mut report = Report::new(machine, args.quick, cpus);
-    for link in Link::all(!args.no_peers) {
+    for link in Link::all(!args.no_busy, !args.no_peers) {
         let missing = link.check(&Lab::new(cpus, &folder)?).err();
         if let Some(reason) = &missing {
             eprintln!("host: {} is not measured: {reason:#}", link.name());

@@ -112,8 +112,8 @@ impl Report {
         }
         text.push_str(
             "\nPermitted: what the attached programs cost traffic that they let pass. Any XDP program takes segmentation from the other \
-             end of a veth pair, and makes it receive with NAPI; the first line is a pair that does so without a program. Network \
-             cards do neither.\n\n\
+             end of a veth pair, and makes it receive with NAPI; the first line is a pair that does so without a program. Nor does \
+             a pair copy packets without a program; with any, each packet of TCP is copied once more in front of it. Network cards do none of that.\n\n\
              | link | TCP, Gbit/s | of the first line | datagrams, thousands/s | of the first line | round trip, median | of the first line | p99 |\n\
              |---|---:|---:|---:|---:|---:|---:|---:|\n",
         );

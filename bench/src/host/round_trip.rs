@@ -17,8 +17,14 @@ const PORT: u16 = 7000;
 /// Bytes of a question and its answer, the number of the question in front.
 const PAYLOAD: usize = 64;
 
-/// How long an answer is waited for before the question is asked anew.
+/// How often whoever waits for a datagram looks whether there is still something to wait for.
 const TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How long an answer is waited for before it counts as lost.
+const LOST: Duration = Duration::from_secs(2);
+
+/// Fewer answers are no measurement, however long they take.
+const LEAST: usize = 20;
 
 /// Times of a round, in microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +51,7 @@ pub(crate) fn wait_until_up(lab: &Lab, addresses: [&str; 2]) -> Result<()> {
     exchange(lab, addresses, |socket| {
         let start = Instant::now();
         for number in 0.. {
-            if ask(socket, number)?.is_some() {
+            if ask(socket, number, TIMEOUT)?.is_some() {
                 break;
             }
             ensure!(
@@ -60,21 +66,22 @@ pub(crate) fn wait_until_up(lab: &Lab, addresses: [&str; 2]) -> Result<()> {
 /// Asks one question after the other, `pause` after each answer.
 pub(crate) fn measure(lab: &Lab, addresses: [&str; 2], seconds: f64, pause: Duration) -> Result<Times> {
     exchange(lab, addresses, |socket| {
-        let (start, mut times, mut number, mut lost) = (Instant::now(), Vec::new(), 0, 0);
-        while start.elapsed().as_secs_f64() < seconds {
+        let start = Instant::now();
+        let (mut times, mut number, mut lost) = (Vec::new(), 0, 0);
+        while start.elapsed().as_secs_f64() < seconds || times.len() < LEAST {
             number += 1;
-            match ask(socket, number)? {
+            match ask(socket, number, LOST)? {
                 Some(time) => times.push(time.as_secs_f64() * 1e6),
                 None => lost += 1,
             }
+            ensure!(
+                lost <= times.len().max(3) && start.elapsed() < PATIENCE,
+                "{lost} of {number} datagrams had no answer"
+            );
             if !pause.is_zero() {
                 thread::sleep(pause);
             }
         }
-        ensure!(
-            times.len() > 10 * lost && times.len() >= 10,
-            "{lost} of {number} datagrams had no answer"
-        );
         times.sort_by(f64::total_cmp);
         let at = |share: f64| times[((times.len() as f64 * share) as usize).min(times.len() - 1)];
         Ok(Times {
@@ -112,8 +119,8 @@ fn exchange<T: Send>(
     })
 }
 
-/// The time until the answer; `None` if none comes.
-fn ask(socket: &UdpSocket, number: u64) -> Result<Option<Duration>> {
+/// The time until the answer; `None` if none comes in time.
+fn ask(socket: &UdpSocket, number: u64, patience: Duration) -> Result<Option<Duration>> {
     let mut question = [0; PAYLOAD];
     question[..8].copy_from_slice(&number.to_be_bytes());
     let start = Instant::now();
@@ -127,6 +134,7 @@ fn ask(socket: &UdpSocket, number: u64) -> Result<Option<Duration>> {
             Ok(_) if answer == question => return Ok(Some(start.elapsed())),
             // An answer to an earlier question, given up by now.
             Ok(_) => {}
+            Err(error) if waits(&error) && start.elapsed() < patience => {}
             Err(error) => {
                 return waits(&error)
                     .then_some(None)

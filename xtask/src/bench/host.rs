@@ -65,7 +65,11 @@ pub(crate) fn smoke(workspace: &Workspace, ravelin: &Path) -> Result<()> {
     let mut command = workspace.cargo();
     // As `cargo test` has built it.
     command.arg("run");
-    program::run(command_line(&mut command, workspace, &out, ravelin).args(["--quick", "--no-peers"]))?;
+    program::run(command_line(&mut command, workspace, &out, ravelin).args([
+        "--quick",
+        "--no-busy",
+        "--no-peers",
+    ]))?;
     let path = out.join("host.json");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let report: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
