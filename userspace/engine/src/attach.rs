@@ -143,6 +143,12 @@ pub enum AttachError {
     Filter(#[from] FilterError),
 }
 
+/// The egress program's part of the name of its pin.
+pub(crate) const EGRESS: &str = "egress";
+
+/// How the notes begin that a pin is that of boot.
+const MARKED: &str = "boot";
+
 /// The attached programs of one instance.
 ///
 /// Dropped without [`Attachments::detach`] it takes back what this process attached first and leaves what it adopted
@@ -247,21 +253,46 @@ impl Attachments {
     ///
     /// [`AttachError`].
     pub fn egress(&mut self, filter: &mut Filter, role: Role, device: &Device) -> Result<(), AttachError> {
-        const WHAT: &str = "egress";
         let program = filter.egress(role)?;
-        let path = self.path(WHAT, device)?;
+        let path = self.path(EGRESS, device)?;
         if let Some(link) = adopt(&path)?.and_then(|link| SchedClassifierLink::try_from(link).ok()) {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
-                Ok(link) => return self.push(path, link, true, device, WHAT),
+                Ok(link) => return self.push(path, link, true, device, EGRESS),
                 Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove(&path)?,
-                Err(error) => return Err(attach_error(error, device, WHAT)),
+                Err(error) => return Err(attach_error(error, device, EGRESS)),
             }
         }
         let link = program
             .attach(&device.name, TcAttachType::Egress)
             .and_then(|id| program.take_link(id))
-            .map_err(|error| attach_error(error, device, WHAT))?;
-        self.push(path, link, false, device, WHAT)
+            .map_err(|error| attach_error(error, device, EGRESS))?;
+        self.push(path, link, false, device, EGRESS)
+    }
+
+    /// Whether a filter of a policy stands there, and not only that of boot. It may be that of an engine that has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Pin`].
+    pub(crate) fn is_filtered(&self, what: &str, device: &Device) -> Result<bool, AttachError> {
+        let path = self.path(what, device)?;
+        Ok(path.exists() && marker(&path).symlink_metadata().is_err())
+    }
+
+    /// Notes, before it is attached, that what will be pinned there is the filter of boot. [`Attachments::sweep`] takes the note
+    /// away. BPF filesystems hold nothing but pins, folders and links, so it is a link.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Pin`].
+    pub(crate) fn mark_boot(&self, what: &str, device: &Device) -> Result<(), AttachError> {
+        let path = marker(&self.path(what, device)?);
+        match std::os::unix::fs::symlink(MARKED, &path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(AttachError::Pin { path, error })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Attaches the programs of the host edge: to the stack's end, and to that of the workers if it is a veth. They are not pinned:
@@ -441,7 +472,18 @@ pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
     }
     boot_pages::remove(instance);
     remove_folder(&folder)?;
-    Ok(pins.len())
+    Ok(pins.iter().filter(|path| !is_marker(path)).count())
+}
+
+/// Where it is noted that a pin is that of boot.
+fn marker(pin: &Path) -> PathBuf {
+    let name = pin.file_name().unwrap_or_default().to_string_lossy();
+    pin.with_file_name(format!("{MARKED}-{name}"))
+}
+
+fn is_marker(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(MARKED.as_bytes())
 }
 
 fn folder(instance: &str) -> PathBuf {

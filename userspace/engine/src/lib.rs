@@ -17,6 +17,7 @@
 mod address;
 mod adjacency;
 mod attach;
+mod boot;
 mod boot_pages;
 mod change;
 mod client;
@@ -83,6 +84,7 @@ mod worker;
 
 pub use adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
 pub use attach::{AttachError, Attachments, Mode, detach_leftovers};
+pub use boot::{Booted, boot};
 pub use client::{apply, confirm, delete_sa, fetch_sas, fetch_status, roll_back};
 pub use confinement::{Confinement, ConfinementError};
 pub use connection::{Connection, Inbound, Outbound, Settings};

@@ -11,7 +11,7 @@ use crate::policy::{MAX_FILTERS, Policy};
 use crate::reader::{Entry, Node, Table};
 use crate::rule::{Names, RULE, Rule};
 use crate::schema::{Key, Kind, Literal, TableSpec};
-use crate::settings::{INTERFACES, Settings};
+use crate::settings::{Boot, INTERFACES, Settings};
 use crate::source::{INCLUDE, Part};
 
 pub(crate) static POLICY: TableSpec = TableSpec {
@@ -111,6 +111,19 @@ pub(crate) fn read(report: &mut Report<'_>, parts: &[Part<'_>]) -> Option<Policy
     let lifeline = lifeline::read(report, &tops, &mut groups, MAX_FILTERS.saturating_sub(count));
     groups.warn(report);
     let lifeline = lifeline?;
+    if settings
+        .as_ref()
+        .is_some_and(|settings| settings.boot == Boot::Block)
+        && lifeline.list.is_none()
+        && let Some(node) = tops.iter().find_map(|top| top.optional("boot"))
+    {
+        let position = report.position(&node.span());
+        report.warn(
+            position,
+            "with boot = \"block\" and without filters in `[lifeline]` nobody reaches this machine from boot until the policy is in \
+             force, nor if it never is",
+        );
+    }
     if let Some(list) = lifeline.list {
         rules.push(lifeline::rule(&list, filter_lists.len()));
         filter_lists.push(list);
@@ -122,6 +135,29 @@ pub(crate) fn read(report: &mut Report<'_>, parts: &[Part<'_>]) -> Option<Policy
         filter_lists,
         rules,
         connections,
+    ))
+}
+
+/// Reads what holds at boot: top level, groups and lifeline. `None` when they cannot be read.
+pub(crate) fn read_head(report: &mut Report<'_>, parts: &[Part<'_>]) -> Option<Policy> {
+    let tops: Vec<Table<'_>> = parts
+        .iter()
+        .map(|part| Table::new(report, part.root.get_ref(), Span::new(part.file, 0..0), &POLICY))
+        .collect();
+    let settings = Settings::read(report, &tops)?;
+    let groups = named(report, &tops, "addresses", "address group");
+    let mut groups = Groups::read(report, &groups);
+    let lifeline = lifeline::read(report, &tops, &mut groups, MAX_FILTERS)?;
+    let list = lifeline.list;
+    let rules = list.iter().map(|list| lifeline::rule(list, 0)).collect();
+    let lists = list.into_iter().collect();
+    Some(Policy::new(
+        report.files(),
+        settings,
+        false,
+        lists,
+        rules,
+        Vec::new(),
     ))
 }
 

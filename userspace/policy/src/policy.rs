@@ -61,6 +61,52 @@ impl Policy {
         Self::build(report, parts)
     }
 
+    /// What is in force from boot until the policy in this file is: the lifeline that it gives, and frames that are not IP as it
+    /// says; everything else is blocked. Of a policy with mistakes, which are returned, what they are not about counts:
+    /// top level, `[addresses]` and `[lifeline]`. Where not even that can be read, nothing passes, and
+    /// [`Policy::boot`] is [`Boot::Block`].
+    #[must_use]
+    pub fn load_at_boot(path: &Path) -> (Self, Option<PolicyErrors>) {
+        let mistakes = match Self::load(path) {
+            Ok((policy, _)) => return (policy.at_boot(), None),
+            Err(mistakes) => mistakes,
+        };
+        let texts = Texts::new();
+        let mut report = Report::default();
+        let parts = source::load(&mut report, &texts, path, &mut ());
+        let read = parts.and_then(|parts| document::read_head(&mut report, &parts));
+        let policy = read.unwrap_or_else(|| {
+            let settings = Settings {
+                boot: Boot::Block,
+                ..Settings::default()
+            };
+            let name = path.display().to_string();
+            Self::new(
+                [name.into()].into(),
+                settings,
+                false,
+                Vec::new(),
+                Vec::new(),
+                Vec::new(),
+            )
+        });
+        (policy.at_boot(), Some(mistakes))
+    }
+
+    fn at_boot(mut self) -> Self {
+        let lifeline = self.rules.iter().position(|rule| rule.name == lifeline::WRITTEN);
+        let list = lifeline.map(|index| self.filter_lists.swap_remove(self.rules[index].filter_list));
+        let settings = Settings {
+            default: DefaultAction::Block,
+            audit: false,
+            exemptions: Exemptions::ONLY_IKE,
+            ..self.settings
+        };
+        let rules = list.iter().map(|list| lifeline::rule(list, 0)).collect();
+        let lists = list.into_iter().collect();
+        Self::new(self.files, settings, false, lists, rules, Vec::new())
+    }
+
     fn build(
         mut report: Report<'_>,
         parts: Option<Vec<Part<'_>>>,

@@ -171,7 +171,7 @@ fn read_audit(report: &mut Report<'_>, top: &Table<'_>) -> Option<bool> {
     Some(audit)
 }
 
-/// Who asks for a machine that is shut until its policy is in force must not believe that it is.
+/// Who asks for what there is not must not believe that it is there.
 fn read_boot(report: &mut Report<'_>, top: &Table<'_>) -> Option<Boot> {
     let choices = [
         ("permit", Boot::Permit),
@@ -179,14 +179,14 @@ fn read_boot(report: &mut Report<'_>, top: &Table<'_>) -> Option<Boot> {
         ("stateful", Boot::Stateful),
     ];
     let boot = top.choice(report, "boot", &choices)?;
-    if boot != Boot::Permit
+    if boot == Boot::Stateful
         && let Some(node) = top.optional("boot")
     {
         let position = report.position(&node.span());
         report.warn(
             position,
-            "boot is not enforced yet: until `ravelin run` has put the policy in force after a boot, everything passes \
-             that the kernel's own rules let pass",
+            "boot = \"stateful\" is not enforced yet: until `ravelin run` has put the policy in force after a boot, everything passes \
+             that the kernel's own rules let pass; write boot = \"block\" to be shut until then",
         );
     }
     Some(boot)

@@ -7,19 +7,20 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser};
 use ravelin_engine::PolicyFile;
+use ravelin_policy::Boot;
 
 use crate::run;
-use crate::unit::unit;
+use crate::unit::{Service, boot_unit, unit};
 
 /// Have systemd start the engine, before the network comes up
 ///
 /// Writes a unit that runs `ravelin run` with the options after `--`, confined to what it needs, started anew when it
 /// fails or hangs, and told to systemd once the policy is in force. `systemctl reload` applies the policy file again, and
-/// says what is wrong with it.
+/// says what is wrong with it. With `boot = "block"` in the policy a second unit shuts the devices until then.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Print the unit; write nothing
+    /// Print the units; write nothing
     #[arg(long)]
     print: bool,
 
@@ -54,15 +55,32 @@ pub(crate) fn install_service(arguments: &Arguments) -> Result<()> {
     run::print_warnings(&warnings);
     let options = run::options(&line, file.policy())?;
     let program = std::env::current_exe().context("where is this program?")?;
-    let text = unit(&program, &policy, &without_policy(&arguments.run)?, &options)?;
+    let shut_at_boot = file.policy().boot() == Boot::Block;
+    let service = Service {
+        program: &program,
+        policy: &policy,
+        others: &without_policy(&arguments.run)?,
+        options: &options,
+        shut_at_boot,
+    };
+    let name = format!("ravelin-{}.service", options.instance);
+    let mut units = vec![(name.clone(), unit(&service)?)];
+    if shut_at_boot {
+        let boot = format!("ravelin-{}-boot.service", options.instance);
+        units.push((boot, boot_unit(&service)?));
+    }
+    for (name, text) in units {
+        if arguments.print {
+            println!("# {name}\n{text}");
+            continue;
+        }
+        let path = arguments.folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}: written", path.display());
+    }
     if arguments.print {
-        print!("{text}");
         return Ok(());
     }
-    let name = format!("ravelin-{}.service", options.instance);
-    let path = arguments.folder.join(&name);
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{}: written", path.display());
     if arguments.folder == Path::new("/etc/systemd/system") {
         let reloaded = Command::new("systemctl").arg("daemon-reload").status();
         if !reloaded.is_ok_and(|status| status.success()) {

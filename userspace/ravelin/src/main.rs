@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod boot;
 mod check;
 mod detach;
 mod diff;
@@ -55,6 +56,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Boot(boot::Arguments),
     Check(check::Arguments),
     Explain(explain::Arguments),
     Diff(diff::Arguments),
@@ -76,6 +78,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Boot(arguments) => boot::boot(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Diff(arguments) => return diff::diff(&arguments),

@@ -30,20 +30,110 @@ SystemCallFilter=@system-service bpf seccomp landlock_create_ruleset landlock_ad
 SystemCallErrorNumber=EPERM
 ";
 
-/// A unit that runs `program run` with a policy and these other options, which came to `options`.
-pub(crate) fn unit(program: &Path, policy: &Path, others: &[String], options: &Options) -> Result<String> {
-    let mut start = vec![path(program)?, "run".to_owned()];
-    start.extend(["--policy".to_owned(), path(policy)?]);
-    start.extend_from_slice(others);
+/// What a unit is about: the program, its policy, the other options of `ravelin run`, and what they come to.
+pub(crate) struct Service<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) policy: &'a Path,
+    pub(crate) others: &'a [String],
+    pub(crate) options: &'a Options,
+    /// Whether the devices are shut until the policy is in force.
+    pub(crate) shut_at_boot: bool,
+}
+
+impl Service<'_> {
+    /// A command of the program with all options.
+    fn command(&self, verb: &str) -> Result<Vec<String>> {
+        let mut words = vec![path(self.program)?, verb.to_owned()];
+        words.extend(["--policy".to_owned(), path(self.policy)?]);
+        words.extend_from_slice(self.others);
+        Ok(words)
+    }
+
+    /// `ravelin boot` with the devices by name: it must find them where the policy cannot be read.
+    fn boot_command(&self) -> Result<Vec<String>> {
+        let mut words = self.command("boot")?;
+        let given = |option: &str| {
+            let with_value = format!("{option}=");
+            self.others
+                .iter()
+                .any(|word| word == option || word.starts_with(&with_value))
+        };
+        if !given("--outer") {
+            words.extend(["--outer".to_owned(), self.options.outer.clone()]);
+        }
+        if let Some(inner) = self.options.inner.as_ref().filter(|_| !given("--inner")) {
+            words.extend(["--inner".to_owned(), inner.clone()]);
+        }
+        Ok(words)
+    }
+
+    /// The units of its devices.
+    fn devices(&self) -> String {
+        let devices: Vec<String> = [Some(&self.options.outer), self.options.inner.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|device| format!("sys-subsystem-net-devices-{}.device", escaped(device)))
+            .collect();
+        devices.join(" ")
+    }
+}
+
+/// A unit that shuts the devices until the policy is in force: at boot, and whenever one of them appears.
+pub(crate) fn boot_unit(service: &Service<'_>) -> Result<String> {
+    let devices = service.devices();
+    Ok(format!(
+        "\
+# Written by `ravelin install-service`. Changes are kept in a drop-in: `systemctl edit ravelin-{instance}-boot`.
+[Unit]
+Description=Ravelin, shut until its policy is in force ({instance})
+DefaultDependencies=no
+Wants=network-pre.target
+After=local-fs.target systemd-sysctl.service {devices}
+Before=network-pre.target shutdown.target ravelin-{instance}.service
+Conflicts=shutdown.target
+
+[Service]
+# Not RemainAfterExit: it is started again for a device that appears later.
+Type=oneshot
+ExecStart={}
+TimeoutStartSec=60s
+ReadWritePaths=/sys/fs/bpf
+ProtectKernelTunables=yes
+{CONFINED}
+[Install]
+WantedBy=sysinit.target {devices}
+",
+        line(&service.boot_command()?),
+        instance = service.options.instance,
+    ))
+}
+
+/// A unit that runs the engine.
+pub(crate) fn unit(service: &Service<'_>) -> Result<String> {
+    let &Service {
+        program,
+        policy,
+        options,
+        ..
+    } = service;
+    let start = service.command("run")?;
     let mut reload = vec![path(program)?, "apply".to_owned(), path(policy)?];
     reload.extend(["--instance".to_owned(), options.instance.clone()]);
     reload.extend(["--control".to_owned(), path(&options.control)?]);
-    let devices: Vec<String> = [Some(&options.outer), options.inner.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(|device| format!("sys-subsystem-net-devices-{}.device", escaped(device)))
-        .collect();
-    let devices = devices.join(" ");
+    let devices = service.devices();
+    let instance = &options.instance;
+    let (boot, wants, also) = match service.shut_at_boot {
+        true => (
+            format!(
+                "# With each try the lifeline follows the machine's addresses. Where a filter stands already this changes nothing.\n\
+                 ExecStartPre=-{}\n",
+                line(&service.boot_command()?)
+            ),
+            format!(" ravelin-{instance}-boot.service"),
+            format!("Also=ravelin-{instance}-boot.service\n"),
+        ),
+        false => (String::new(), String::new(), String::new()),
+    };
     let mut written = vec![PathBuf::from("/sys/fs/bpf")];
     for (place, own) in [
         (&options.state, "/var/lib/ravelin"),
@@ -65,13 +155,6 @@ pub(crate) fn unit(program: &Path, policy: &Path, others: &[String], options: &O
         .collect::<Result<_>>()?;
     // Only the edge's own settings are written, and those are tunables.
     let tunables = if options.role == Role::Host { "no" } else { "yes" };
-    let command = |words: &[String]| {
-        words
-            .iter()
-            .map(|word| quoted(word))
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
     Ok(format!(
         "\
 # Written by `ravelin install-service`. Changes are kept in a drop-in: `systemctl edit ravelin-{instance}`.
@@ -79,15 +162,15 @@ pub(crate) fn unit(program: &Path, policy: &Path, others: &[String], options: &O
 Description=Ravelin packet filter and IPsec engine ({instance})
 # In force before addresses are there, like other filters.
 DefaultDependencies=no
-Wants=network-pre.target {devices}
-After=local-fs.target systemd-sysctl.service {devices}
+Wants=network-pre.target {devices}{wants}
+After=local-fs.target systemd-sysctl.service {devices}{wants}
 Before=network-pre.target shutdown.target
 Conflicts=shutdown.target
 StartLimitIntervalSec=0
 
 [Service]
 Type=notify
-ExecStart={}
+{boot}ExecStart={}
 ExecReload={}
 # Meanwhile the filter stays, and is closed for what must be protected.
 Restart=on-failure
@@ -103,12 +186,17 @@ ProtectKernelTunables={tunables}
 {CONFINED}
 [Install]
 WantedBy=multi-user.target
-",
-        command(&start),
-        command(&reload),
+{also}",
+        line(&start),
+        line(&reload),
         written.join(" "),
-        instance = options.instance,
     ))
+}
+
+/// A command line.
+fn line(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
 }
 
 /// A path as text; units are UTF-8.

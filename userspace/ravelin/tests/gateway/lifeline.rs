@@ -14,10 +14,10 @@ use crate::support::namespace::Namespace;
 use crate::support::{PATIENCE, wait_longer, wait_until};
 
 /// The port of the management.
-const MANAGEMENT: u16 = 2222;
+pub(crate) const MANAGEMENT: u16 = 2222;
 
 /// How long what must not pass is waited for.
-const MOMENT: Duration = Duration::from_millis(700);
+pub(crate) const MOMENT: Duration = Duration::from_millis(700);
 
 const BLOCK: &str = "default = \"block\"\n";
 
@@ -58,7 +58,7 @@ inbound = {{ spi = 0x200{family}, key-file = "{folder}/b-to-a-{name}.key" }}
 }
 
 /// A connection to a service, if it comes about within `patience`.
-fn login(from: &Namespace, address: &str, port: u16, patience: Duration) -> Option<TcpStream> {
+pub(crate) fn login(from: &Namespace, address: &str, port: u16, patience: Duration) -> Option<TcpStream> {
     let destination = SocketAddr::new(address.parse().unwrap(), port);
     let stream = from
         .enter(|| TcpStream::connect_timeout(&destination, patience))
@@ -69,7 +69,7 @@ fn login(from: &Namespace, address: &str, port: u16, patience: Duration) -> Opti
 }
 
 /// What is typed comes back.
-fn answers(stream: &mut TcpStream) -> bool {
+pub(crate) fn answers(stream: &mut TcpStream) -> bool {
     let mut back = [0; 5];
     stream.write_all(b"hello").unwrap();
     stream.read_exact(&mut back).is_ok() && back == *b"hello"

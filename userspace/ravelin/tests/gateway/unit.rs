@@ -65,6 +65,43 @@ fn systemd_takes_the_unit_and_finds_it_confined() {
     assert!(said.contains("absolute path"), "{said}");
 }
 
+/// A policy that wants to be shut at boot has a second unit, which systemd starts first, and for devices that come later.
+#[test]
+fn systemd_takes_the_units_of_a_policy_that_is_shut_at_boot() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("a site.toml");
+    let text = "boot = \"block\"\n[interfaces]\nouter = \"br-lan.7\"\ninner = \"eth1\"\n";
+    std::fs::write(&policy, text).unwrap();
+    let policy = policy.to_str().unwrap();
+    let (text, file) = written(folder.path(), &["--policy", policy, "--inner=eth2"]);
+    let boot_file = folder.path().join("ravelin-default-boot.service");
+    let boot = std::fs::read_to_string(&boot_file).unwrap();
+    // The one names the other: systemd sees both.
+    let said = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args([&file, &boot_file])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&said.stderr);
+    assert!(
+        said.status.success() && errors.is_empty(),
+        "{errors}\n{boot}\n{text}"
+    );
+    let (ok, said) = analyze(&["security", "--offline=yes", "--threshold=40"], &boot_file);
+    assert!(ok, "{said}");
+    // The policy may be unreadable when it counts, so its devices are named; the option comes before the policy.
+    let command = format!("{RAVELIN} boot --policy \"{policy}\" --inner=eth2 --outer br-lan.7\n");
+    assert!(boot.contains(&format!("\nExecStart={command}")), "{boot}");
+    assert!(text.contains(&format!("\nExecStartPre=-{command}")), "{text}");
+    for expected in [
+        "\nBefore=network-pre.target shutdown.target ravelin-default.service\n",
+        "\nWantedBy=sysinit.target sys-subsystem-net-devices-br\\x2dlan.7.device sys-subsystem-net-devices-eth2.device\n",
+    ] {
+        assert!(boot.contains(expected), "{boot}");
+    }
+    assert!(text.contains("\nAlso=ravelin-default-boot.service\n"), "{text}");
+}
+
 #[test]
 fn the_engine_lives_with_the_capabilities_that_the_unit_leaves_it() {
     let lab = Lab::new();

@@ -1,5 +1,6 @@
 //! The program under test.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -77,23 +78,29 @@ impl<'n> Gateway<'n> {
 
     /// The same on top of another way to start the program.
     pub(crate) fn command_of(&self, mut command: Command) -> Command {
-        command.arg("run").arg("--policy").arg(&self.policy);
-        command.arg("--outer").arg(&self.outer);
-        if let Some(inner) = &self.inner {
-            command.arg("--inner").arg(inner);
-        }
-        command.arg("--instance").arg(&self.instance);
-        command.arg("--control").arg(self.control());
-        if !self.extra.iter().any(|option| option == "--state-dir") {
-            command.arg("--state-dir").arg(self.state());
-        }
-        command.args(&self.extra);
+        command.arg("run").args(self.options());
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         without_session(&mut command);
         command
+    }
+
+    /// The options of `ravelin run`.
+    pub(crate) fn options(&self) -> Vec<OsString> {
+        let mut options: Vec<OsString> = vec!["--policy".into(), self.policy.clone().into()];
+        options.extend(["--outer".into(), self.outer.clone().into()]);
+        if let Some(inner) = &self.inner {
+            options.extend(["--inner".into(), inner.into()]);
+        }
+        options.extend(["--instance".into(), self.instance.clone().into()]);
+        options.extend(["--control".into(), self.control().into()]);
+        if !self.extra.iter().any(|option| option == "--state-dir") {
+            options.extend(["--state-dir".into(), self.state().into()]);
+        }
+        options.extend(self.extra.iter().map(OsString::from));
+        options
     }
 
     /// Starts it and waits until it is ready.
