@@ -1,6 +1,7 @@
 //! Two hosts that protect their own packets: docs/examples/host-a.toml and host-b.toml, and the same as tunnels.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -361,6 +362,53 @@ fn dead_or_frozen(hosts: &Hosts) {
         echo.udp_one_way(&hosts.a, B[0], b"in the clear, as told");
         capture.frames()[mark..].iter().any(passed)
     });
+}
+
+/// Neither opens the filter: an engine that gets no more memory dies, and one that gets no sockets does not start.
+#[test]
+fn nothing_leaves_in_the_clear_without_memory_or_sockets() {
+    let hosts = Hosts::new(true);
+    let running = hosts.start(str::to_owned);
+    let capture = hosts.capture();
+    let echo = Echo::start(&hosts.b, PORT);
+    let monitor = Echo::start(&hosts.b, CLEAR_PORT);
+    wait_until("ping", || hosts.a.ping(B[0]));
+
+    let pid = running.da.pid().to_string();
+    let limit = ["--pid", &pid, "--as=1"];
+    assert!(Command::new("prlimit").args(limit).status().unwrap().success());
+    let filters: Vec<String> = (0..2000)
+        .map(|number| {
+            format!(
+                "{{ source = \"any\", destination = \"198.18.{}.{}\" }}",
+                number / 256,
+                number % 256
+            )
+        })
+        .collect();
+    let large = std::fs::read_to_string(&running.a.policy).unwrap()
+        + &format!("[filter-lists.many]\nfilters = [{}]\n", filters.join(", "));
+    wait_until("the engine to run out of memory", || {
+        running.a.apply(&large, &["--dry-run"]);
+        !running.a.client("status").output().unwrap().status.success()
+    });
+    let (ended, log) = running.da.ended();
+    assert!(!ended.success(), "{log}");
+    closed(&hosts, &capture, &echo, &monitor);
+
+    // AF_XDP asks for this capability.
+    let mut limited = hosts.a.command("setpriv");
+    limited.args(["--bounding-set", "-net_raw", "--", RAVELIN]);
+    let refused = running.a.command_of(limited).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("worker 0: ") && said.contains("CAP_NET_RAW"),
+        "{said}"
+    );
+    closed(&hosts, &capture, &echo, &monitor);
+
+    let _daemon = running.a.start();
+    wait_until("ping after a start", || hosts.a.ping(B[0]));
 }
 
 /// A link-layer address may change: what is opened must still be for this host.
