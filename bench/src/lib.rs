@@ -9,7 +9,7 @@
 //! found to tell such rule sets apart: pairs of prefix lengths, classes of port ranges, nesting and skew of the
 //! prefixes, and which protocols go with them.
 //!
-//! What the benches have in common besides: [`machine`], [`samples`], [`publish`].
+//! What the benches have in common besides: [`machine`], [`samples`], [`publish`]; and a gateway in memory: [`rig`].
 #![forbid(unsafe_code)]
 
 mod generate;
@@ -18,6 +18,7 @@ mod prefix;
 mod prefix_tree;
 mod profile;
 pub mod publish;
+pub mod rig;
 mod rule;
 pub mod samples;
 mod trace;

@@ -3,6 +3,7 @@
 mod filter;
 mod gcm;
 pub(crate) mod host;
+pub(crate) mod instructions;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -45,6 +46,7 @@ enum Part {
     Filter(filter::Args),
     Gcm(gcm::Args),
     Host(host::Args),
+    Instructions(instructions::Args),
 }
 
 /// Runs the task.
@@ -53,6 +55,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         Some(Part::Filter(args)) => return filter::run(workspace, args),
         Some(Part::Gcm(args)) => return gcm::run(workspace, args),
         Some(Part::Host(args)) => return host::run(workspace, args),
+        Some(Part::Instructions(args)) => return instructions::run(workspace, args),
         None => {}
     }
     let out = args

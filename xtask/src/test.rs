@@ -29,7 +29,7 @@ enum Part {
     Cargo,
     /// The demo's scenarios
     Demo,
-    /// `bench host`, as short as it can be
+    /// `bench host`, as short as it can be, and `bench instructions`
     Bench,
     /// Our ESP against a kernel's, in a virtual machine
     Vm,
@@ -79,6 +79,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
             Ok(()) => tally.passed += 1,
             Err(error) => {
                 println!("test: bench host: {error:#}");
+                tally.failed += 1;
+            }
+        }
+        match bench::instructions::compare(workspace) {
+            Ok(()) => tally.passed += 1,
+            Err(error) => {
+                println!("test: {error:#}");
                 tally.failed += 1;
             }
         }

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ravelin_xdp_common::{Address, DropReason};
 
+use crate::address::to_address;
 use crate::device::Mac;
 use crate::filter::Side;
 
@@ -77,6 +78,13 @@ impl Snapshot {
             Side::Outer => &self.outer,
             Side::Inner => &self.inner,
         }
+    }
+
+    /// The same, and what is known about one more destination.
+    #[must_use]
+    pub fn with_hop(mut self, side: Side, destination: IpAddr, hop: Hop) -> Self {
+        self.hops.insert((side as u8, to_address(destination)), hop);
+        self
     }
 
     /// What is known about a destination beyond a device; `None` if nobody has asked yet.

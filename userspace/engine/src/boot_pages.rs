@@ -1,6 +1,6 @@
 //! Memory that outlives the process: BPF arrays, pinned. Which sequence numbers may have been used is kept there.
 //!
-//! The pins lie at `/sys/fs/bpf/ravelin-numbers/INSTANCE/PAGE`, apart from those of the programs, which come and go with
+//! The pins lie at `/sys/fs/bpf/ravelin-numbers/INSTANCE/VERSION-PAGE`, apart from those of the programs, which come and go with
 //! devices.
 
 use std::fs::{DirBuilder, File};
@@ -19,6 +19,9 @@ use ravelin_keying::{BootPage, BootPages};
 use ravelin_xsk::SharedWords;
 
 use crate::attach::{BPFFS, mount_bpffs};
+
+/// Of the layout of pages. Builds that would not understand each other's do not see them, and go by the marks on disk.
+const VERSION: u32 = 1;
 
 /// Bytes of a value. The kernel lays those of an array out one behind the other.
 const VALUE: usize = 32;
@@ -52,7 +55,7 @@ impl PinnedPages {
 
 impl BootPages for PinnedPages {
     fn page(&mut self, number: u32, make: bool) -> io::Result<Option<Arc<dyn BootPage>>> {
-        let path = self.folder.join(number.to_string());
+        let path = self.folder.join(format!("{VERSION}-{number}"));
         let map = if path.try_exists()? {
             MapData::from_pin(&path).map_err(io::Error::other)?
         } else if make {

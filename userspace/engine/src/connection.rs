@@ -93,6 +93,39 @@ impl Settings {
 }
 
 impl Connection {
+    /// A connection as a policy defines it, with a pair of SAs. `slot` was its own from generation `since` on.
+    #[must_use]
+    pub fn new(
+        definition: &policy::Connection,
+        (slot, since): (u32, u32),
+        path: Arc<PathMtu>,
+        pair: u32,
+        outbound: Option<Arc<OutboundSa>>,
+        inbound: Option<Arc<InboundSa>>,
+    ) -> Self {
+        Self {
+            slot,
+            since,
+            name: definition.name.clone(),
+            local: definition.local,
+            remote: definition.remote,
+            remote_address: to_address(definition.remote),
+            settings: Settings::of(definition),
+            path,
+            pair,
+            outbound: outbound.map(|sa| Outbound { pair, sa }),
+            inbound: inbound.map(|sa| {
+                Arc::new(Inbound {
+                    pair,
+                    connection: slot,
+                    endpoint: Inbound::endpoint(definition, pair),
+                    quoted: Inbound::quoted(definition),
+                    sa,
+                })
+            }),
+        }
+    }
+
     /// The longest outer packet in bytes: by the device's MTU, the policy's and the one that was learned, whichever is smallest.
     #[inline]
     pub(crate) fn outer_mtu(&self, device_mtu: u32, now: Instant) -> u32 {

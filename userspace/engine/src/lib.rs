@@ -98,6 +98,7 @@ pub use forwarder::{Forwarder, Turn};
 pub use host::HostError;
 pub use lifetime::{LimitKind, ReachedLimit, SaLifetime, Usage};
 pub use order::{Applied, ApplyRequest, SaDeleted, SaSelector};
+pub use path_mtu::PathMtu;
 pub use policy_file::PolicyFile;
 pub use prepare::ApplyError;
 pub use reading::Stalled;

@@ -39,7 +39,8 @@ pub struct PathMtu {
 
 impl PathMtu {
     /// Nothing known.
-    pub(crate) fn new(now: Instant) -> Self {
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
         Self {
             since: now,
             state: AtomicU64::new(0),

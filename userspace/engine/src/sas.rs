@@ -10,9 +10,8 @@ use ravelin_esp::Provider;
 use ravelin_keying::{Holder, KeyingError, StateFolder, StaticConnection, StaticKeys};
 use ravelin_policy::{self as policy, Policy};
 
-use crate::address::to_address;
 use crate::boot_pages::PinnedPages;
-use crate::connection::{Connection, Inbound, Outbound, Settings};
+use crate::connection::{Connection, Settings};
 use crate::lifetime::Reached;
 use crate::path_mtu::PathMtu;
 use crate::prepare::ApplyError;
@@ -152,12 +151,14 @@ impl Sas {
             }
             let before = before.filter(|one| self.is_rekey(one, definition));
             let place = before
-                .map(|one| (one.slot, one.since, Arc::clone(&one.path)))
-                .or_else(|| Some((slots.next()?, since, Arc::new(PathMtu::new(Instant::now())))));
+                .map(|one| ((one.slot, one.since), Arc::clone(&one.path)))
+                .or_else(|| Some(((slots.next()?, since), Arc::new(PathMtu::new(Instant::now())))));
             // Not reached: there are as many slots as numbers.
-            let Some(place) = place else { continue };
+            let Some((place, path)) = place else { continue };
             let slot = place.0;
-            connections.push(Arc::new(connection(definition, &sas, number, place)));
+            let (outbound, inbound) = (sas.outbound().cloned(), sas.inbound().cloned());
+            let connection = Connection::new(definition, place, path, number, outbound, inbound);
+            connections.push(Arc::new(connection));
             if self.pairs.len() <= number as usize {
                 self.pairs.resize_with(number as usize + 1, || None);
             }
@@ -302,36 +303,4 @@ fn goes_on(connection: &Arc<Connection>, definition: &policy::Connection) -> Arc
         settings,
         ..Connection::clone(connection)
     })
-}
-
-fn connection(
-    definition: &policy::Connection,
-    sas: &StaticConnection,
-    pair: u32,
-    (slot, since, path): (u32, u32, Arc<PathMtu>),
-) -> Connection {
-    Connection {
-        slot,
-        since,
-        name: definition.name.clone(),
-        local: definition.local,
-        remote: definition.remote,
-        remote_address: to_address(definition.remote),
-        settings: Settings::of(definition),
-        path,
-        pair,
-        outbound: sas.outbound().map(|sa| Outbound {
-            pair,
-            sa: Arc::clone(sa),
-        }),
-        inbound: sas.inbound().map(|sa| {
-            Arc::new(Inbound {
-                pair,
-                connection: slot,
-                endpoint: Inbound::endpoint(definition, pair),
-                quoted: Inbound::quoted(definition),
-                sa: Arc::clone(sa),
-            })
-        }),
-    }
 }

@@ -27,7 +27,7 @@ mod path_mtu;
 use super::Forwarder;
 use crate::address::to_address;
 use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
-use crate::connection::{Connection, Inbound, Outbound, Settings};
+use crate::connection::Connection;
 use crate::counters::WorkerCounters;
 use crate::filter::Side;
 use crate::path_mtu::PathMtu;
@@ -119,28 +119,13 @@ fn connection(definition: &policy::Connection, here: u8, slot: u32, pair: u32) -
     outbound.sequence().raise_ceiling(1 << 20);
     let received = for_definition(parameters(here, there, there, pair), definition, false);
     let inbound = InboundSa::new(received, Provider::AwsLc, 0, now).unwrap();
-    Connection {
-        slot,
-        since: 0,
+    let path = Arc::new(PathMtu::new(now));
+    let named = policy::Connection {
         name: format!("c{slot}"),
-        local: definition.local,
-        remote: definition.remote,
-        remote_address: to_address(definition.remote),
-        settings: Settings::of(definition),
-        path: Arc::new(PathMtu::new(now)),
-        pair,
-        outbound: Some(Outbound {
-            pair,
-            sa: outbound.into(),
-        }),
-        inbound: Some(Arc::new(Inbound {
-            pair,
-            connection: slot,
-            endpoint: Inbound::endpoint(definition, pair),
-            quoted: Inbound::quoted(definition),
-            sa: inbound.into(),
-        })),
-    }
+        ..definition.clone()
+    };
+    let (outbound, inbound) = (Some(outbound.into()), Some(inbound.into()));
+    Connection::new(&named, (slot, 0), path, pair, outbound, inbound)
 }
 
 fn parameters(here: u8, there: u8, sender: u8, index: u32) -> SaParameters {

@@ -1,7 +1,8 @@
 //! One build of the program takes over from another while 200 Mbit/s must be protected.
 //!
-//! The other build is the same code as distributions ship it, stripped. Nothing of the old process is used by the new one but its
-//! links, into which it swaps programs of its own, so it does not matter whether their BPF objects are the same.
+//! The other build is the same code as distributions ship it, stripped. Of the old process the new one uses its
+//! links, into which it swaps programs of its own, so it does not matter whether their BPF objects are the same, and the pages in
+//! which sequence numbers are reserved.
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};

@@ -69,28 +69,16 @@ fn connection_of(definition: &policy::Connection, slot: u32) -> Arc<Connection> 
     let outbound = OutboundSa::new(sa(keys.outbound.spi), Provider::AwsLc, 0, now).unwrap();
     outbound.sequence().raise_ceiling(1 << 20);
     let inbound = InboundSa::new(sa(keys.inbound.spi), Provider::AwsLc, 0, now).unwrap();
-    Arc::new(Connection {
+    let path = Arc::new(PathMtu::new(now));
+    let (outbound, inbound) = (Some(outbound.into()), Some(inbound.into()));
+    Arc::new(Connection::new(
+        definition,
+        (slot, 0),
+        path,
         slot,
-        since: 0,
-        name: definition.name.clone(),
-        local: definition.local,
-        remote: definition.remote,
-        remote_address: to_address(definition.remote),
-        settings: Settings::of(definition),
-        path: Arc::new(PathMtu::new(now)),
-        pair: slot,
-        outbound: Some(Outbound {
-            pair: slot,
-            sa: outbound.into(),
-        }),
-        inbound: Some(Arc::new(Inbound {
-            pair: slot,
-            connection: slot,
-            endpoint: Inbound::endpoint(definition, slot),
-            quoted: Inbound::quoted(definition),
-            sa: inbound.into(),
-        })),
-    })
+        outbound,
+        inbound,
+    ))
 }
 
 fn processor_time() -> Duration {

@@ -1,0 +1,305 @@
+//! A gateway without devices: one worker's packet path over ports in memory, in a network of tunnels.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use ravelin_classifier::compile;
+use ravelin_engine::{
+    Adjacencies, Connection, Forwarder, Hop, PathMtu, Port, Question, Regime, Shared, Side, Snapshot,
+    WorkerCounters,
+};
+use ravelin_esp::checksum::ipv4_header;
+use ravelin_esp::{Algorithm, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
+use ravelin_policy::{self as policy, Policy};
+use ravelin_xdp_common::line::NO_RULE;
+use ravelin_xdp_common::{DropReason, FrameMetadata, Kind};
+use ravelin_xsk::twin::{TwinEnd, TwinPort};
+use ravelin_xsk::{PortOptions, Umem, UmemOptions};
+
+const ETHERNET: usize = 14;
+
+/// Packets that are on a wire at a time.
+pub const BATCH: usize = 32;
+
+const OUTER: [u8; 4] = [192, 0, 2, 1];
+
+/// The tunnels, and what workers share. Site `n` is 10.n/16 in steps of 256 behind 198.18.n.
+#[derive(Debug)]
+pub struct Network {
+    shared: Shared,
+    counters: WorkerCounters,
+    tunnels: u32,
+    _questions: crossbeam_channel::Receiver<Question>,
+    /// SAs of the other ends, to make what they send.
+    peers: Vec<OutboundSa>,
+}
+
+impl Network {
+    /// So many tunnels with AES-256-GCM, each to a site of its own.
+    ///
+    /// # Errors
+    /// More tunnels than the addresses of this network have room for.
+    pub fn new(tunnels: u32, provider: Provider) -> Result<Self> {
+        ensure!((1..=65_536).contains(&tunnels), "1 to 65,536 tunnels");
+        let mut text = String::from("default = \"block\"\n");
+        for number in 0..tunnels {
+            let (site, remote) = (site(number), remote(number));
+            text += &format!(
+                "[filter-lists.l{number:05}]\nfilters = [{{ source = \"172.16.0.0/16\", destination = \"{site}/24\" }}]\n\
+                 [[rules]]\nname = \"r{number:05}\"\nfilter-list = \"l{number:05}\"\naction = \"protect\"\nconnection = \"c{number:05}\"\n\
+                 [connections.c{number:05}]\nmode = \"tunnel\"\nlocal = \"192.0.2.1\"\nremote = \"{remote}\"\n\
+                 [connections.c{number:05}.static]\nalgorithm = \"aes-256-gcm\"\n\
+                 outbound = {{ spi = {}, key-file = \"out-{number}\" }}\ninbound = {{ spi = {}, key-file = \"in-{number}\" }}\n",
+                0x1_0000 + number,
+                0x10_0000 + number,
+            );
+        }
+        let (policy, _) = Policy::parse(&text, "bench")?;
+        let rules = Arc::new(compile(&policy)?);
+        let (mut connections, mut peers) = (Vec::new(), Vec::new());
+        let mut hops = snapshot();
+        for (definition, slot) in policy.connections().iter().zip(0..) {
+            let (connection, peer) = tunnel(definition, slot, provider)?;
+            hops = hops.with_hop(Side::Outer, definition.remote, Hop::Ready([2, 0, 0, 0, 0, 9]));
+            connections.push(Arc::new(connection));
+            peers.push(peer);
+        }
+        let regime = Regime::new(1, rules, connections, []);
+        let (adjacencies, questions) = Adjacencies::new(hops).context("an eventfd")?;
+        Ok(Self {
+            shared: Shared::new(regime, adjacencies),
+            counters: WorkerCounters::new(tunnels as usize),
+            tunnels,
+            _questions: questions,
+            peers,
+        })
+    }
+
+    /// Packet memory for one worker.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn memory() -> Result<Umem> {
+        Ok(Umem::new(&UmemOptions {
+            // Both ports fill their rings before anything is sent.
+            frame_count: 3 * PortOptions::default().fill_ring,
+            ..UmemOptions::default()
+        })?)
+    }
+
+    /// Frames of the clear side, of `size` bytes without the Ethernet header, one for each tunnel in turn.
+    #[must_use]
+    pub fn clear_frames(&self, size: usize) -> VecDeque<Ready> {
+        let frames = (0..self.tunnels).map(|number| {
+            let frame = [&[0; 12][..], &[8, 0], &clear_packet(number, size)].concat();
+            Ready::new(Kind::Seal, number, frame)
+        });
+        frames.collect()
+    }
+
+    /// What the other ends send next: `count` frames of ESP, from one after the other.
+    ///
+    /// # Errors
+    /// A packet that cannot be sealed.
+    pub fn sealed_frames(&self, size: usize, count: usize) -> Result<Vec<Ready>> {
+        let numbers = (0..self.tunnels).cycle().take(count);
+        numbers.map(|number| self.sealed_frame(number, size)).collect()
+    }
+
+    fn sealed_frame(&self, number: u32, size: usize) -> Result<Ready> {
+        let mut packet = clear_packet(number, size);
+        let (source, destination) = (packet[12..16].to_vec(), packet[16..20].to_vec());
+        packet[12..16].copy_from_slice(&destination);
+        packet[16..20].copy_from_slice(&source);
+        let esp = seal_one(&self.peers[number as usize], &packet)?;
+        let frame = [&[0; 12][..], &[8, 0], &esp].concat();
+        Ok(Ready::new(Kind::OpenEsp, number, frame))
+    }
+
+    /// A worker between two wires.
+    ///
+    /// # Errors
+    /// No descriptors.
+    pub fn worker<'n, 'u>(&'n self, memory: &'u Umem) -> Result<Worker<'n, 'u>> {
+        let options = PortOptions::default();
+        let (inner, inner_end) = TwinPort::new(memory, &options)?;
+        let (outer, outer_end) = TwinPort::new(memory, &options)?;
+        Ok(Worker {
+            forwarder: Forwarder::new(inner, outer, &self.shared, &self.counters),
+            counters: &self.counters,
+            inner: inner_end,
+            outer: outer_end,
+            taken: Vec::new(),
+        })
+    }
+}
+
+/// A frame and what the driver says of it.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    metadata: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl Ready {
+    fn new(kind: Kind, slot: u32, frame: Vec<u8>) -> Self {
+        let metadata = FrameMetadata {
+            slot,
+            rule_id: NO_RULE,
+            l3_offset: ETHERNET as u16,
+            l3_length: (frame.len() - ETHERNET) as u16,
+            generation: 1,
+            kind,
+            family: 4,
+        };
+        let words = metadata.to_words();
+        Self {
+            metadata: words.iter().flat_map(|word| word.to_ne_bytes()).collect(),
+            frame,
+        }
+    }
+}
+
+/// A worker's packet path with both of its wires in the caller's hands.
+#[derive(Debug)]
+pub struct Worker<'n, 'u> {
+    forwarder: Forwarder<'n, 'u, TwinPort<'u>>,
+    counters: &'n WorkerCounters,
+    inner: TwinEnd,
+    outer: TwinEnd,
+    taken: Vec<u8>,
+}
+
+impl Worker<'_, '_> {
+    /// Seals frames of the clear side, up to [`BATCH`] of them.
+    ///
+    /// # Errors
+    /// One of them did not come out.
+    pub fn seal<'r>(&mut self, frames: impl IntoIterator<Item = &'r Ready>) -> Result<()> {
+        self.pass(frames, true)
+    }
+
+    /// Opens frames of the wire, up to [`BATCH`] of them.
+    ///
+    /// # Errors
+    /// One of them did not come out.
+    pub fn open<'r>(&mut self, frames: impl IntoIterator<Item = &'r Ready>) -> Result<()> {
+        self.pass(frames, false)
+    }
+
+    fn drops(&self) -> Vec<(&'static str, u64)> {
+        let counted = DropReason::ALL
+            .iter()
+            .map(|reason| (reason.name(), self.counters.drops(*reason)));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn pass<'r>(&mut self, frames: impl IntoIterator<Item = &'r Ready>, sealing: bool) -> Result<()> {
+        let (from, to) = if sealing {
+            (&self.inner, &self.outer)
+        } else {
+            (&self.outer, &self.inner)
+        };
+        let mut left = 0;
+        for Ready { metadata, frame } in frames {
+            ensure!(from.inject(metadata, frame), "the wire is full");
+            left += 1;
+        }
+        self.forwarder.turn()?;
+        while to.take_into(&mut self.taken) {
+            left -= 1;
+        }
+        ensure!(left == 0, "{left} packets did not come out: {:?}", self.drops());
+        Ok(())
+    }
+}
+
+fn site(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0a00_0000 + (number << 8))
+}
+
+fn remote(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0xc612_0000 + number)
+}
+
+/// Our ends of a tunnel, and the other end's to send with.
+fn tunnel(
+    definition: &policy::Connection,
+    slot: u32,
+    provider: Provider,
+) -> Result<(Connection, OutboundSa)> {
+    let key = |direction: u8| {
+        let mut key = [direction; 36];
+        key[..4].copy_from_slice(&slot.to_be_bytes());
+        Secret::copy_from(&key)
+    };
+    let ours = Mode::Tunnel {
+        local: definition.local,
+        remote: definition.remote,
+    };
+    let theirs = Mode::Tunnel {
+        local: definition.remote,
+        remote: definition.local,
+    };
+    let parameters = |spi: policy::Spi, mode, direction| SaParameters {
+        extended_sequence_numbers: true,
+        ..SaParameters::new(spi.value(), mode, Algorithm::AES_256_GCM, key(direction))
+    };
+    let now = Instant::now();
+    let (out, back) = (definition.keys.outbound.spi, definition.keys.inbound.spi);
+    let outbound = OutboundSa::new(parameters(out, ours, 1), provider, 0, now)?;
+    let inbound = InboundSa::new(parameters(back, ours, 2), provider, 0, now)?;
+    let peer = OutboundSa::new(parameters(back, theirs, 2), provider, 0, now)?;
+    for sa in [&outbound, &peer] {
+        sa.sequence().raise_ceiling(u64::MAX);
+    }
+    let path = Arc::new(PathMtu::new(now));
+    let (outbound, inbound) = (Some(outbound.into()), Some(inbound.into()));
+    let connection = Connection::new(definition, (slot, 0), path, slot, outbound, inbound);
+    Ok((connection, peer))
+}
+
+fn snapshot() -> Snapshot {
+    let port = |last, v4| Port {
+        mac: [2, 0, 0, 0, 0, last],
+        mtu: 1600,
+        v4: Some(v4),
+        v6: None,
+    };
+    let host = Ipv4Addr::new(172, 16, 0, 5).into();
+    let mut snapshot = Snapshot::default();
+    snapshot.outer = port(1, OUTER);
+    snapshot.inner = port(2, [172, 16, 0, 1]);
+    snapshot.with_hop(Side::Inner, host, Hop::Ready([2, 0, 0, 0, 0, 7]))
+}
+
+/// A UDP packet from 172.16.0.5 to a host of a site.
+fn clear_packet(number: u32, size: usize) -> Vec<u8> {
+    let mut packet = vec![0x5a; size];
+    packet[..20].copy_from_slice(&[
+        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 172, 16, 0, 5, 0, 0, 0, 0,
+    ]);
+    packet[2..4].copy_from_slice(&(size as u16).to_be_bytes());
+    packet[16..20].copy_from_slice(&(site(number).to_bits() + 5).to_be_bytes());
+    packet[20..28].copy_from_slice(&[0x30, 0x39, 0, 53, 0, 0, 0, 0]);
+    packet[24..26].copy_from_slice(&(size as u16 - 20).to_be_bytes());
+    let sum = ipv4_header(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+fn seal_one(sa: &OutboundSa, packet: &[u8]) -> Result<Vec<u8>> {
+    use ravelin_esp::{MAX_HEADROOM, MAX_TAILROOM, Packet, Sealed};
+    let mut buffer = vec![0; MAX_HEADROOM + packet.len() + MAX_TAILROOM];
+    let range = MAX_HEADROOM..MAX_HEADROOM + packet.len();
+    buffer[range.clone()].copy_from_slice(packet);
+    let mut packets = [Packet::new(&mut buffer, range)?];
+    let mut outcomes: [Result<Sealed, DropReason>; 1] = [Err(DropReason::SaMissing)];
+    sa.seal_batch(&mut packets, &mut outcomes, Instant::now());
+    ensure!(outcomes[0].is_ok(), "{:?}", outcomes[0]);
+    let range = packets[0].range();
+    Ok(buffer[range].to_vec())
+}
