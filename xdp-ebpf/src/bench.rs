@@ -47,6 +47,12 @@ struct Order {
     sum: u64,
 }
 
+/// Lets every packet pass: what any program at all costs the traffic of a device.
+#[xdp(frags)]
+pub fn bench_pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
 /// Only reads the packets: what to subtract from the others.
 #[xdp]
 pub fn bench_read(ctx: XdpContext) -> u32 {

@@ -6,8 +6,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::Programs;
 use crate::daemon::Daemon;
 use crate::lab::{DEVICE, End, Lab, output, run};
+use crate::pass;
 
 /// Something to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(crate) enum Link {
     KernelEsp,
     /// The veth pair without segmentation, and with NAPI, which it does not do otherwise: so do veth pairs with any XDP program.
     PlainSegmented,
+    /// The veth pair with an XDP program at both ends that lets everything pass.
+    Pass,
     /// Ravelin in host mode with a policy that permits all that passes here.
     Permitted,
 }
@@ -68,7 +72,9 @@ impl Link {
             .into_iter()
             .chain(ravelin)
             .chain(others.into_iter().filter(|_| peers))
-            .chain([Self::PlainSegmented, Self::Permitted])
+            .chain([Self::PlainSegmented])
+            .chain(peers.then_some(Self::Pass))
+            .chain([Self::Permitted])
             .collect()
     }
 
@@ -81,6 +87,7 @@ impl Link {
             Self::KernelWireguard => "kernel WireGuard".to_owned(),
             Self::KernelEsp => "kernel ESP (XFRM)".to_owned(),
             Self::PlainSegmented => "veth as it is with any XDP program, without one".to_owned(),
+            Self::Pass => "an XDP program that lets everything pass".to_owned(),
             Self::Permitted => "Ravelin, permitted".to_owned(),
         }
     }
@@ -117,9 +124,23 @@ impl Link {
     }
 
     /// Sets it up between the hosts; it lasts as long as what is returned.
-    pub(crate) fn establish(self, lab: &Lab, ravelin: &Path) -> Result<Vec<Daemon>> {
+    pub(crate) fn establish(self, lab: &Lab, programs: &Programs) -> Result<Vec<Daemon>> {
+        let ravelin = &programs.ravelin;
         match self {
             Self::Plain => Ok(Vec::new()),
+            Self::Pass => {
+                let object = programs.object.as_deref().context("no BPF object for benches")?;
+                let program = std::env::current_exe().context("this program")?;
+                let daemons = End::BOTH.map(|end| {
+                    let mut command = lab.command_on(end, lab.cpus.daemon(end), &program);
+                    command.arg(pass::COMMAND).arg(object).arg(DEVICE);
+                    let log = lab.folder.join(format!("pass-{}.log", end.letter()));
+                    let mut daemon = Daemon::start(&mut command, &log)?;
+                    daemon.wait_for_text(pass::READY)?;
+                    Ok(daemon)
+                });
+                daemons.into_iter().collect()
+            }
             Self::PlainSegmented => {
                 for end in End::BOTH {
                     let settings = ["-K", DEVICE, "tso", "off", "gso", "off", "gro", "on"];

@@ -7,10 +7,12 @@ mod daemon;
 mod datagrams;
 mod lab;
 mod link;
+mod pass;
 mod report;
 mod round_trip;
 mod stream;
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,9 +54,20 @@ struct Args {
     #[command(flatten)]
     destination: Destination,
 
+    #[command(flatten)]
+    programs: Programs,
+}
+
+/// What was built for this.
+#[derive(Debug, clap::Args)]
+struct Programs {
     /// The daemon
     #[arg(long, value_name = "FILE", hide = true)]
     ravelin: PathBuf,
+
+    /// The BPF object for benches
+    #[arg(long, value_name = "FILE", hide = true)]
+    object: Option<PathBuf>,
 }
 
 /// How long each thing is measured.
@@ -67,13 +80,19 @@ struct Durations {
 }
 
 fn main() -> Result<()> {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    if let [command, object, device] = &arguments[..]
+        && command == pass::COMMAND
+    {
+        return pass::serve(object.as_ref(), device);
+    }
     let args = Args::parse();
     args.destination.prepare(args.quick)?;
     let cpus = Cpus::share_out(&machine::two_cpus()?)?;
     ensure!(
-        args.ravelin.is_file(),
+        args.programs.ravelin.is_file(),
         "no {}: start this with `cargo xtask bench host`",
-        args.ravelin.display()
+        args.programs.ravelin.display()
     );
     let machine = machine::describe()?;
     let folder = lab::hide_files()?;
@@ -110,7 +129,7 @@ fn main() -> Result<()> {
     for round in 1..=rounds {
         for row in report.rows.iter_mut().filter(|row| row.missing.is_none()) {
             eprintln!("host: round {round} of {rounds}: {}", row.link.name());
-            let measured = measure(row, cpus, &folder, &args.ravelin, durations);
+            let measured = measure(row, cpus, &folder, &args.programs, durations);
             measured.with_context(|| row.link.name())?;
         }
         // A long run that is interrupted leaves its first rounds.
@@ -126,9 +145,15 @@ fn main() -> Result<()> {
 }
 
 /// One turn of one link.
-fn measure(row: &mut Row, cpus: Cpus, folder: &Path, ravelin: &Path, durations: Durations) -> Result<()> {
+fn measure(
+    row: &mut Row,
+    cpus: Cpus,
+    folder: &Path,
+    programs: &Programs,
+    durations: Durations,
+) -> Result<()> {
     let lab = Lab::new(cpus, folder)?;
-    let _daemons = row.link.establish(&lab, ravelin)?;
+    let _daemons = row.link.establish(&lab, programs)?;
     let [a, b] = End::BOTH.map(|end| row.link.address(end));
     let addresses = [a.as_str(), b.as_str()];
     round_trip::wait_until_up(&lab, addresses)?;

@@ -52,11 +52,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     }
     build_ebpf::ensure(workspace, &toolchain)?;
     let ravelin = workspace.build_ravelin()?;
+    let object = build_ebpf::ensure_bench(workspace, &toolchain)?;
     let mut command = workspace.cargo();
     command.args(["run", "--release"]);
-    program::run(
-        command_line(&mut command, workspace, &workspace.target.join("bench"), &ravelin).args(&args.options),
-    )
+    let command = command_line(&mut command, workspace, &workspace.target.join("bench"), &ravelin);
+    program::run(command.arg("--object").arg(object).args(&args.options))
 }
 
 /// The whole way with the shortest of rounds, as a test: it works from end to end, however fast.
