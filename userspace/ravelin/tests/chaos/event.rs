@@ -9,7 +9,7 @@ use crate::random::Random;
 use crate::room::Epoch;
 use crate::side::Side;
 use crate::support::daemon::{RAVELIN, refusal};
-use crate::support::wait_until;
+use crate::support::{PATIENCE, panic, wait_until};
 
 /// Kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,7 @@ pub(crate) enum Event {
     Killed,
     KilledWhileStarting,
     Crashed,
+    WorkerPanicked,
     Stopped,
     Frozen,
     Reload,
@@ -37,10 +38,11 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Killed,
         Self::KilledWhileStarting,
         Self::Crashed,
+        Self::WorkerPanicked,
         Self::Stopped,
         Self::Frozen,
         Self::Reload,
@@ -66,6 +68,7 @@ impl Event {
             Self::Killed => ["engine killed (`kill -9`)", "its start"],
             Self::KilledWhileStarting => ["engine killed while it started", "its next start"],
             Self::Crashed => ["engine crashed (SIGABRT)", "its start"],
+            Self::WorkerPanicked => ["a worker panicked", "its start"],
             Self::Stopped => ["engine stopped and started (SIGTERM)", "its start"],
             Self::Frozen => ["engine frozen (SIGSTOP)", "SIGCONT"],
             Self::Reload => ["another policy applied", "the apply"],
@@ -109,6 +112,7 @@ impl Scene<'_, '_> {
             Event::Killed => self.restart(Signal::SIGKILL),
             Event::Crashed => self.restart(Signal::SIGABRT),
             Event::Stopped => self.restart(Signal::SIGTERM),
+            Event::WorkerPanicked => self.panic(),
             Event::KilledWhileStarting => {
                 self.side.end(Signal::SIGKILL);
                 self.side.start(self.epochs, &[]);
@@ -310,6 +314,17 @@ impl Scene<'_, '_> {
             side.look_after(self.epochs);
             side.room.pins() >= 2 || self.flows.now() - started > Duration::from_secs(2)
         });
+        self.restart(Signal::SIGKILL)
+    }
+
+    /// The engine ends by itself then.
+    fn panic(&mut self) -> Duration {
+        wait_until("the engine", || {
+            self.side.look_after(self.epochs);
+            self.side.is_ready()
+        });
+        panic::in_worker(self.side.pid().unwrap().as_raw() as u32);
+        assert!(self.side.ends_within(PATIENCE), "the engine outlived its worker");
         self.restart(Signal::SIGKILL)
     }
 

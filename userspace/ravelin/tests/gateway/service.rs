@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 
 use crate::lifetime::assert_gone;
-use crate::support::daemon::{Daemon, refusal, succeeded};
+use crate::support::capture::clear;
+use crate::support::daemon::{refusal, succeeded};
 use crate::support::echo::Echo;
 use crate::support::lab::{CLEAR_PORT, H2, Lab, PORT, Policy};
-use crate::support::wait_until;
+use crate::support::{panic, wait_until};
 
 /// What the manager allows between two signs of life.
 const WATCHDOG: Duration = Duration::from_millis(900);
@@ -43,18 +43,6 @@ impl Manager {
     }
 }
 
-/// The thread of worker 0.
-fn worker(daemon: &Daemon) -> Pid {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
-    let mut tasks = tasks.map(|task| task.unwrap());
-    let task = tasks.find(|task| {
-        let name = std::fs::read_to_string(task.path().join("comm")).unwrap();
-        name.trim() == "ravelin-0"
-    });
-    let number = task.unwrap().file_name().into_string().unwrap();
-    Pid::from_raw(number.parse().unwrap())
-}
-
 #[test]
 fn a_worker_that_hangs_is_named_and_the_manager_hears_nothing_meanwhile() {
     let lab = Lab::new();
@@ -71,7 +59,7 @@ fn a_worker_that_hangs_is_named_and_the_manager_hears_nothing_meanwhile() {
     manager.await_line("WATCHDOG=1");
     wait_until("protected UDP", || protected.udp(&lab.h1, H2[0], b"protected"));
 
-    let thread = worker(&daemon);
+    let thread = panic::worker(daemon.pid());
     ptrace::seize(thread, ptrace::Options::empty()).unwrap();
     ptrace::interrupt(thread).unwrap();
     waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
@@ -104,6 +92,40 @@ fn a_worker_that_hangs_is_named_and_the_manager_hears_nothing_meanwhile() {
     let (status, log) = daemon.stop();
     assert!(status.success(), "{log}");
     assert!(manager.heard().contains(&"STOPPING=1".to_owned()));
+}
+
+#[test]
+fn a_worker_that_panics_ends_the_engine_and_leaves_it_closed() {
+    let lab = Lab::new();
+    let gateway = lab.gateway(1, &Policy::default());
+    let daemon = gateway.start();
+    let _d2 = lab.gateway(2, &Policy::default()).start();
+    let (protected, permitted) = (Echo::start(&lab.h2, PORT), Echo::start(&lab.h2, CLEAR_PORT));
+    wait_until("protected UDP", || protected.udp(&lab.h1, H2[0], b"protected"));
+    let (capture, pins) = (lab.capture(), gateway.pins());
+    panic::in_worker(daemon.pid());
+    let (status, log) = daemon.ended();
+    assert!(!status.success(), "{log}");
+    assert!(
+        log.contains(panic::MESSAGE) && log.contains("worker 0 panicked"),
+        "{log}"
+    );
+    assert_eq!(gateway.pins(), pins);
+    for _ in 0..4 {
+        assert!(!protected.udp(&lab.h1, H2[0], b"protected"));
+        wait_until("permitted UDP", || permitted.udp(&lab.h1, H2[0], b"permitted"));
+    }
+    let packets = capture.packets();
+    let leaked = clear(&packets).into_iter().filter(|packet| {
+        packet
+            .ports()
+            .is_none_or(|ports| ![ports.0, ports.1].contains(&CLEAR_PORT))
+    });
+    assert_eq!(leaked.count(), 0, "clear on the wire");
+    let _daemon = gateway.start();
+    wait_until("protected UDP again", || {
+        protected.udp(&lab.h1, H2[0], b"protected")
+    });
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(crate) mod hosts;
 pub(crate) mod lab;
 pub(crate) mod memory;
 pub(crate) mod namespace;
+pub(crate) mod panic;
 pub(crate) mod peer;
 pub(crate) mod routed;
 pub(crate) mod scapy;
