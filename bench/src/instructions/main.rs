@@ -4,16 +4,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::hint::black_box;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use ravelin_bench::rig::{BATCH, Network, Ready};
-use ravelin_bench::{Kind, Order, Profile, RuleList, Trace};
-use ravelin_classifier::compile;
 use ravelin_esp::Provider;
-use ravelin_policy::{Family, Policy};
-use ravelin_xdp_common::Direction;
 
 /// Tunnels of the gateway.
 const TUNNELS: u32 = 64;
@@ -41,9 +36,6 @@ enum Case {
     /// The same with 1420 bytes
     #[value(name = "inbound-1420")]
     Inbound1420,
-    /// A look-up in 10,000 rules like those of a router
-    #[value(name = "walk")]
-    Walk,
 }
 
 fn main() -> Result<()> {
@@ -57,7 +49,6 @@ fn main() -> Result<()> {
         Case::Outbound1420 => outbound(1420, batches),
         Case::Inbound64 => inbound(64, batches),
         Case::Inbound1420 => inbound(1420, batches),
-        Case::Walk => walk(batches),
     }
 }
 
@@ -80,18 +71,6 @@ fn inbound(size: usize, batches: usize) -> Result<()> {
     let mut worker = network.worker(&memory)?;
     for _ in 0..batches {
         worker.open(&network.sealed_frames(size, BATCH)?)?;
-    }
-    Ok(())
-}
-
-fn walk(batches: usize) -> Result<()> {
-    let list = RuleList::generate(Profile::Acl, Family::V4, 10_000, 1);
-    let (policy, _) = Policy::parse(&list.to_policy(Order::Position), "bench")?;
-    let rules = compile(&policy)?;
-    let trace = Trace::generate(Kind::InRule, &list, 4096, 4096, 1);
-    let packets = trace.packets().iter().cycle();
-    for packet in packets.take(batches * BATCH) {
-        black_box(rules.classify(&packet.flow(), Direction::Inbound));
     }
     Ok(())
 }

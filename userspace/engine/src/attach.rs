@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::statfs;
+use nix::unistd::getppid;
 use thiserror::Error;
 
 use crate::boot_pages;
@@ -54,9 +55,17 @@ pub enum Mode {
 pub enum AttachError {
     /// The BPF filesystem is not there and could not be mounted.
     #[error(
-        "cannot mount the BPF filesystem on {BPFFS}: {0}; Ravelin needs root (or CAP_SYS_ADMIN) and a kernel with BPF"
+        "cannot mount the BPF filesystem on {BPFFS}: {0}; Ravelin needs root (or CAP_SYS_ADMIN) and a kernel with BPF, and mounts none in a mount \
+         namespace of its own: start with `nsenter --net=/run/netns/NAME` in place of `ip netns exec NAME`"
     )]
     Mount(Errno),
+    /// What would be mounted here would go with this process, and the pins with it.
+    #[error(
+        "there is no BPF filesystem on {BPFFS}, and one that is mounted in this process's own mount namespace would end with it, and \
+         with it the filter; mount one before (`mount -t bpf bpf {BPFFS}`), or start with `nsenter --net=/run/netns/NAME` in place of \
+         `ip netns exec NAME`"
+    )]
+    PrivateMounts,
     /// A file of the BPF filesystem.
     #[error("{path}: {error}")]
     Pin {
@@ -177,7 +186,7 @@ impl Attachments {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Mount`], [`AttachError::Pin`].
+    /// [`AttachError::Mount`], [`AttachError::PrivateMounts`], [`AttachError::Pin`].
     pub fn open(instance: &str) -> Result<Self, AttachError> {
         mount_bpffs()?;
         let folder = folder(instance);
@@ -514,6 +523,9 @@ pub(crate) fn mount_bpffs() -> Result<(), AttachError> {
     if is_bpffs_mounted()? {
         return Ok(());
     }
+    if has_private_mounts() {
+        return Err(AttachError::PrivateMounts);
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700")).map_err(AttachError::Mount)
 }
@@ -521,6 +533,18 @@ pub(crate) fn mount_bpffs() -> Result<(), AttachError> {
 fn is_bpffs_mounted() -> Result<bool, AttachError> {
     let kind = statfs(BPFFS).map_err(AttachError::Mount)?.filesystem_type();
     Ok(kind.0 as u32 == BPF_FS_MAGIC)
+}
+
+/// Whether mounts of this process are not those of the machine or the container, or of who has started it: `ip netns exec` makes
+/// such a namespace, which goes with its last process.
+fn has_private_mounts() -> bool {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let own = namespace("self");
+    // What may not be seen says nothing.
+    ["1", &getppid().to_string()]
+        .iter()
+        .filter_map(|process| namespace(process))
+        .any(|other| own.as_ref().is_some_and(|own| *own != other))
 }
 
 fn pins(folder: &Path) -> Result<Vec<PathBuf>, AttachError> {

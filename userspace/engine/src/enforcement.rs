@@ -77,7 +77,6 @@ pub(crate) struct Means {
 #[derive(Debug)]
 pub(crate) struct Enforcement {
     pub(crate) filter: Filter,
-    pub(crate) sas: Sas,
     shared: Arc<Shared>,
     slots: Slots,
     outer: String,
@@ -94,6 +93,8 @@ pub(crate) struct Enforcement {
     removed: RuleCounter,
     /// Connections and counters of earlier generations are to be taken down.
     unswept: bool,
+    /// Dropped last: whoever still had an SA could use numbers up to its mark, and the next process would have to begin there.
+    pub(crate) sas: Sas,
 }
 
 impl Enforcement {

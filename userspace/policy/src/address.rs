@@ -124,6 +124,15 @@ impl Address {
         }
     }
 
+    /// Whether it is a single address.
+    pub(crate) fn is_one(&self) -> bool {
+        match self {
+            Self::Any => false,
+            Self::Prefix(prefix) => prefix.prefix_len() == prefix.max_prefix_len(),
+            Self::Range(first, last) => first == last,
+        }
+    }
+
     /// Length in bits (0..=32 or 0..=128) of the shortest prefix that covers all of it; 0 for any.
     #[must_use]
     pub fn covering_length(&self) -> u8 {

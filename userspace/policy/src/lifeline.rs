@@ -171,15 +171,18 @@ fn check(report: &mut Report<'_>, list: &FilterList, before: (usize, usize)) {
         return;
     };
     let position = pattern.position;
-    let any = written
+    let fixed = templates
         .iter()
-        .any(|filter| filter.destination.covering_length() == 0)
+        .map(|template| &template.destination.fixed)
+        .flat_map(|fixed| fixed.v4.iter().chain(&fixed.v6));
+    let mut destinations = written.iter().map(|filter| &filter.destination).chain(fixed);
+    let wide = destinations.any(|address| !address.is_one())
         || templates.iter().any(|template| template.destination.fixed.any);
-    if any {
+    if wide {
         report.error_at(
             position,
-            "a lifeline leads to this machine, and any destination would open the way to all others; write destination = \
-             \"me\", or the machine's addresses",
+            "a lifeline leads to this machine, and any other destination would open the way to others; write destination = \
+             \"me\", or the machine's addresses one by one",
         );
     }
     if !pattern.mirrored {

@@ -161,6 +161,12 @@ fn the_session_is_held_for_its_client_alone_unless_the_policy_does_not_want_it()
 }
 
 #[test]
+fn a_lifeline_may_lead_to_several_addresses_of_this_machine() {
+    let filter = "source = \"10.0.0.1\", destination = [\"me\", \"192.0.2.2\", \"192.0.2.3\"]";
+    Policy::parse(&format!("[lifeline]\nfilters = [{{ {filter} }}]\n"), "p.toml").expect("single addresses");
+}
+
+#[test]
 fn what_would_open_more_than_this_machine_is_a_mistake() {
     let lifeline =
         |filter: &str| format!("[addresses]\neverywhere = \"any\"\n[lifeline]\nfilters = [{{ {filter} }}]\n");
@@ -171,6 +177,18 @@ fn what_would_open_more_than_this_machine_is_a_mistake() {
         ),
         (
             "source = \"10.0.0.1\", destination = \"0.0.0.0/0\"",
+            "a lifeline leads to this machine",
+        ),
+        (
+            "source = \"10.0.0.1\", destination = [\"192.0.2.0/31\", \"192.0.2.2\"]",
+            "a lifeline leads to this machine",
+        ),
+        (
+            "source = \"10.0.0.1\", destination = [\"me\", \"10.2.0.0/16\"]",
+            "a lifeline leads to this machine",
+        ),
+        (
+            "source = \"10.0.0.1\", destination = \"10.0.0.1-10.0.0.9\"",
             "a lifeline leads to this machine",
         ),
         (

@@ -18,10 +18,8 @@ pub fn decide_host_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judge
     }
     match packet.upper {
         Upper::NeighbourDiscovery => return Judgement::passed(Pass::Lifeline),
-        // IKE of this machine, and ESP that the kernel's own SAs made.
-        Upper::Ike | Upper::NatKeepalive | Upper::Esp | Upper::UdpEsp | Upper::Ah
-            if is_own(&packet.flow.source, &packet, tables) =>
-        {
+        // IKE of this machine. ESP that the kernel's own SAs made is for the filters: any program can make a datagram that looks like it.
+        Upper::Ike | Upper::NatKeepalive if is_own(&packet.flow.source, &packet, tables) => {
             return lifeline(&packet, Place::Egress, tables);
         }
         _ => {}

@@ -261,10 +261,7 @@ fn is_lifeline(hook: Hook, truth: &Truth, world: &World) -> bool {
         (Content::NeighbourDiscovery, Hook::Egress | Hook::HostEgress) => true,
         (Content::NeighbourDiscovery, _) => world.is_own(to) || stays_on_link(to),
         (Content::Ike, Hook::Outer | Hook::Inner) | (Content::Keepalive, Hook::Inner) => world.is_own(to),
-        (
-            Content::Ike | Content::Keepalive | Content::Esp { .. } | Content::Ah { .. },
-            Hook::Egress | Hook::HostEgress,
-        ) => world.is_own(from),
+        (Content::Ike | Content::Keepalive, Hook::Egress | Hook::HostEgress) => world.is_own(from),
         _ => false,
     }
 }

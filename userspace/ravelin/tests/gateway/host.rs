@@ -411,6 +411,27 @@ fn nothing_leaves_in_the_clear_without_memory_or_sockets() {
     wait_until("ping after a start", || hosts.a.ping(B[0]));
 }
 
+/// Any program can send a datagram that looks like ESP in UDP.
+#[test]
+fn what_only_looks_like_esp_is_protected_as_well() {
+    const SECRET: &[u8] = b"SECRET, and an SPI at first sight";
+    let hosts = Hosts::new(true);
+    let _running = hosts.start(str::to_owned);
+    let capture = hosts.capture();
+    let echo = Echo::start(&hosts.b, 4500);
+    for family in [0, 1] {
+        wait_until("a datagram there and back", || {
+            echo.udp(&hosts.a, B[family], SECRET)
+        });
+    }
+    let frames = capture.frames();
+    assert!(frames.len() >= 4);
+    let shown = frames
+        .iter()
+        .filter(|seen| seen.frame.windows(6).any(|window| *window == SECRET[..6]));
+    assert_eq!(shown.count(), 0, "in the clear");
+}
+
 /// A link-layer address may change: what is opened must still be for this host.
 #[test]
 fn a_changed_link_layer_address_is_followed() {

@@ -4,7 +4,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
 use std::path::Path;
 
 use crate::support::daemon::{Gateway, RAVELIN};
-use crate::support::lab::{Half, Policy, keygen};
+use crate::support::lab::{Half, Lab, Policy, keygen};
 
 /// Asserts what the refusal says.
 fn refused(gateway: &Gateway<'_>, words: &[&str]) {
@@ -223,4 +223,22 @@ fn a_foreign_program_stays() {
     let said = half.gateway(&Policy::default()).refused();
     expect(&said, &["another XDP program is attached", "device out0"]);
     assert_eq!(other.pins(), pins);
+}
+
+/// `ip netns exec` gives its program a mount namespace of its own, and hides the BPF filesystem there.
+#[test]
+fn pins_that_would_end_with_the_process_are_refused() {
+    let lab = Lab::new();
+    let gateway = lab.gateway(1, &Policy::default());
+    let mut command = gateway.namespace.command("unshare");
+    command.args([
+        "--mount",
+        "sh",
+        "-c",
+        "umount --lazy /sys/fs/bpf && exec \"$@\"",
+        "sh",
+        RAVELIN,
+    ]);
+    let said = gateway.refused_as(gateway.command_of(command));
+    assert!(said.contains("nsenter --net=/run/netns/NAME"), "{said}");
 }
