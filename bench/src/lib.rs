@@ -9,7 +9,7 @@
 //! found to tell such rule sets apart: pairs of prefix lengths, classes of port ranges, nesting and skew of the
 //! prefixes, and which protocols go with them.
 //!
-//! What the benches have in common besides: [`machine`], [`samples`], [`publish`]; and a gateway in memory: [`rig`].
+//! What the benches have in common besides: [`machine`], [`program`], [`samples`], [`publish`]; and a gateway in memory: [`rig`].
 #![forbid(unsafe_code)]
 
 mod generate;
@@ -17,6 +17,7 @@ pub mod machine;
 mod prefix;
 mod prefix_tree;
 mod profile;
+pub mod program;
 pub mod publish;
 pub mod rig;
 mod rule;

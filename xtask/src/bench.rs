@@ -167,13 +167,20 @@ fn tcp_speed(demo: &str) -> Option<String> {
     Some(lines.fold(String::new(), |text, line| text + line + "\n"))
 }
 
-/// The processor and kernel.
-fn machine() -> Result<String> {
+/// What the kernel says of the processors, and their model.
+fn processors() -> Result<(String, String)> {
     let processors = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
     let model = processors
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("unknown processor", |(_, model)| model);
+        .map_or("unknown processor", |(_, model)| model)
+        .to_owned();
+    Ok((processors, model))
+}
+
+/// The processor and kernel.
+fn machine() -> Result<String> {
+    let (processors, model) = processors()?;
     let count = processors
         .lines()
         .filter(|line| line.starts_with("processor"))

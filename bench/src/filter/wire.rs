@@ -11,11 +11,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::programs::XdpMode;
 use nix::mount::{MsFlags, mount};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
+use ravelin_bench::program::run;
 use ravelin_bench::samples::Samples;
 use ravelin_bench::{Kind, Order, Profile, RuleList, Trace, machine};
 use ravelin_classifier::reference::Packet;
@@ -299,19 +300,6 @@ fn time_of(process: i32) -> Result<u64> {
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     let time = text.split(' ').next().and_then(|field| field.parse().ok());
     time.with_context(|| format!("{path}: {text}"))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    if !output.status.success() {
-        bail!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&output.stderr).trim_end()
-        );
-    }
-    Ok(())
 }
 
 fn compiled(list: &RuleList) -> Result<RuleSet> {

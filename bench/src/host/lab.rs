@@ -12,6 +12,7 @@ use std::thread;
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use ravelin_bench::program::run;
 
 /// The device of the wire, on both hosts.
 pub(crate) const DEVICE: &str = "eth0";
@@ -211,23 +212,4 @@ fn namespace() -> Result<File> {
     thread::spawn(make)
         .join()
         .map_err(|_| anyhow!("a thread panicked"))?
-}
-
-/// Runs a program to its end; what it said is the error if that was bad.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
-    output(command).map(|_| ())
-}
-
-/// The same; its standard output.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    if !output.status.success() {
-        bail!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&output.stderr).trim_end()
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

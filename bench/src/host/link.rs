@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use ravelin_bench::program::{output, run};
 
 use crate::Programs;
 use crate::daemon::Daemon;
-use crate::lab::{DEVICE, End, Lab, output, run};
+use crate::lab::{DEVICE, End, Lab};
 use crate::pass;
 
 /// Something to measure.

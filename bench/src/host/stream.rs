@@ -1,10 +1,11 @@
 //! One TCP stream from host A to host B, by iperf3.
 
 use anyhow::{Context as _, Result};
+use ravelin_bench::program::output;
 use serde_json::Value;
 
 use crate::daemon::Daemon;
-use crate::lab::{End, Lab, output};
+use crate::lab::{End, Lab};
 
 const PROGRAM: &str = "iperf3";
 

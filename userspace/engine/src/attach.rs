@@ -221,10 +221,7 @@ impl Attachments {
                     self.push(path, link, true, device, side.name())?;
                     return Ok(mode);
                 }
-                // The device of the old link is gone; so is its use.
-                Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove(&path)?,
-                // To take the old program away first would open the filter.
-                Err(error) => return Err(attach_error(error, device, side.name())),
+                Err(error) => give_up(&path, error, device, side.name())?,
             }
         }
         let attempts: &[(XdpMode, Mode)] = match mode {
@@ -267,8 +264,7 @@ impl Attachments {
         if let Some(link) = adopt(&path)?.and_then(|link| SchedClassifierLink::try_from(link).ok()) {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
                 Ok(link) => return self.push(path, link, true, device, EGRESS),
-                Err(error) if errno(&error) == Some(Errno::ENOLINK) => remove(&path)?,
-                Err(error) => return Err(attach_error(error, device, EGRESS)),
+                Err(error) => give_up(&path, error, device, EGRESS)?,
             }
         }
         let link = program
@@ -364,8 +360,7 @@ impl Attachments {
         }
         if !self.folder.exists() {
             make_folder(&self.folder)?;
-            let instance = self.folder.file_name().unwrap_or_default().to_string_lossy();
-            self._lock = lock(&self.folder, &instance)?;
+            self._lock = lock(&self.folder, &self.instance)?;
         }
         for attached in self.links.iter_mut().filter(|attached| gone(attached)) {
             let path = &attached.path;
@@ -572,6 +567,15 @@ fn adopt(path: &Path) -> Result<Option<FdLink>, AttachError> {
             path: path.to_owned(),
             error: io::Error::other(error),
         }),
+    }
+}
+
+/// Removes the pin of a link that takes no other program because its device is gone, and so is its use. Whatever else is the matter, to
+/// take the old program away first would open the filter.
+fn give_up(path: &Path, error: ProgramError, device: &Device, what: &'static str) -> Result<(), AttachError> {
+    match errno(&error) {
+        Some(Errno::ENOLINK) => remove(path),
+        _ => Err(attach_error(error, device, what)),
     }
 }
 

@@ -133,14 +133,7 @@ fn count(workspace: &Workspace) -> Result<Counted> {
         .output()
         .context("cannot start rustc")?;
     let compiler = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let about = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
-    let name = about
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let made_by = format!(
-        "{compiler} on {}",
-        name.map_or("an unknown CPU", |(_, name)| name)
-    );
+    let made_by = format!("{compiler} on {}", super::processors()?.1);
     Ok(Counted {
         made_by,
         instructions,

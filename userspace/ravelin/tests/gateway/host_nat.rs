@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use crate::support::capture::{Capture, Ip, assert_sequence_numbers_fresh, clear};
 use crate::support::daemon::Gateway;
 use crate::support::echo::Echo;
-use crate::support::lab::{PORT, keygen};
+use crate::support::lab::{PORT, key, keygen};
 use crate::support::namespace::{Namespace, veth};
 use crate::support::tshark::{self, Key};
 use crate::support::wait_until;
@@ -60,20 +60,8 @@ impl Network {
     }
 
     fn host<'n>(&'n self, namespace: &'n Namespace, policy: &str) -> Gateway<'n> {
-        // tshark does not know of extended sequence numbers, and without them finds no ICV correct.
-        let algorithm = "algorithm = \"aes-256-gcm\"\n";
-        let policy = policy
-            .replace("/etc/ravelin", self.folder.path().to_str().unwrap())
-            .replace(algorithm, &format!("{algorithm}esn = false\n"));
-        let mut host = Gateway::new(namespace, self.folder.path(), &policy).with("--mode", "host");
-        host.outer = "eth0".to_owned();
-        host.inner = None;
-        host
-    }
-
-    fn key(&self, name: &str) -> String {
-        let text = std::fs::read_to_string(self.folder.path().join(format!("{name}.key"))).unwrap();
-        text.lines().filter(|line| !line.starts_with('#')).collect()
+        let policy = policy.replace("/etc/ravelin", self.folder.path().to_str().unwrap());
+        Gateway::host(namespace, self.folder.path(), &tshark::readable(&policy))
     }
 }
 
@@ -133,7 +121,7 @@ fn exercise(change: impl Fn(&str) -> String, peer: &str, inside: &str) {
         source,
         destination,
         spi,
-        key: network.key(name),
+        key: key(network.folder.path(), name),
     });
     let opened = tshark::open(&frames, &keys, network.folder.path());
     assert_eq!(

@@ -33,6 +33,14 @@ pub(crate) struct Gateway<'n> {
 }
 
 impl<'n> Gateway<'n> {
+    /// A host that protects what it sends on `eth0` itself.
+    pub(crate) fn host(namespace: &'n Namespace, folder: &Path, policy: &str) -> Self {
+        let mut host = Self::new(namespace, folder, policy).with("--mode", "host");
+        host.outer = "eth0".to_owned();
+        host.inner = None;
+        host
+    }
+
     /// A gateway between `in0` and `out0`, with a policy of its own in `folder`.
     pub(crate) fn new(namespace: &'n Namespace, folder: &Path, policy: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);

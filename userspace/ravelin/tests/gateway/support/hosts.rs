@@ -5,8 +5,9 @@ use tempfile::TempDir;
 
 use super::capture::Capture;
 use super::daemon::{Daemon, Gateway};
-use super::lab::keygen;
+use super::lab::{key, keygen};
 use super::namespace::Namespace;
+use super::tshark;
 
 pub(crate) const A: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 pub(crate) const B: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
@@ -100,19 +101,9 @@ impl Hosts {
     /// A host's daemon, not started; `change` may make another policy of the example.
     pub(crate) fn host(&self, number: usize, change: impl Fn(&str) -> String) -> Gateway<'_> {
         let folder = self.folder.path().to_str().unwrap();
-        // tshark does not know of extended sequence numbers, and without them finds no ICV correct.
-        let algorithm = "algorithm = \"aes-256-gcm\"\n";
-        let example = EXAMPLES[number]
-            .replace("/etc/ravelin", folder)
-            .replace(algorithm, &format!("{algorithm}esn = false\n"));
-        let policy = change(&example);
+        let example = tshark::readable(&EXAMPLES[number].replace("/etc/ravelin", folder));
         let namespace = [&self.a, &self.b][number];
-        let mut gateway = Gateway::new(namespace, self.folder.path(), &policy)
-            .with("--mode", "host")
-            .with("--host-edge", self.edge);
-        gateway.outer = "eth0".to_owned();
-        gateway.inner = None;
-        gateway
+        Gateway::host(namespace, self.folder.path(), &change(&example)).with("--host-edge", self.edge)
     }
 
     /// Both daemons, started.
@@ -133,8 +124,7 @@ impl Hosts {
 
     /// The bytes of a key file, in hex.
     pub(crate) fn key(&self, name: &str) -> String {
-        let text = std::fs::read_to_string(self.folder.path().join(format!("{name}.key"))).unwrap();
-        text.lines().filter(|line| !line.starts_with('#')).collect()
+        key(self.folder.path(), name)
     }
 }
 

@@ -222,7 +222,7 @@ inbound = {{ spi = 0x100{there}, key-file = "{key_in}.key" }}
     }
 }
 
-fn key(folder: &Path, name: &str) -> String {
+pub(crate) fn key(folder: &Path, name: &str) -> String {
     let text = std::fs::read_to_string(folder.join(format!("{name}.key"))).unwrap();
     text.lines().filter(|line| !line.starts_with('#')).collect()
 }
