@@ -26,6 +26,7 @@ use thiserror::Error;
 use crate::boot_pages;
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side};
+use crate::link::device_of;
 use crate::pair::Pair;
 use crate::preflight::SINGLE_BUFFER_MTU;
 use crate::role::Role;
@@ -274,14 +275,22 @@ impl Attachments {
         self.push(path, link, false, device, EGRESS)
     }
 
-    /// Whether a filter of a policy stands there, and not only that of boot. It may be that of an engine that has ended.
+    /// Whether a filter of a policy stands there, and not only that of boot. It may be that of an engine that has ended. A pin whose device
+    /// has gone filters nothing, though another device may have its number by now.
     ///
     /// # Errors
     ///
     /// [`AttachError::Pin`].
     pub(crate) fn is_filtered(&self, what: &str, device: &Device) -> Result<bool, AttachError> {
         let path = self.path(what, device)?;
-        Ok(path.exists() && marker(&path).symlink_metadata().is_err())
+        if marker(&path).symlink_metadata().is_ok() {
+            return Ok(false);
+        }
+        let Some(link) = adopt(&path)? else {
+            return Ok(false);
+        };
+        let at = device_of(&link).map_err(|error| AttachError::Pin { path, error })?;
+        Ok(at == Some(device.index))
     }
 
     /// Notes, before it is attached, that what will be pinned there is the filter of boot. [`Attachments::sweep`] takes the note

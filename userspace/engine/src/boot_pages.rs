@@ -53,6 +53,13 @@ impl PinnedPages {
     }
 }
 
+impl Drop for PinnedPages {
+    /// A start that fails leaves nothing: where there are pages, the folder stays.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
 impl BootPages for PinnedPages {
     fn page(&mut self, number: u32, make: bool) -> io::Result<Option<Arc<dyn BootPage>>> {
         let path = self.folder.join(format!("{VERSION}-{number}"));
@@ -95,4 +102,27 @@ fn folder(instance: &str) -> PathBuf {
 
 const fn bytes() -> usize {
     <dyn BootPage>::WORDS * size_of::<u64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use ravelin_keying::BootPages as _;
+
+    use super::{PinnedPages, folder, remove};
+
+    #[test]
+    fn a_folder_without_pages_does_not_stay() {
+        let instance = format!("test-{}-pages", std::process::id());
+        let mut pages = PinnedPages::open(&instance).unwrap();
+        assert!(pages.page(0, false).unwrap().is_none());
+        drop(pages);
+        assert!(!folder(&instance).exists());
+        let mut pages = PinnedPages::open(&instance).unwrap();
+        pages.page(0, true).unwrap().unwrap();
+        drop(pages);
+        let mut pages = PinnedPages::open(&instance).unwrap();
+        let page = pages.page(0, false).unwrap();
+        remove(&instance);
+        assert!(page.is_some());
+    }
 }

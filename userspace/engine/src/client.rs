@@ -57,6 +57,15 @@ pub fn roll_back(socket: &Path) -> Result<PolicyStatus, ControlError> {
     exchange(socket, &Method::POST, paths::ROLLBACK, &(), PATIENCE)
 }
 
+/// Has a running engine leave its filter standing when it ends, however it was told to end.
+///
+/// # Errors
+///
+/// [`ControlError::Unknown`] if it is of a build that cannot be told so.
+pub fn keep_filter(socket: &Path) -> Result<(), ControlError> {
+    exchange(socket, &Method::POST, paths::KEEP, &(), PATIENCE)
+}
+
 /// Asks a running engine for its SAs.
 ///
 /// # Errors
@@ -109,10 +118,11 @@ fn exchange<T: DeserializeOwned>(
             .map_err(|_| broken("no answer in time".to_owned()))?
             .map_err(broken)
     })?;
-    if code != StatusCode::OK {
-        return Err(ControlError::Refused(
-            String::from_utf8_lossy(&bytes).into_owned(),
-        ));
+    let text = || String::from_utf8_lossy(&bytes).into_owned();
+    match code {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => return Err(ControlError::Unknown(text())),
+        _ => return Err(ControlError::Refused(text())),
     }
     serde_json::from_slice(&bytes).map_err(|error| broken(format!("not an answer: {error}")))
 }

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -19,6 +18,7 @@ use landlock::{
     RulesetStatus, path_beneath_rules,
 };
 use nix::libc;
+use ravelin_keying::make_folder;
 use seccompiler::{SeccompAction, SeccompFilter};
 use thiserror::Error;
 
@@ -212,10 +212,7 @@ fn restrict_files(written: &[&Path]) -> Result<bool, ConfinementError> {
 fn folder_of(path: &Path) -> io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     let folder = path.parent().unwrap_or(&path);
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(folder)?;
+    make_folder(folder, 0o755)?;
     Ok(folder.to_owned())
 }
 

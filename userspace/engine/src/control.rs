@@ -55,6 +55,9 @@ pub enum ControlError {
     /// The engine refused.
     #[error("{0}")]
     Refused(String),
+    /// The engine is of another build, which does not know the request.
+    #[error("the engine is of another build and does not know what was asked: {0}")]
+    Unknown(String),
     /// The answer is not one.
     #[error("control socket {path}: {what}")]
     Answer {
@@ -163,6 +166,7 @@ where
         },
         (&Method::POST, paths::CONFIRM) => ask(orders, Order::Confirm).await,
         (&Method::POST, paths::ROLLBACK) => ask(orders, Order::RollBack).await,
+        (&Method::POST, paths::KEEP) => ask(orders, Order::Keep).await,
         (&Method::GET, paths::SAS) => ask(orders, Order::Sas).await,
         (&Method::DELETE, path) if let Some(spi) = spi_in(path) => match spi {
             Ok(spi) => match read_or_default(request.into_body()).await {
@@ -174,11 +178,12 @@ where
         _ => Err((
             StatusCode::NOT_FOUND,
             format!(
-                "there is GET {}, POST {}, POST {}, POST {}, GET {sas} and DELETE {sas}/SPI",
+                "there is GET {}, POST {}, POST {}, POST {}, POST {}, GET {sas} and DELETE {sas}/SPI",
                 paths::STATUS,
                 paths::POLICY,
                 paths::CONFIRM,
                 paths::ROLLBACK,
+                paths::KEEP,
                 sas = paths::SAS
             ),
         )),

@@ -106,6 +106,8 @@ pub struct Engine {
     /// The surroundings have changed since the policy in force was resolved.
     pub(crate) moved: bool,
     pub(crate) last_error: Option<String>,
+    /// Somebody has said that the filter stays when this ends.
+    pub(crate) keeps_filter: bool,
     /// Why programs are not pinned that should be, once that was said.
     pub(crate) unpinned: Option<String>,
     pub(crate) pulse: Pulse,
@@ -231,6 +233,7 @@ impl Engine {
             peers: Peers::default(),
             moved: false,
             last_error: None,
+            keeps_filter: false,
             unpinned: None,
             pulse: Pulse::default(),
             supervisor: Supervisor::new(),
@@ -270,6 +273,13 @@ impl Engine {
             self.enforcement.current().connections.len(),
             self.workers.len()
         )
+    }
+
+    /// Whether a client has said that the filter stays, whatever the engine was told when it started: another engine goes on with it, or
+    /// its operator wants it closed.
+    #[must_use]
+    pub fn keeps_filter(&self) -> bool {
+        self.keeps_filter
     }
 
     /// Takes the filter away: what the policy protects then passes in the clear.

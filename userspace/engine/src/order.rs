@@ -18,6 +18,8 @@ pub(crate) mod paths {
     pub(crate) const CONFIRM: &str = "/v1/confirm";
     /// POST: [`PolicyStatus`](crate::PolicyStatus).
     pub(crate) const ROLLBACK: &str = "/v1/rollback";
+    /// POST: nothing.
+    pub(crate) const KEEP: &str = "/v1/keep";
     /// GET: a list of [`SaEntry`](crate::SaEntry). DELETE [`SaSelector`](crate::SaSelector) below it, by SPI:
     /// [`SaDeleted`](crate::SaDeleted).
     pub(crate) const SAS: &str = "/v1/sas";
@@ -96,6 +98,7 @@ pub(crate) enum Order {
     Apply(ApplyRequest, Reply<Applied>),
     Confirm(Reply<PolicyStatus>),
     RollBack(Reply<PolicyStatus>),
+    Keep(Reply<()>),
     Sas(Reply<Vec<SaEntry>>),
     DeleteSa(u32, SaSelector, Reply<SaDeleted>),
 }

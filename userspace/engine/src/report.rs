@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ravelin_policy::Policy;
+use ravelin_policy::{DefaultAction, Policy};
 use ravelin_xdp_common::{DropReason, Pass};
 
 use crate::engine::Engine;
@@ -78,6 +78,8 @@ impl Engine {
                     workers.iter().map(|worker| worker.counters().rule(*slot)).fold(
                         RuleStatus {
                             name: rule.name.clone(),
+                            action: rule.action.to_string(),
+                            active: rule.active,
                             packets: at_driver.packets,
                             bytes: at_driver.bytes,
                         },
@@ -133,6 +135,11 @@ impl Engine {
             generation,
             rules: policy.rules().len(),
             connections: policy.connections().len(),
+            default: match policy.default_action() {
+                DefaultAction::Permit => "permit",
+                DefaultAction::Block => "block",
+            }
+            .to_owned(),
         }
     }
 }

@@ -258,6 +258,10 @@ impl Engine {
                 }
                 drop(reply.send(result.map(|()| self.policy_status())));
             }
+            Order::Keep(reply) => {
+                self.keeps_filter = true;
+                drop(reply.send(Ok(())));
+            }
             Order::RollBack(reply) => {
                 let result = self
                     .enforcement

@@ -58,6 +58,9 @@ pub struct PolicyStatus {
     pub rules: usize,
     /// Number of connections.
     pub connections: usize,
+    /// `permit` or `block`: what happens to packets that no rule matches.
+    #[serde(default)]
+    pub default: String,
 }
 
 /// A policy on trial.
@@ -94,6 +97,12 @@ pub struct InterfaceStatus {
 pub struct RuleStatus {
     /// Name in the policy.
     pub name: String,
+    /// `permit`, `block` or `protect`.
+    #[serde(default)]
+    pub action: String,
+    /// Whether it is in force.
+    #[serde(default)]
+    pub active: bool,
     /// Packets that it decided, on the way out and, for protected ones, after decryption.
     pub packets: u64,
     /// Their bytes, from the IP header on.

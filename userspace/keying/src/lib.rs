@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod boot_memory;
+mod durable_folder;
 mod fingerprint;
 pub mod key_file;
 mod keying_error;
@@ -30,6 +31,7 @@ mod static_connection;
 mod static_keys;
 
 pub use boot_memory::{BootPage, BootPages};
+pub use durable_folder::make_folder;
 pub use fingerprint::Fingerprint;
 pub use key_file::KeyFileError;
 pub use keying_error::{KeyingError, KeyingErrors, SaField};

@@ -1,10 +1,10 @@
 //! The folder that outlives the daemon: locked, private, written durably.
 
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use crate::boot_memory::{BootMemory, BootPages, BootRecord};
+use crate::durable_folder::make_folder;
 use crate::fingerprint::Fingerprint;
 use crate::mark_record::{Kind, Mark};
 use crate::marks::{MarkFileError, Marks};
@@ -212,7 +213,7 @@ impl AsFd for Folder {
 }
 
 fn make_and_open(path: &Path) -> io::Result<File> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    make_folder(path, 0o700)?;
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     OpenOptions::new()
         .read(true)

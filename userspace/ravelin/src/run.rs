@@ -69,7 +69,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     replace: bool,
 
-    /// What becomes of the filter on SIGINT or SIGTERM
+    /// What becomes of the filter on SIGINT or SIGTERM; it stays with `ravelin stop --keep-closed`, and when another engine takes over
     #[arg(long, value_name = "STATE", default_value = "closed")]
     on_exit: OnExit,
 
@@ -167,11 +167,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (reload, reloads) = unbounded_channel();
     engine.run(signals(reload, hung_up), reloads)?;
     match arguments.on_exit {
-        OnExit::Open => {
+        OnExit::Open if !engine.keeps_filter() => {
             engine.detach()?;
             eprintln!("ravelin: stopped, the filter is gone");
         }
-        OnExit::Closed => {
+        OnExit::Open | OnExit::Closed => {
             drop(engine);
             eprintln!(
                 "ravelin: stopped, the filter stays: protected traffic is dropped until `ravelin run` or `ravelin detach \

@@ -1,6 +1,6 @@
 //! A machine's disk, of which only what was synced is sure to be there after a power failure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     synced: HashMap<u64, Vec<u8>>,
     /// The inode that the file's name was synced to lead to.
     name: Option<u64>,
+    /// Folders whose names were synced.
+    folders: HashSet<PathBuf>,
 }
 
 /// In memory if possible: nothing is asked of a real disk.
@@ -43,13 +45,20 @@ impl Machine {
             folder: private_folder(),
             synced: HashMap::new(),
             name: None,
+            folders: HashSet::new(),
         };
         fs::create_dir(machine.memory()).expect("a folder");
         machine
     }
 
     pub(crate) fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.folder.path().join("var/state")
+    }
+
+    /// The state folder and the one that it is in, outermost first; the first process makes both.
+    fn made(&self) -> [PathBuf; 2] {
+        let state = self.state();
+        [state.parent().expect("a folder").to_owned(), state]
     }
 
     pub(crate) fn memory(&self) -> PathBuf {
@@ -63,6 +72,7 @@ impl Machine {
     /// What is there now is synced: the next process is traced.
     pub(crate) fn begin(&mut self) {
         self.name = self.inode();
+        self.folders = self.made().into_iter().filter(|made| made.exists()).collect();
         self.synced = self.name.into_iter().zip(self.copy_file()).collect();
     }
 
@@ -80,7 +90,14 @@ impl Machine {
         let path = format!("/proc/{pid}/fd/{fd}");
         let metadata = fs::metadata(&path).expect("an open file");
         if metadata.is_dir() {
-            self.name = self.inode();
+            if fs::metadata(self.state()).is_ok_and(|state| state.ino() == metadata.ino()) {
+                self.name = self.inode();
+            }
+            let within = |made: &PathBuf| {
+                let above = made.parent().and_then(|above| fs::metadata(above).ok());
+                made.exists() && above.is_some_and(|above| above.ino() == metadata.ino())
+            };
+            self.folders.extend(self.made().into_iter().filter(within));
         } else {
             let content = fs::read(&path).expect("content");
             self.synced.insert(metadata.ino(), content);
@@ -90,6 +107,12 @@ impl Machine {
     /// What of the disk is sure stays, any pieces of this size of the rest; memory goes.
     pub(crate) fn lose_power(&mut self, piece: usize, rng: &mut Rng) {
         self.lose_memory();
+        for made in self.made() {
+            if made.exists() && !self.folders.contains(&made) && rng.bool() {
+                fs::remove_dir_all(made).expect("removed");
+                return;
+            }
+        }
         let Some(now) = self.inode() else { return };
         let current = fs::read(self.file()).expect("content");
         let content = match if rng.bool() { Some(now) } else { self.name } {

@@ -153,6 +153,32 @@ fn only_the_lifeline_passes_until_the_policy_is_in_force_and_nothing_in_between(
     wait_until("a ping once the filter is gone", || hosts.b.ping(A[0]));
 }
 
+/// The pin of a device that has gone is no filter, though the next device has its name and its number.
+#[test]
+fn a_device_that_comes_again_is_shut_again() {
+    let hosts = Hosts::new(true);
+    let host = hosts.host(0, |_| policy(&hosts));
+    host.start().kill();
+    let shown = hosts.a.run("ip", &["-o", "link", "show", "dev", "eth0"]);
+    let index = shown.split(':').next().unwrap();
+    hosts.a.ip("link del eth0");
+    hosts.a.ip(&format!(
+        "link add name eth0 index {index} type veth peer name to-a netns {}\nlink set eth0 up\n\
+         address add 192.0.2.1/24 dev eth0",
+        hosts.wire.path()
+    ));
+    hosts.wire.ip("link set to-a master br0\nlink set to-a up");
+    wait_until("a ping without a filter", || hosts.b.ping(A[0]));
+    let said = succeeded(&boot(&host));
+    assert!(said.contains("eth0: only the lifeline passes"), "{said}");
+    assert!(!hosts.b.ping(A[0]), "a answers");
+    // And the pin of one that is there is.
+    let daemon = host.start();
+    daemon.kill();
+    let said = succeeded(&boot(&host));
+    assert!(said.contains("eth0: a filter stands there already"), "{said}");
+}
+
 /// What goes wrong at boot must not open the machine, and as little as possible lock anybody out.
 #[test]
 fn a_boot_that_goes_wrong_stays_shut() {

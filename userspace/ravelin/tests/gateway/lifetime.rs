@@ -2,15 +2,16 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::support::capture::{Ip, assert_sequence_numbers_fresh, clear};
-use crate::support::daemon::{Daemon, Gateway};
+use crate::support::daemon::{Daemon, Gateway, succeeded};
 use crate::support::echo::Echo;
 use crate::support::lab::{CLEAR_PORT, G1, H2, Lab, PORT, Policy};
-use crate::support::wait_until;
+use crate::support::{Raise, wait_until};
 
 /// Ends a daemon in three ways that must make no difference, and starts it again each time.
 fn ends_closed(end: impl Fn(Daemon)) {
@@ -159,6 +160,47 @@ fn on_exit_open_and_detach_take_everything_away() {
     let done = closed.detach();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert_gone(&closed);
+    wait_until("UDP in the clear", || echo.udp(&lab.h1, H2[0], b"clear"));
+}
+
+/// `--on-exit` is about signals. Whoever says that the filter stays is obeyed, and whoever takes over has ended nothing.
+#[test]
+fn on_exit_open_opens_nothing_where_the_filter_is_to_stay() {
+    let lab = Lab::new();
+    let echo = Echo::start(&lab.h2, PORT);
+    let open = lab.gateway(1, &Policy::default()).with("--on-exit", "open");
+    let first = open.start();
+    let pins = open.pins();
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let _raise = Raise(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                echo.udp_one_way(&lab.h1, H2[0], b"in the clear");
+                sent.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        });
+        let goes_on = || {
+            let before = sent.load(Ordering::Relaxed);
+            wait_until("more packets", || sent.load(Ordering::Relaxed) > before + 100);
+        };
+        goes_on();
+        let mut command = open.command();
+        command.arg("--replace");
+        let second = open.start_as(command);
+        let (status, log) = first.ended();
+        assert!(status.success() && log.contains("the filter stays"), "{log}");
+        goes_on();
+        let said = succeeded(&open.client("stop").arg("--keep-closed").output().unwrap());
+        assert!(said.contains("the filter stays"), "{said}");
+        let (status, log) = second.ended();
+        assert!(status.success() && log.contains("the filter stays"), "{log}");
+        goes_on();
+    });
+    assert_eq!(open.pins(), pins);
+    assert_eq!(echo.received(), Vec::<Vec<u8>>::new());
+    succeeded(&open.detach());
     wait_until("UDP in the clear", || echo.udp(&lab.h1, H2[0], b"clear"));
 }
 

@@ -139,7 +139,9 @@ fn stop_asks_before_it_opens_and_can_leave_the_filter_standing() {
     let daemon = gateway.start();
     let said = refusal(&stop(&[]));
     assert!(
-        said.contains("1 connections") && said.contains("`--yes`") && said.contains("`--keep-closed`"),
+        said.contains("what rule `sites` protects passes in the clear")
+            && said.contains("`--yes`")
+            && said.contains("`--keep-closed`"),
         "{said}"
     );
     assert_eq!(daemon.status().pid, daemon.pid());
@@ -162,6 +164,51 @@ fn stop_asks_before_it_opens_and_can_leave_the_filter_standing() {
     assert!(status.success(), "{log}");
     assert_gone(&gateway);
     wait_until("UDP in the clear", || echo.udp(&lab.h1, H2[0], b"clear"));
+}
+
+/// What only filters has no connections, and still keeps clear what must not be.
+#[test]
+fn stop_says_what_opens_where_nothing_is_sealed() {
+    let lab = Lab::new();
+    let mut filter = lab.gateway(1, &Policy::default());
+    filter.inner = None;
+    let daemon = filter.start();
+    assert!(daemon.status().connections.is_empty());
+    let stop = |options: &[&str]| filter.client("stop").args(options).output().unwrap();
+    let said = refusal(&stop(&[]));
+    assert!(
+        said.contains("what rule `sites` protects passes in the clear") && said.contains("`--yes`"),
+        "{said}"
+    );
+    assert_eq!(daemon.status().pid, daemon.pid());
+    let said = succeeded(&stop(&["--yes"]));
+    assert!(said.contains("passes in the clear"), "{said}");
+    daemon.ended();
+
+    // Who blocks is told, and who does neither is left in peace.
+    let rules = |number: u8| {
+        format!(
+            "[filter-lists.l{number}]\nfilters = [{{ source = \"10.9.{number}.1\", destination = \"any\" }}]\n\
+             [[rules]]\nname = \"r{number}\"\nfilter-list = \"l{number}\"\naction = \"block\"\n"
+        )
+    };
+    let blocks = String::from("default = \"block\"\n") + &(1..=6).map(rules).collect::<String>();
+    for (policy, told) in [
+        (
+            blocks.as_str(),
+            Some("what rules `r1`, `r2`, `r3`, `r4` and 2 more block passes, what no rule matches passes\n"),
+        ),
+        ("default = \"permit\"\n", None),
+    ] {
+        std::fs::write(&filter.policy, policy).unwrap();
+        let daemon = filter.start();
+        let said = succeeded(&stop(&[]));
+        daemon.ended();
+        match told {
+            Some(told) => assert!(said.contains(told), "{said}"),
+            None => assert!(!said.contains("passes"), "{said}"),
+        }
+    }
 }
 
 #[test]
