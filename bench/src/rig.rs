@@ -71,7 +71,7 @@ impl Network {
         let (adjacencies, questions) = Adjacencies::new(hops).context("an eventfd")?;
         Ok(Self {
             shared: Shared::new(regime, adjacencies),
-            counters: WorkerCounters::new(tunnels as usize),
+            counters: WorkerCounters::new(tunnels),
             tunnels,
             _questions: questions,
             peers,

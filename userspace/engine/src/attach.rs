@@ -26,6 +26,7 @@ use thiserror::Error;
 use crate::boot_pages;
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side};
+use crate::ledger;
 use crate::link::device_of;
 use crate::pair::Pair;
 use crate::preflight::SINGLE_BUFFER_MTU;
@@ -400,6 +401,7 @@ impl Attachments {
             remove(&attached.path)?;
         }
         boot_pages::remove(&self.instance);
+        ledger::remove(&self.instance);
         remove_folder(&self.folder)
     }
 
@@ -474,6 +476,7 @@ pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
     let folder = folder(instance);
     if !folder.exists() {
         boot_pages::remove(instance);
+        ledger::remove(instance);
         return Ok(0);
     }
     let _lock = lock(&folder, instance)?;
@@ -484,6 +487,7 @@ pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
         remove(path)?;
     }
     boot_pages::remove(instance);
+    ledger::remove(instance);
     remove_folder(&folder)?;
     Ok(pins.iter().filter(|path| !is_marker(path)).count())
 }

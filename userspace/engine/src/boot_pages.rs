@@ -5,26 +5,19 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use aya::maps::MapData;
-use aya_obj::generated::BPF_F_MMAPABLE;
-use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use nix::fcntl::{Flock, FlockArg};
 use ravelin_keying::{BootPage, BootPages};
-use ravelin_xsk::SharedWords;
 
 use crate::attach::{BPFFS, mount_bpffs};
+use crate::pinned_words::PinnedWords;
 
 /// Of the layout of pages. Builds that would not understand each other's do not see them, and go by the marks on disk.
 const VERSION: u32 = 1;
-
-/// Bytes of a value. The kernel lays those of an array out one behind the other.
-const VALUE: usize = 32;
 
 /// The pinned arrays of one instance.
 #[derive(Debug)]
@@ -35,7 +28,7 @@ pub(crate) struct PinnedPages {
 }
 
 #[derive(Debug)]
-struct PinnedPage(SharedWords);
+struct PinnedPage(PinnedWords);
 
 impl PinnedPages {
     /// Makes the instance's folder in the BPF filesystem, mounting that if it is not there.
@@ -63,24 +56,11 @@ impl Drop for PinnedPages {
 impl BootPages for PinnedPages {
     fn page(&mut self, number: u32, make: bool) -> io::Result<Option<Arc<dyn BootPage>>> {
         let path = self.folder.join(format!("{VERSION}-{number}"));
-        let map = if path.try_exists()? {
-            MapData::from_pin(&path).map_err(io::Error::other)?
-        } else if make {
-            let map = aya_obj::Map::new_from_params(
-                BPF_MAP_TYPE_ARRAY as u32,
-                size_of::<u32>() as u32,
-                VALUE as u32,
-                (bytes() / VALUE) as u32,
-                BPF_F_MMAPABLE,
-            );
-            let map = MapData::create(map, "ravelin_numbers", None).map_err(io::Error::other)?;
-            map.pin(&path).map_err(io::Error::other)?;
-            map
-        } else {
-            return Ok(None);
+        let pinned = match make {
+            true => Some(PinnedWords::open_or_make(&path, <dyn BootPage>::WORDS)?),
+            false => PinnedWords::open(&path)?,
         };
-        let words = SharedWords::of(map.fd().as_fd(), <dyn BootPage>::WORDS)?;
-        Ok(Some(Arc::new(PinnedPage(words))))
+        Ok(pinned.map(|pinned| Arc::new(PinnedPage(pinned)) as _))
     }
 }
 
@@ -98,10 +78,6 @@ pub(crate) fn remove(instance: &str) {
 
 fn folder(instance: &str) -> PathBuf {
     Path::new(BPFFS).join("ravelin-numbers").join(instance)
-}
-
-const fn bytes() -> usize {
-    <dyn BootPage>::WORDS * size_of::<u64>()
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! What a worker counts. One writer, the worker; readers see each number whole.
+//!
+//! What is counted by reason and by rule goes on when the next process has its turn; the rest is of this one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ravelin_xdp_common::{DropReason, RuleCounter};
 
+use crate::pinned_words::PinnedWords;
 use crate::regime::TakenUp;
 
 /// A counter with one writer: a load and a store, no locked instruction.
@@ -14,10 +18,7 @@ impl Counter {
     /// Adds, from the one thread that writes.
     #[inline]
     pub fn add(&self, amount: u64) {
-        self.0.store(
-            self.0.load(Ordering::Relaxed).wrapping_add(amount),
-            Ordering::Relaxed,
-        );
+        add(&self.0, amount);
     }
 
     /// The value.
@@ -27,12 +28,73 @@ impl Counter {
     }
 }
 
+/// A load and a store, for the one writer.
+#[inline]
+fn add(word: &AtomicU64, amount: u64) {
+    word.store(
+        word.load(Ordering::Relaxed).wrapping_add(amount),
+        Ordering::Relaxed,
+    );
+}
+
+/// Where things are among the words that outlive the process: for each drop reason one, then for each slot packets and bytes.
+pub(crate) mod words {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use ravelin_xdp_common::RuleCounter;
+
+    use crate::book::REASONS;
+
+    /// How many there are with room for so many rules.
+    pub(crate) const fn count(rules: u32) -> usize {
+        (REASONS + rules as usize * 2).next_multiple_of(4)
+    }
+
+    pub(crate) fn drops(words: &[AtomicU64], index: usize) -> u64 {
+        words[..REASONS].get(index).map_or(0, value)
+    }
+
+    pub(crate) fn rule(words: &[AtomicU64], slot: u32) -> RuleCounter {
+        match words.get(slot_at(slot)..) {
+            Some([packets, bytes, ..]) => RuleCounter {
+                packets: value(packets),
+                bytes: value(bytes),
+            },
+            _ => RuleCounter::default(),
+        }
+    }
+
+    /// Lets the next rule in a slot count from zero. Not while the worker may still count for the old one.
+    pub(crate) fn reset_rule(words: &[AtomicU64], slot: u32) {
+        for word in words.iter().skip(slot_at(slot)).take(2) {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(super) const fn slot_at(slot: u32) -> usize {
+        REASONS + slot as usize * 2
+    }
+
+    fn value(word: &AtomicU64) -> u64 {
+        word.load(Ordering::Relaxed)
+    }
+}
+
+/// Where a worker's words are.
+#[derive(Debug)]
+enum Memory {
+    /// In this process.
+    Own(Box<[AtomicU64]>),
+    /// In the kernel, pinned.
+    Pinned(Arc<PinnedWords>),
+}
+
 /// The counters of one worker, apart from those of others by cache lines.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerCounters {
-    drops: [Counter; DropReason::COUNT],
-    rules: Vec<[Counter; 2]>,
+    memory: Memory,
     /// The edition of the regime that the worker works with.
     pub taken_up: TakenUp,
     /// Clear packets sealed and handed to the outer device.
@@ -62,12 +124,21 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
-    /// With room for this many rules.
+    /// With room for this many rules, gone with the process.
     #[must_use]
-    pub fn new(rules: usize) -> Self {
+    pub fn new(rules: u32) -> Self {
+        let zeros = std::iter::repeat_with(AtomicU64::default);
+        Self::of(Memory::Own(zeros.take(words::count(rules)).collect()))
+    }
+
+    /// In words that outlive the process, which are as many as they should be.
+    pub(crate) fn pinned(words: Arc<PinnedWords>) -> Self {
+        Self::of(Memory::Pinned(words))
+    }
+
+    fn of(memory: Memory) -> Self {
         Self {
-            drops: std::array::from_fn(|_| Counter::default()),
-            rules: std::iter::repeat_with(Default::default).take(rules).collect(),
+            memory,
             taken_up: TakenUp::default(),
             sealed: Counter::default(),
             opened: Counter::default(),
@@ -84,47 +155,44 @@ impl WorkerCounters {
         }
     }
 
+    #[inline]
+    fn words(&self) -> &[AtomicU64] {
+        match &self.memory {
+            Memory::Own(words) => words,
+            Memory::Pinned(words) => words.words(),
+        }
+    }
+
     /// Counts a dropped packet.
     #[inline]
     pub fn dropped(&self, reason: DropReason) {
-        self.drops[reason.index()].add(1);
+        self.lost(reason, 1);
     }
 
     /// Counts packets that were dropped where the worker could not see it.
+    #[inline]
     pub fn lost(&self, reason: DropReason, packets: u64) {
-        self.drops[reason.index()].add(packets);
+        add(&self.words()[reason.index()], packets);
     }
 
     /// Counts a packet of `bytes` for the rule that let it in.
     #[inline]
     pub fn matched(&self, rule_id: u32, bytes: usize) {
-        if let Some([packets, total]) = self.rules.get(rule_id as usize) {
-            packets.add(1);
-            total.add(bytes as u64);
+        if let Some([packets, total, ..]) = self.words().get(words::slot_at(rule_id)..) {
+            add(packets, 1);
+            add(total, bytes as u64);
         }
     }
 
     /// Packets dropped for a reason.
     #[must_use]
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.drops[reason.index()].value()
+        words::drops(self.words(), reason.index())
     }
 
     /// What the rule in a slot has let in.
     #[must_use]
     pub fn rule(&self, slot: u32) -> RuleCounter {
-        self.rules
-            .get(slot as usize)
-            .map_or_else(RuleCounter::default, |[packets, bytes]| RuleCounter {
-                packets: packets.value(),
-                bytes: bytes.value(),
-            })
-    }
-
-    /// Lets the next rule in a slot count from zero. Not while the worker may still count for the old one.
-    pub(crate) fn reset_rule(&self, slot: u32) {
-        for counter in self.rules.get(slot as usize).into_iter().flatten() {
-            counter.0.store(0, Ordering::Relaxed);
-        }
+        words::rule(self.words(), slot)
     }
 }

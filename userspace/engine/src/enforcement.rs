@@ -19,15 +19,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ravelin_esp::Provider;
-use ravelin_keying::KeyingError;
-use ravelin_xdp_common::RuleCounter;
-
 use crate::adjacency::Adjacencies;
+use crate::attach::AttachError;
 use crate::connection::{Connection, Inbound};
 use crate::difference::Difference;
 use crate::filter::{Filter, FilterError};
 use crate::installed::{Armed, Installed, armed_of, names};
+use crate::ledger::Ledger;
 use crate::peer_ports::PeerPorts;
 use crate::preflight::{check_connections, check_mtu};
 use crate::prepare::{ApplyError, Prepared};
@@ -37,6 +35,8 @@ use crate::role::Role;
 use crate::sas::{Needed, Sas};
 use crate::slots::Slots;
 use crate::worker::Worker;
+use ravelin_esp::Provider;
+use ravelin_keying::KeyingError;
 
 /// How many rules' counters are read out at a time: the engine has other things to do.
 const SWEEP: usize = 4096;
@@ -60,8 +60,8 @@ struct Trial {
 #[derive(Debug)]
 pub(crate) struct Means {
     pub(crate) filter: Filter,
-    /// How many rule counters the filter has.
-    pub(crate) max_rules: u32,
+    /// The counters that outlive the process.
+    pub(crate) ledger: Ledger,
     /// The folder of sequence marks.
     pub(crate) state: PathBuf,
     /// Names what outlives the process.
@@ -77,6 +77,7 @@ pub(crate) struct Means {
 #[derive(Debug)]
 pub(crate) struct Enforcement {
     pub(crate) filter: Filter,
+    pub(crate) ledger: Ledger,
     shared: Arc<Shared>,
     slots: Slots,
     outer: String,
@@ -89,8 +90,6 @@ pub(crate) struct Enforcement {
     generation: u32,
     /// The edition published last.
     edition: u64,
-    /// What rules have counted that are gone.
-    removed: RuleCounter,
     /// Connections and counters of earlier generations are to be taken down.
     unswept: bool,
     /// Dropped last: whoever still had an SA could use numbers up to its mark, and the next process would have to begin there.
@@ -106,7 +105,7 @@ impl Enforcement {
     pub(crate) fn start(means: Means, mut prepared: Prepared) -> Result<Self, ApplyError> {
         let Means {
             filter,
-            max_rules,
+            ledger,
             state,
             instance,
             provider,
@@ -115,9 +114,10 @@ impl Enforcement {
             role,
         } = means;
         check_connections(&prepared.policy, role)?;
-        let mut slots = Slots::new(max_rules);
+        let mut slots = ledger.slots();
         let mut sas = Sas::new(state, instance, provider);
-        let generation = 1;
+        // Where the process before has got to.
+        let generation = ledger.generation() + 1;
         let connections = match prepared.keys.take().filter(|_| role.seals()) {
             Some(mut keys) => {
                 sas.check(&prepared.policy, &mut keys, &[], &Rekeys::default())?;
@@ -132,8 +132,10 @@ impl Enforcement {
             adjacencies.current().outer.mtu,
         )?;
         let current = Installed::new(prepared, &mut slots, connections, generation)?;
+        enter(&ledger, &current);
         let mut enforcement = Self {
             filter,
+            ledger,
             sas,
             shared: Arc::new(Shared::new(current.regime(&Rekeys::default()), adjacencies)),
             slots,
@@ -145,11 +147,12 @@ impl Enforcement {
             trial: None,
             generation,
             edition: 1,
-            removed: RuleCounter::default(),
-            unswept: false,
+            // Rules that are gone since the process before.
+            unswept: true,
         };
         let first = &enforcement.current;
         enforcement.filter.apply(&first.rules, generation)?;
+        enforcement.ledger.set_generation(generation);
         announce(
             &mut enforcement.filter,
             first.armed(&Rekeys::default(), &PeerPorts::default()).values(),
@@ -181,6 +184,15 @@ impl Enforcement {
             .collect()
     }
 
+    /// Makes pins of counters anew that are gone.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Pin`].
+    pub(crate) fn pin_again(&self) -> Result<(), AttachError> {
+        self.ledger.pin_again(&self.filter)
+    }
+
     /// What the engine is for.
     pub(crate) fn role(&self) -> Role {
         self.role
@@ -189,11 +201,6 @@ impl Enforcement {
     /// The policy in force.
     pub(crate) fn current(&self) -> &Installed {
         &self.current
-    }
-
-    /// What rules have counted that are gone.
-    pub(crate) fn removed(&self) -> RuleCounter {
-        self.removed
     }
 
     /// Until when the policy in force may be confirmed.
@@ -372,7 +379,7 @@ impl Enforcement {
         let kept = || [Some(&self.current), self.previous()].into_iter().flatten();
         let rules = kept().flat_map(|one| one.rule_slots.iter().copied()).collect();
         self.sas.stop_all_but(&self.needed());
-        let (filter, removed) = (&mut self.filter, &mut self.removed);
+        let (filter, ledger) = (&mut self.filter, &self.ledger);
         let mut result = Ok(());
         let mut budget = SWEEP;
         self.slots.release(&rules, |slot| {
@@ -380,13 +387,7 @@ impl Enforcement {
                 return false;
             }
             budget -= 1;
-            match read_out(filter, workers, slot) {
-                Ok(counter) => {
-                    removed.packets += counter.packets;
-                    removed.bytes += counter.bytes;
-                }
-                Err(error) => result = Err(error),
-            }
+            result = read_out(filter, ledger, slot);
             result.is_ok()
         });
         self.unswept = budget == 0 || result.is_err();
@@ -441,6 +442,7 @@ impl Enforcement {
         let mtu = self.shared.adjacencies().current().outer.mtu;
         check_mtu(&prepared.policy, &connections, &self.outer, mtu)?;
         let next = Installed::new(prepared, &mut self.slots, connections, self.generation)?;
+        enter(&self.ledger, &next);
         let mut rekeys = self.rekeys.clone();
         let (before, after) = (&self.current.connections, &next.connections);
         rekeys.begin(before, after, Instant::now(), trial);
@@ -476,6 +478,7 @@ impl Enforcement {
             self.withdraw(&added);
             return Err(error);
         }
+        self.ledger.set_generation(next.generation);
         self.rekeys = rekeys;
         let previous = std::mem::replace(&mut self.current, next);
         let was = std::mem::replace(&mut self.ports, ports);
@@ -560,15 +563,19 @@ fn withdraw(filter: &mut Filter, inbound: &[Arc<Inbound>]) {
     }
 }
 
-/// What the rule in a slot has counted, once; the slot then counts from zero.
-fn read_out(filter: &mut Filter, workers: &[Worker], slot: u32) -> Result<RuleCounter, FilterError> {
-    let mut sum = filter.rules([slot])?.first().copied().unwrap_or_default();
-    filter.reset_rule(slot)?;
-    for counters in workers.iter().map(Worker::counters) {
-        let one = counters.rule(slot);
-        sum.packets += one.packets;
-        sum.bytes += one.bytes;
-        counters.reset_rule(slot);
+/// Writes down which slots the rules of a policy have.
+fn enter(ledger: &Ledger, installed: &Installed) {
+    ledger.enter(names(&installed.policy).zip(installed.rule_slots.iter().copied()));
+}
+
+/// Frees a slot: what its rule has counted goes to those that are gone.
+fn read_out(filter: &mut Filter, ledger: &Ledger, slot: u32) -> Result<(), FilterError> {
+    let mut sum = ledger.rule(slot);
+    for driver in filter.rules([slot])? {
+        sum.packets += driver.packets;
+        sum.bytes += driver.bytes;
     }
-    Ok(sum)
+    filter.reset_rule(slot)?;
+    ledger.remove(slot, sum);
+    Ok(())
 }

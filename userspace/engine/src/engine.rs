@@ -22,6 +22,7 @@ use crate::error::EngineError;
 use crate::filter::{Filter, Side};
 use crate::follow::Renewal;
 use crate::host::Host;
+use crate::ledger::Ledger;
 use crate::order::Order;
 use crate::peers::Peers;
 use crate::policy_file::PolicyFile;
@@ -183,20 +184,23 @@ impl Engine {
         }
 
         let max_rules = options.max_rules.unwrap_or_else(|| room_for(&prepared.policy));
-        let mut filter = Filter::load(max_rules, longest_frame)?;
+        let left = Ledger::left(&options.instance, max_rules);
+        let mut filter = Filter::load_with(max_rules, longest_frame, &left)?;
         if role == Role::Host {
             filter.load_host(options.edge)?;
         }
         take_over().map_err(EngineError::TakeOver)?;
         // Before anything is touched that an engine of the same name may use: this keeps it to one.
         let attachments = Attachments::open(&options.instance)?;
+        let ledger = Ledger::open(&options.instance, max_rules, &filter)
+            .map_err(|error| counters(&options.instance, error))?;
         let control = {
             let _guard = runtime.enter();
             Control::listen(&options.control)?
         };
         let means = Means {
             filter,
-            max_rules,
+            ledger,
             state: options.state.clone(),
             instance: options.instance.clone(),
             provider: options.provider.unwrap_or_else(Provider::preferred),
@@ -240,8 +244,8 @@ impl Engine {
             runtime: Some(runtime),
         };
         match (umem, &inner) {
-            (Some(umem), Some(inner)) => engine.start_workers(options, max_rules, (&outer, inner), &umem)?,
-            (Some(umem), None) => engine.start_host(options, max_rules, &outer, &umem)?,
+            (Some(umem), Some(inner)) => engine.start_workers(options, (&outer, inner), &umem)?,
+            (Some(umem), None) => engine.start_host(options, &outer, &umem)?,
             (None, _) => {}
         }
         engine.attach(options, attachments, &outer, inner.as_ref())?;
@@ -297,7 +301,6 @@ impl Engine {
     fn start_workers(
         &mut self,
         options: &Options,
-        max_rules: u32,
         (outer, inner): (&Device, &Device),
         umem: &UmemOptions,
     ) -> Result<(), EngineError> {
@@ -305,7 +308,7 @@ impl Engine {
         let cpus = allowed_cpus();
         for queue in 0..queues {
             let inner = ClearSide::Device(inner.name.clone());
-            self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), umem)?;
+            self.start_worker(options, (queue, &cpus), (outer, inner), umem)?;
         }
         if inner.veth {
             self.warnings.push(format!(
@@ -321,7 +324,6 @@ impl Engine {
     fn start_host(
         &mut self,
         options: &Options,
-        max_rules: u32,
         outer: &Device,
         umem: &UmemOptions,
     ) -> Result<(), EngineError> {
@@ -330,7 +332,7 @@ impl Engine {
         self.host = Some(host);
         let cpus = allowed_cpus();
         for (queue, inner) in (0..).zip(queues) {
-            self.start_worker(options, max_rules, (queue, &cpus), (outer, inner), umem)?;
+            self.start_worker(options, (queue, &cpus), (outer, inner), umem)?;
         }
         Ok(())
     }
@@ -338,7 +340,6 @@ impl Engine {
     fn start_worker(
         &mut self,
         options: &Options,
-        max_rules: u32,
         (queue, cpus): (u32, &[usize]),
         (outer, inner): (&Device, ClearSide),
         umem: &UmemOptions,
@@ -358,7 +359,9 @@ impl Engine {
             },
             spin: if options.busy_poll { Duration::MAX } else { SPIN },
         };
-        let mut worker = Worker::start(options, Arc::clone(self.enforcement.shared()), max_rules)?;
+        let counters = self.enforcement.ledger.worker(queue);
+        let counters = counters.map_err(|error| self::counters(&self.instance, error))?;
+        let mut worker = Worker::start(options, Arc::clone(self.enforcement.shared()), counters)?;
         if let Some(sockets) = worker.take_sockets() {
             let filter = &mut self.enforcement.filter;
             if let Some(inner) = &sockets.inner {
@@ -377,6 +380,7 @@ impl Engine {
         outer: &Device,
         inner: Option<&Device>,
     ) -> Result<(), EngineError> {
+        self.enforcement.ledger.keep();
         let filter = &mut self.enforcement.filter;
         if let Some(host) = &self.host {
             attachments.edge(filter, host.name(), host.workers_end())?;
@@ -414,7 +418,26 @@ impl Engine {
         attachments.sweep()?;
         attachments.keep();
         self.attachments = Some(attachments);
+        let unserved = self.enforcement.ledger.resume(filter);
+        let unserved = unserved.map_err(|error| counters(&self.instance, error))?;
+        if !unserved.is_empty() {
+            let counts = unserved.iter();
+            let counts: Vec<String> = counts
+                .map(|(reason, count)| format!("{} {count}", reason.name()))
+                .collect();
+            self.warnings.push(format!(
+                "packets were dropped while no engine served: {}",
+                counts.join(", ")
+            ));
+        }
         Ok(())
+    }
+}
+
+fn counters(instance: &str, error: io::Error) -> EngineError {
+    EngineError::Counters {
+        instance: instance.to_owned(),
+        error,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::attach::AttachError;
 use crate::control::ControlError;
 use crate::filter::FilterError;
 use crate::host::HostError;
+use crate::ledger::COUNTERS;
 use crate::prepare::ApplyError;
 use crate::worker::WorkerError;
 
@@ -93,6 +94,14 @@ pub enum EngineError {
     /// The BPF side.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// The counters of the instance.
+    #[error("the counters in {COUNTERS}/{instance}: {error}; remove that folder, and they begin at zero")]
+    Counters {
+        /// The instance.
+        instance: String,
+        /// What went wrong.
+        error: io::Error,
+    },
     /// Attaching.
     #[error(transparent)]
     Attach(#[from] AttachError),

@@ -1,9 +1,11 @@
 //! The BPF side as user space sees it: loading the object, filling its maps, attaching its programs and reading
 //! its counters.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd};
+use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
@@ -102,7 +104,18 @@ pub struct Filter {
     #[cfg(feature = "log")]
     logger: Option<Logger>,
     rule_set: ArrayOfMaps<MapData, Array<MapData, Line>>,
+    /// What is in it.
+    in_force: Option<InForce>,
     tunnels: Tunnels,
+}
+
+/// The array of a rule set.
+struct InForce(Array<MapData, Line>);
+
+impl fmt::Debug for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InForce")
+    }
 }
 
 impl Filter {
@@ -113,7 +126,24 @@ impl Filter {
     ///
     /// [`FilterError`] when the kernel refuses the object or a program.
     pub fn load(rules: u32, longest: u32) -> Result<Self, FilterError> {
-        let mut bpf = EbpfLoader::new()
+        Self::load_with(rules, longest, &[])
+    }
+
+    /// The same, with maps that are pinned already in place of new ones.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::load`].
+    pub(crate) fn load_with(
+        rules: u32,
+        longest: u32,
+        pins: &[(&'static str, PathBuf)],
+    ) -> Result<Self, FilterError> {
+        let mut loader = EbpfLoader::new();
+        for (name, pin) in pins {
+            loader.map_pin_path(name, pin.as_path());
+        }
+        let mut bpf = loader
             // Nothing in the object depends on the layout of the kernel's own structures, and to read about them takes longer
             // than everything else here but the verifier.
             .btf(None)
@@ -138,6 +168,7 @@ impl Filter {
             #[cfg(feature = "log")]
             logger,
             rule_set,
+            in_force: None,
             tunnels: Tunnels::default(),
         })
     }
@@ -198,7 +229,50 @@ impl Filter {
         let array: Array<MapData, Line> = Map::from_map_data(array)
             .and_then(TryInto::try_into)
             .map_err(map_error(name))?;
-        self.rule_set.set(0, &array, 0).map_err(map_error(name))
+        self.rule_set.set(0, &array, 0).map_err(map_error(name))?;
+        self.in_force = Some(InForce(array));
+        Ok(())
+    }
+
+    /// Waits until no program runs any more that began before. The kernel does so whenever an array of maps changes
+    /// (`kernel/bpf/syscall.c`, `maybe_wait_bpf_programs`), if only from one map to the same.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub(crate) fn settle(&mut self) -> Result<(), FilterError> {
+        let Some(InForce(array)) = &self.in_force else {
+            return Ok(());
+        };
+        let set = self.rule_set.set(0, array, 0);
+        set.map_err(map_error(map_names::RULE_SET))
+    }
+
+    /// Pins a map.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn pin(&self, name: &'static str, path: &Path) -> io::Result<()> {
+        let map = self
+            .bpf
+            .map(name)
+            .ok_or_else(|| io::Error::other(FilterError::Missing(name)))?;
+        map.pin(path).map_err(io::Error::other)
+    }
+
+    /// Whether the map that is pinned there is this one.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn is_pinned(&self, name: &'static str, path: &Path) -> io::Result<bool> {
+        let Some(Map::PerCpuArray(own)) = self.bpf.map(name) else {
+            return Ok(false);
+        };
+        let pinned = MapData::from_pin(path).and_then(|pinned| pinned.info());
+        let (own, pinned) = (own.info(), pinned.map_err(io::Error::other)?);
+        Ok(own.map_err(io::Error::other)?.id() == pinned.id())
     }
 
     /// Announces an inbound SA to the driver.

@@ -13,7 +13,7 @@ use crate::status::{PendingStatus, PolicyStatus, RuleCount, RuleStatus, Status, 
 impl Engine {
     /// Everything the engine tells about itself, at this moment.
     pub(crate) fn status(&self) -> Result<Status, String> {
-        let filter = &self.enforcement.filter;
+        let (filter, ledger) = (&self.enforcement.filter, &self.enforcement.ledger);
         let current = self.enforcement.current();
         let described = |error: FilterError| error.to_string();
         let driver_drops = filter.drops().map_err(described)?;
@@ -23,7 +23,7 @@ impl Engine {
             .map_err(described)?;
         let audited = filter.audited().map_err(described)?;
         let workers = &self.workers;
-        let removed = self.enforcement.removed();
+        let removed = ledger.removed();
         let deadline = self.enforcement.deadline();
         let now = Instant::now();
         Ok(Status {
@@ -50,24 +50,24 @@ impl Engine {
             outcomes: Pass::ALL
                 .iter()
                 .zip(passes)
-                .map(|(pass, count)| (pass.name().to_owned(), count))
+                .enumerate()
+                .map(|(index, (pass, count))| (pass.name().to_owned(), count + ledger.passed(index)))
                 .collect(),
             drops: DropReason::ALL
                 .iter()
                 .zip(driver_drops)
-                .map(|(reason, at_driver)| {
-                    let in_workers: u64 = workers
-                        .iter()
-                        .map(|worker| worker.counters().drops(*reason))
-                        .sum();
-                    (reason.name().to_owned(), at_driver + in_workers)
-                })
+                .map(|(reason, at_driver)| (reason.name().to_owned(), at_driver + ledger.drops(*reason)))
+                .collect(),
+            unserved: DropReason::ALL
+                .iter()
+                .map(|reason| (reason.name().to_owned(), ledger.unserved(*reason)))
+                .filter(|(_, count)| *count > 0)
                 .collect(),
             audited: DropReason::ALL
                 .iter()
                 .zip(audited)
+                .map(|(reason, count)| (reason.name().to_owned(), count + ledger.audited(*reason)))
                 .filter(|(_, count)| *count > 0)
-                .map(|(reason, count)| (reason.name().to_owned(), count))
                 .collect(),
             rules: current
                 .policy
@@ -75,20 +75,14 @@ impl Engine {
                 .iter()
                 .zip(current.rule_slots.iter().zip(rules))
                 .map(|(rule, (slot, at_driver))| {
-                    workers.iter().map(|worker| worker.counters().rule(*slot)).fold(
-                        RuleStatus {
-                            name: rule.name.clone(),
-                            action: rule.action.to_string(),
-                            active: rule.active,
-                            packets: at_driver.packets,
-                            bytes: at_driver.bytes,
-                        },
-                        |sum, one| RuleStatus {
-                            packets: sum.packets + one.packets,
-                            bytes: sum.bytes + one.bytes,
-                            ..sum
-                        },
-                    )
+                    let elsewhere = ledger.rule(*slot);
+                    RuleStatus {
+                        name: rule.name.clone(),
+                        action: rule.action.to_string(),
+                        active: rule.active,
+                        packets: at_driver.packets + elsewhere.packets,
+                        bytes: at_driver.bytes + elsewhere.bytes,
+                    }
                 })
                 .collect(),
             removed_rules: RuleCount {

@@ -45,6 +45,7 @@ impl Engine {
         };
         self.supervisor.ready(&self.summary());
         let result = runtime.block_on(self.serve(stop, reloads));
+        self.look_at_drops();
         self.supervisor.stopping();
         self.runtime = Some(runtime);
         if self.enforcement.deadline().is_some() {
@@ -84,6 +85,7 @@ impl Engine {
                     let record = recorded.elapsed() >= RECORD;
                     if record {
                         recorded = Instant::now();
+                        self.look_at_drops();
                         for news in self.enforcement.lifetime_news(recorded) {
                             eprintln!("ravelin: {news}");
                         }
@@ -138,7 +140,9 @@ impl Engine {
         let Some(attachments) = &mut self.attachments else {
             return;
         };
-        let trouble = match attachments.pin_again() {
+        let pinned = attachments.pin_again();
+        let pinned = pinned.and_then(|again| self.enforcement.pin_again().map(|()| again));
+        let trouble = match pinned {
             Ok(false) => None,
             Ok(true) => {
                 eprintln!("ravelin: pins of the programs were gone; they are there again");
@@ -150,6 +154,13 @@ impl Engine {
             eprintln!("ravelin: {text}");
         }
         self.unpinned = trouble;
+    }
+
+    /// Notes what was dropped while this engine served. What it cannot read now it reads next time.
+    fn look_at_drops(&self) {
+        if let Ok(dropped) = self.enforcement.filter.drops() {
+            self.enforcement.ledger.look(&dropped);
+        }
     }
 
     /// Tells of workers that hang; only while none does, the service manager hears that all is well.

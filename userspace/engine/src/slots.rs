@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::book::Identity;
+
 /// The slots of the per-rule counters.
 #[derive(Debug)]
 pub(crate) struct Slots {
     capacity: u32,
-    by_name: HashMap<String, u32>,
+    by_name: HashMap<Identity, u32>,
     free: Vec<u32>,
     /// Slots from here on were never used.
     fresh: u32,
@@ -22,12 +24,16 @@ pub(crate) struct Full {
 }
 
 impl Slots {
-    pub(crate) fn new(capacity: u32) -> Self {
+    /// So many slots, of which some are taken.
+    pub(crate) fn new(capacity: u32, taken: impl IntoIterator<Item = (Identity, u32)>) -> Self {
+        let by_name: HashMap<Identity, u32> = taken.into_iter().collect();
+        let used: HashSet<u32> = by_name.values().copied().collect();
+        let fresh = used.iter().max().map_or(0, |last| last + 1);
         Self {
             capacity,
-            by_name: HashMap::new(),
-            free: Vec::new(),
-            fresh: 0,
+            free: (0..fresh).filter(|slot| !used.contains(slot)).collect(),
+            by_name,
+            fresh,
         }
     }
 
@@ -37,7 +43,9 @@ impl Slots {
     ///
     /// [`Full`].
     pub(crate) fn check<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<(), Full> {
-        let new = names.filter(|name| !self.by_name.contains_key(*name)).count();
+        let new = names
+            .filter(|name| !self.by_name.contains_key(&Identity::of(name)))
+            .count();
         let room = self.free.len() + (self.capacity - self.fresh) as usize;
         if new <= room {
             return Ok(());
@@ -60,14 +68,15 @@ impl Slots {
         self.check(names.clone())?;
         Ok(names
             .map(|name| {
-                if let Some(slot) = self.by_name.get(name) {
+                let rule = Identity::of(name);
+                if let Some(slot) = self.by_name.get(&rule) {
                     return *slot;
                 }
                 let slot = self.free.pop().unwrap_or_else(|| {
                     self.fresh += 1;
                     self.fresh - 1
                 });
-                self.by_name.insert(name.to_owned(), slot);
+                self.by_name.insert(rule, slot);
                 slot
             })
             .collect())
@@ -89,11 +98,11 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use super::{Full, Slots};
+    use super::{Full, Identity, Slots};
 
     #[test]
     fn a_name_keeps_its_slot_and_a_freed_one_is_used_again() {
-        let mut slots = Slots::new(3);
+        let mut slots = Slots::new(3, []);
         let first = slots.assign(["a", "b"].into_iter()).unwrap();
         let second = slots.assign(["b", "c"].into_iter()).unwrap();
         assert_eq!(first[1], second[0]);
@@ -117,6 +126,17 @@ mod tests {
         );
         // Not given back, so not given out.
         slots.release(&[second[0]].into_iter().collect(), |_| false);
+        assert!(slots.assign(["e"].into_iter()).is_err());
+    }
+
+    #[test]
+    fn slots_that_an_earlier_process_gave_out_are_taken() {
+        let taken = [("a", 2), ("b", 0)].map(|(name, slot)| (Identity::of(name), slot));
+        let mut slots = Slots::new(4, taken);
+        assert_eq!(
+            slots.assign(["a", "b", "c", "d"].into_iter()).unwrap(),
+            [2, 0, 1, 3]
+        );
         assert!(slots.assign(["e"].into_iter()).is_err());
     }
 }

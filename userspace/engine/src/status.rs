@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifetime::SaLifetime;
 
-/// Everything, at one moment. Counters count since the start of the process.
+/// Everything, at one moment. What is counted by outcome, reason and rule goes on from process to process until the filter is taken
+/// away or the machine is started again; the rest is of this process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of the engine.
@@ -32,6 +33,10 @@ pub struct Status {
     pub outcomes: BTreeMap<String, u64>,
     /// Packets dropped, by reason, at the driver and in the workers together. All reasons, zeros included.
     pub drops: BTreeMap<String, u64>,
+    /// Those among them that the driver dropped while no engine served, to within a second before it ended. Only reasons that
+    /// occurred.
+    #[serde(default)]
+    pub unserved: BTreeMap<String, u64>,
     /// Packets that an audit spared, by the reason that would have dropped them. Only reasons that occurred.
     #[serde(default)]
     pub audited: BTreeMap<String, u64>,
@@ -52,7 +57,8 @@ pub struct PolicyStatus {
     pub file: PathBuf,
     /// SHA-256 of the file's text, in hex.
     pub sha256: String,
-    /// Counts swaps: each time a policy, or the addresses it stands for, comes into force.
+    /// Counts swaps: each time a policy, or the addresses it stands for, comes into force. Goes on from process to process, as
+    /// counters do.
     pub generation: u32,
     /// Number of rules.
     pub rules: usize,

@@ -155,12 +155,16 @@ impl Ready {
 }
 
 impl Worker {
-    /// Starts the thread, with room for counters of this many rules, and waits until its sockets are open.
+    /// Starts the thread, which counts in `counters`, and waits until its sockets are open.
     ///
     /// # Errors
     ///
     /// [`WorkerError`]; then nothing of it is left.
-    pub fn start(options: WorkerOptions, shared: Arc<Shared>, rules: u32) -> Result<Self, WorkerError> {
+    pub fn start(
+        options: WorkerOptions,
+        shared: Arc<Shared>,
+        counters: WorkerCounters,
+    ) -> Result<Self, WorkerError> {
         let queue = options.queue;
         let failed = |error| WorkerError::System { queue, error };
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
@@ -169,7 +173,7 @@ impl Worker {
             flag: AtomicBool::new(false),
             wake,
         });
-        let counters = Arc::new(WorkerCounters::new(rules as usize));
+        let counters = Arc::new(counters);
         let (sender, receiver) = bounded(1);
         let thread = {
             let (stop, counters) = (Arc::clone(&stop), Arc::clone(&counters));

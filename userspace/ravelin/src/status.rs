@@ -133,6 +133,12 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for (name, packets) in status.drops.iter().filter(|(_, packets)| **packets != 0) {
         writeln!(out, "{name:<28} {packets:>14}")?;
     }
+    if !status.unserved.is_empty() {
+        writeln!(out, "\n{:<28} {:>14}", "of these, without an engine", "packets")?;
+    }
+    for (name, packets) in &status.unserved {
+        writeln!(out, "{name:<28} {packets:>14}")?;
+    }
     for worker in &status.workers {
         writeln!(
             out,

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
+mod adoption;
 mod boot;
 mod broken_rekeys;
 mod expiry;

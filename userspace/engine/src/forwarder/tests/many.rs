@@ -112,7 +112,7 @@ fn site(hub: bool) -> (Site, Duration, u64) {
         definition: policy.connections()[0].clone(),
         shared: Shared::new(regime, adjacencies),
         rules,
-        counters: WorkerCounters::new(CONNECTIONS as usize),
+        counters: WorkerCounters::new(CONNECTIONS),
         questions,
     };
     (site, made, memory)
