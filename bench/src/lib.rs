@@ -9,11 +9,15 @@
 //! found to tell such rule sets apart: pairs of prefix lengths, classes of port ranges, nesting and skew of the
 //! prefixes, and which protocols go with them.
 //!
-//! What the benches have in common besides: [`machine`], [`program`], [`samples`], [`publish`]; and a gateway in memory: [`rig`].
+//! What the benches have in common besides: [`machine`], [`program`], [`samples`], [`publish`], [`interrupt`], [`huge_pages`]; a gateway in
+//! memory: [`rig`], with its [`tunnel`]s and a [`memory_port`]; and DPDK's: [`secgw`].
 #![forbid(unsafe_code)]
 
 mod generate;
+pub mod huge_pages;
+pub mod interrupt;
 pub mod machine;
+pub mod memory_port;
 mod prefix;
 mod prefix_tree;
 mod profile;
@@ -22,7 +26,9 @@ pub mod publish;
 pub mod rig;
 mod rule;
 pub mod samples;
+pub mod secgw;
 mod trace;
+pub mod tunnel;
 
 pub use generate::{Order, RuleList};
 pub use prefix::Prefix;

@@ -1,12 +1,13 @@
 //! A gateway without devices: one worker's packet path over ports in memory, in a network of tunnels.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use ravelin_classifier::compile;
+use ravelin_classifier::{Host, RuleSet, compile};
 use ravelin_engine::{
     Adjacencies, Connection, Forwarder, Hop, PathMtu, Port, Question, Regime, Shared, Side, Snapshot,
     WorkerCounters,
@@ -17,18 +18,20 @@ use ravelin_policy::{self as policy, Policy};
 use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{DropReason, FrameMetadata, Kind};
 use ravelin_xsk::twin::{TwinEnd, TwinPort};
-use ravelin_xsk::{PortOptions, Umem, UmemOptions};
+use ravelin_xsk::{self as xsk, PortOptions, Umem, UmemOptions};
+
+use crate::tunnel::{HOST, INSIDE, LOCAL, MOST, Tunnel};
 
 const ETHERNET: usize = 14;
 
 /// Packets that are on a wire at a time.
 pub const BATCH: usize = 32;
 
-const OUTER: [u8; 4] = [192, 0, 2, 1];
-
-/// The tunnels, and what workers share. Site `n` is 10.n/16 in steps of 256 behind 198.18.n.
+/// The tunnels, and what workers share.
 #[derive(Debug)]
 pub struct Network {
+    policy: Policy,
+    rules: Arc<RuleSet>,
     shared: Shared,
     counters: WorkerCounters,
     tunnels: u32,
@@ -42,19 +45,22 @@ impl Network {
     ///
     /// # Errors
     /// More tunnels than the addresses of this network have room for.
-    pub fn new(tunnels: u32, provider: Provider) -> Result<Self> {
-        ensure!((1..=65_536).contains(&tunnels), "1 to 65,536 tunnels");
+    pub fn new(tunnels: u32, provider: Provider, extended_sequence_numbers: bool) -> Result<Self> {
+        ensure!((1..=MOST).contains(&tunnels), "1 to {MOST} tunnels");
         let mut text = String::from("default = \"block\"\n");
+        let (inside, length) = INSIDE;
         for number in 0..tunnels {
-            let (site, remote) = (site(number), remote(number));
-            text += &format!(
-                "[filter-lists.l{number:05}]\nfilters = [{{ source = \"172.16.0.0/16\", destination = \"{site}/24\" }}]\n\
-                 [[rules]]\nname = \"r{number:05}\"\nfilter-list = \"l{number:05}\"\naction = \"protect\"\nconnection = \"c{number:05}\"\n\
-                 [connections.c{number:05}]\nmode = \"tunnel\"\nlocal = \"192.0.2.1\"\nremote = \"{remote}\"\n\
-                 [connections.c{number:05}.static]\nalgorithm = \"aes-256-gcm\"\n\
-                 outbound = {{ spi = {}, key-file = \"out-{number}\" }}\ninbound = {{ spi = {}, key-file = \"in-{number}\" }}\n",
-                0x1_0000 + number,
-                0x10_0000 + number,
+            let tunnel = Tunnel(number);
+            let (site, site_length) = tunnel.site();
+            let (remote, outbound, inbound) = (tunnel.remote(), tunnel.outbound_spi(), tunnel.inbound_spi());
+            // Writing to a string does not fail.
+            let _ = write!(
+                text,
+                "[filter-lists.l{number:06}]\nfilters = [{{ source = \"{inside}/{length}\", destination = \"{site}/{site_length}\" }}]\n\
+                 [[rules]]\nname = \"r{number:06}\"\nfilter-list = \"l{number:06}\"\naction = \"protect\"\nconnection = \"c{number:06}\"\n\
+                 [connections.c{number:06}]\nmode = \"tunnel\"\nlocal = \"{LOCAL}\"\nremote = \"{remote}\"\n\
+                 [connections.c{number:06}.static]\nalgorithm = \"aes-256-gcm\"\n\
+                 outbound = {{ spi = {outbound}, key-file = \"out-{number}\" }}\ninbound = {{ spi = {inbound}, key-file = \"in-{number}\" }}\n",
             );
         }
         let (policy, _) = Policy::parse(&text, "bench")?;
@@ -62,14 +68,16 @@ impl Network {
         let (mut connections, mut peers) = (Vec::new(), Vec::new());
         let mut hops = snapshot();
         for (definition, slot) in policy.connections().iter().zip(0..) {
-            let (connection, peer) = tunnel(definition, slot, provider)?;
+            let (connection, peer) = connect(definition, slot, provider, extended_sequence_numbers)?;
             hops = hops.with_hop(Side::Outer, definition.remote, Hop::Ready([2, 0, 0, 0, 0, 9]));
             connections.push(Arc::new(connection));
             peers.push(peer);
         }
-        let regime = Regime::new(1, rules, connections, []);
+        let regime = Regime::new(1, Arc::clone(&rules), connections, []);
         let (adjacencies, questions) = Adjacencies::new(hops).context("an eventfd")?;
         Ok(Self {
+            policy,
+            rules,
             shared: Shared::new(regime, adjacencies),
             counters: WorkerCounters::new(tunnels),
             tunnels,
@@ -119,6 +127,26 @@ impl Network {
         Ok(Ready::new(Kind::OpenEsp, number, frame))
     }
 
+    /// What the drivers of both devices decide, without drivers.
+    #[must_use]
+    pub fn drivers(&self) -> Host {
+        Host::new(&self.policy, RuleSet::clone(&self.rules), &[LOCAL.into()])
+    }
+
+    /// A worker's packet path between two ports.
+    pub fn path<'n, 'u, P: xsk::Port<'u>>(&'n self, inner: P, outer: P) -> Forwarder<'n, 'u, P> {
+        Forwarder::new(inner, outer, &self.shared, &self.counters)
+    }
+
+    /// What was dropped so far, and why.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        let counted = DropReason::ALL
+            .iter()
+            .map(|reason| (reason.name(), self.counters.drops(*reason)));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// A worker between two wires.
     ///
     /// # Errors
@@ -128,8 +156,8 @@ impl Network {
         let (inner, inner_end) = TwinPort::new(memory, &options)?;
         let (outer, outer_end) = TwinPort::new(memory, &options)?;
         Ok(Worker {
-            forwarder: Forwarder::new(inner, outer, &self.shared, &self.counters),
-            counters: &self.counters,
+            forwarder: self.path(inner, outer),
+            network: self,
             inner: inner_end,
             outer: outer_end,
             taken: Vec::new(),
@@ -140,8 +168,10 @@ impl Network {
 /// A frame and what the driver says of it.
 #[derive(Clone, Debug)]
 pub struct Ready {
-    metadata: Vec<u8>,
-    frame: Vec<u8>,
+    /// As it stands in front of the frame.
+    pub metadata: Vec<u8>,
+    /// From the Ethernet header on.
+    pub frame: Vec<u8>,
 }
 
 impl Ready {
@@ -167,7 +197,7 @@ impl Ready {
 #[derive(Debug)]
 pub struct Worker<'n, 'u> {
     forwarder: Forwarder<'n, 'u, TwinPort<'u>>,
-    counters: &'n WorkerCounters,
+    network: &'n Network,
     inner: TwinEnd,
     outer: TwinEnd,
     taken: Vec<u8>,
@@ -190,13 +220,6 @@ impl Worker<'_, '_> {
         self.pass(frames, false)
     }
 
-    fn drops(&self) -> Vec<(&'static str, u64)> {
-        let counted = DropReason::ALL
-            .iter()
-            .map(|reason| (reason.name(), self.counters.drops(*reason)));
-        counted.filter(|(_, count)| *count > 0).collect()
-    }
-
     fn pass<'r>(&mut self, frames: impl IntoIterator<Item = &'r Ready>, sealing: bool) -> Result<()> {
         let (from, to) = if sealing {
             (&self.inner, &self.outer)
@@ -212,30 +235,23 @@ impl Worker<'_, '_> {
         while to.take_into(&mut self.taken) {
             left -= 1;
         }
-        ensure!(left == 0, "{left} packets did not come out: {:?}", self.drops());
+        ensure!(
+            left == 0,
+            "{left} packets did not come out: {:?}",
+            self.network.drops()
+        );
         Ok(())
     }
 }
 
-fn site(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(0x0a00_0000 + (number << 8))
-}
-
-fn remote(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(0xc612_0000 + number)
-}
-
 /// Our ends of a tunnel, and the other end's to send with.
-fn tunnel(
+fn connect(
     definition: &policy::Connection,
     slot: u32,
     provider: Provider,
+    extended_sequence_numbers: bool,
 ) -> Result<(Connection, OutboundSa)> {
-    let key = |direction: u8| {
-        let mut key = [direction; 36];
-        key[..4].copy_from_slice(&slot.to_be_bytes());
-        Secret::copy_from(&key)
-    };
+    let (there, here) = (Tunnel(slot).outbound_key(), Tunnel(slot).inbound_key());
     let ours = Mode::Tunnel {
         local: definition.local,
         remote: definition.remote,
@@ -244,15 +260,15 @@ fn tunnel(
         local: definition.remote,
         remote: definition.local,
     };
-    let parameters = |spi: policy::Spi, mode, direction| SaParameters {
-        extended_sequence_numbers: true,
-        ..SaParameters::new(spi.value(), mode, Algorithm::AES_256_GCM, key(direction))
+    let parameters = |spi: policy::Spi, mode, key: &[u8]| SaParameters {
+        extended_sequence_numbers,
+        ..SaParameters::new(spi.value(), mode, Algorithm::AES_256_GCM, Secret::copy_from(key))
     };
     let now = Instant::now();
     let (out, back) = (definition.keys.outbound.spi, definition.keys.inbound.spi);
-    let outbound = OutboundSa::new(parameters(out, ours, 1), provider, 0, now)?;
-    let inbound = InboundSa::new(parameters(back, ours, 2), provider, 0, now)?;
-    let peer = OutboundSa::new(parameters(back, theirs, 2), provider, 0, now)?;
+    let outbound = OutboundSa::new(parameters(out, ours, &there), provider, 0, now)?;
+    let inbound = InboundSa::new(parameters(back, ours, &here), provider, 0, now)?;
+    let peer = OutboundSa::new(parameters(back, theirs, &here), provider, 0, now)?;
     for sa in [&outbound, &peer] {
         sa.sequence().raise_ceiling(u64::MAX);
     }
@@ -263,27 +279,25 @@ fn tunnel(
 }
 
 fn snapshot() -> Snapshot {
-    let port = |last, v4| Port {
+    let port = |last, v4: Ipv4Addr| Port {
         mac: [2, 0, 0, 0, 0, last],
         mtu: 1600,
-        v4: Some(v4),
+        v4: Some(v4.octets()),
         v6: None,
     };
-    let host = Ipv4Addr::new(172, 16, 0, 5).into();
     let mut snapshot = Snapshot::default();
-    snapshot.outer = port(1, OUTER);
-    snapshot.inner = port(2, [172, 16, 0, 1]);
-    snapshot.with_hop(Side::Inner, host, Hop::Ready([2, 0, 0, 0, 0, 7]))
+    snapshot.outer = port(1, LOCAL);
+    snapshot.inner = port(2, Ipv4Addr::new(172, 16, 0, 1));
+    snapshot.with_hop(Side::Inner, HOST.into(), Hop::Ready([2, 0, 0, 0, 0, 7]))
 }
 
-/// A UDP packet from 172.16.0.5 to a host of a site.
+/// A UDP packet from the host behind the gateway to that of a site.
 fn clear_packet(number: u32, size: usize) -> Vec<u8> {
     let mut packet = vec![0x5a; size];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 172, 16, 0, 5, 0, 0, 0, 0,
-    ]);
+    packet[..12].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0]);
     packet[2..4].copy_from_slice(&(size as u16).to_be_bytes());
-    packet[16..20].copy_from_slice(&(site(number).to_bits() + 5).to_be_bytes());
+    packet[12..16].copy_from_slice(&HOST.octets());
+    packet[16..20].copy_from_slice(&Tunnel(number).host().octets());
     packet[20..28].copy_from_slice(&[0x30, 0x39, 0, 53, 0, 0, 0, 0]);
     packet[24..26].copy_from_slice(&(size as u16 - 20).to_be_bytes());
     let sum = ipv4_header(&packet[..20]);

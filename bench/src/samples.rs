@@ -75,6 +75,19 @@ impl Samples {
         json!({ "median": self.median(), "spread_percent": self.spread(), "samples": self.0 })
     }
 
+    /// The median of what each of these is to the one that was taken in the same round.
+    #[must_use]
+    pub fn ratio(&self, to: &Self) -> Ratio {
+        let mut each = Self::default();
+        for (one, other) in self.0.iter().zip(&to.0) {
+            each.push(one / other);
+        }
+        Ratio {
+            median: each.median(),
+            noisy: self.is_noisy() || to.is_noisy(),
+        }
+    }
+
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -86,6 +99,42 @@ impl Samples {
 impl fmt::Display for Samples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&figure(self.median()))
+    }
+}
+
+/// What one thing is to another; of [`Samples::ratio`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratio {
+    median: f64,
+    noisy: bool,
+}
+
+impl Ratio {
+    /// The ratio, if both were measured and neither is noisy.
+    #[must_use]
+    pub fn value(&self) -> Option<f64> {
+        (!self.noisy && !self.median.is_nan()).then_some(self.median)
+    }
+
+    /// A cell of a table, in percent.
+    #[must_use]
+    pub fn percent(&self) -> String {
+        self.marked(&format!("{:.0} %", self.median * 100.0))
+    }
+
+    fn marked(&self, text: &str) -> String {
+        match (self.median.is_nan(), self.noisy) {
+            (true, _) => "–".to_owned(),
+            (false, true) => format!("{text} (**noisy**)"),
+            (false, false) => text.to_owned(),
+        }
+    }
+}
+
+/// A cell of a table.
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.marked(&format!("{:.2}", self.median)))
     }
 }
 
@@ -117,6 +166,21 @@ mod tests {
         assert_eq!(Samples(vec![80.0, 100.0, 120.0]).cell(), "100 (±20, **noisy**)");
         assert_eq!(Samples(vec![80.0]).cell(), "80 (once)");
         assert_eq!(Samples::default().cell(), "–");
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_the_rounds_and_as_noisy_as_the_worse() {
+        let (ours, theirs) = (Samples(vec![2.0, 2.1, 2.0]), Samples(vec![1.0, 1.1, 1.0]));
+        let ratio = ours.ratio(&theirs);
+        assert_eq!((ratio.to_string().as_str(), ratio.value()), ("2.00", Some(2.0)));
+        assert_eq!(ratio.percent(), "200 %");
+        let ratio = ours.ratio(&Samples(vec![1.0, 2.0, 1.0]));
+        assert_eq!(
+            (ratio.to_string().as_str(), ratio.value()),
+            ("2.00 (**noisy**)", None)
+        );
+        let ratio = ours.ratio(&Samples::default());
+        assert_eq!((ratio.to_string().as_str(), ratio.value()), ("–", None));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: the figures that the documentation quotes, in one table.
 
+mod dpdk;
+mod engine;
 mod filter;
 mod gcm;
 pub(crate) mod host;
@@ -43,6 +45,7 @@ pub(crate) struct Args {
 /// Other tables.
 #[derive(Debug, Subcommand)]
 enum Part {
+    Engine(engine::Args),
     Filter(filter::Args),
     Gcm(gcm::Args),
     Host(host::Args),
@@ -52,6 +55,7 @@ enum Part {
 /// Runs the task.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     match &args.part {
+        Some(Part::Engine(args)) => return engine::run(workspace, args),
         Some(Part::Filter(args)) => return filter::run(workspace, args),
         Some(Part::Gcm(args)) => return gcm::run(workspace, args),
         Some(Part::Host(args)) => return host::run(workspace, args),
@@ -107,6 +111,26 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         workspace.shown(&raw).display()
     );
     Ok(())
+}
+
+/// A bench's program, to be compiled and told its options; it knows already where its results belong.
+fn bench_program(workspace: &Workspace, name: &str) -> Command {
+    let mut command = workspace.cargo();
+    command
+        .args([
+            "run",
+            "--release",
+            "--package",
+            "ravelin-bench",
+            "--bin",
+            name,
+            "--",
+            "--out",
+        ])
+        .arg(workspace.target.join("bench"))
+        .arg("--root")
+        .arg(&workspace.root);
+    command
 }
 
 /// Criterion's estimates of the time for a packet, by group, function and size.

@@ -53,7 +53,7 @@ fn main() -> Result<()> {
 }
 
 fn outbound(size: usize, batches: usize) -> Result<()> {
-    let network = Network::new(TUNNELS, Provider::AesNi)?;
+    let network = Network::new(TUNNELS, Provider::AesNi, true)?;
     let memory = Network::memory()?;
     let mut worker = network.worker(&memory)?;
     let mut frames: VecDeque<Ready> = network.clear_frames(size);
@@ -66,7 +66,7 @@ fn outbound(size: usize, batches: usize) -> Result<()> {
 
 /// The other ends seal as well, one packet at a time; that is counted with it.
 fn inbound(size: usize, batches: usize) -> Result<()> {
-    let network = Network::new(TUNNELS, Provider::AesNi)?;
+    let network = Network::new(TUNNELS, Provider::AesNi, true)?;
     let memory = Network::memory()?;
     let mut worker = network.worker(&memory)?;
     for _ in 0..batches {

@@ -30,21 +30,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     }
     let toolchain = setup::ensure(workspace)?;
     let object = build_ebpf::ensure_bench(workspace, &toolchain)?;
-    let mut command = workspace.cargo();
+    let mut command = super::bench_program(workspace, "bench-filter");
     command
-        .args([
-            "run",
-            "--release",
-            "--package",
-            "ravelin-bench",
-            "--bin",
-            "bench-filter",
-            "--",
-        ])
-        .arg("--out")
-        .arg(workspace.target.join("bench"))
-        .arg("--root")
-        .arg(&workspace.root)
         .args(&args.options)
         // The engine embeds this object in place of the shipped one.
         .env("RAVELIN_BPF_OBJECT", object);

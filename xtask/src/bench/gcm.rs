@@ -30,21 +30,7 @@ const PEER: &[Package] = &[Package {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let toolchain = setup::ensure(workspace)?;
     build_ebpf::ensure(workspace, &toolchain)?;
-    let mut command = workspace.cargo();
-    command
-        .args([
-            "run",
-            "--release",
-            "--package",
-            "ravelin-bench",
-            "--bin",
-            "bench-gcm",
-            "--",
-            "--out",
-        ])
-        .arg(workspace.target.join("bench"))
-        .arg("--root")
-        .arg(&workspace.root);
+    let mut command = super::bench_program(workspace, "bench-gcm");
     match compile_peer(workspace) {
         Ok(peer) => command.arg("--ipsec-mb").arg(peer),
         // There is something to measure without it, and the report says what is missing.
