@@ -7,9 +7,8 @@
 //! Pins can be deleted, and the whole filesystem unmounted, under a running engine. Then the programs would go with the
 //! process, so it looks after its pins and makes them anew.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -17,13 +16,11 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachType};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
-use nix::sys::statfs::statfs;
-use nix::unistd::getppid;
+use ravelin_xsk::BpfLink;
 use thiserror::Error;
 
 use crate::boot_pages;
+use crate::bpffs::{self, BpffsError, PinFolder};
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side};
 use crate::ledger;
@@ -32,13 +29,8 @@ use crate::pair::Pair;
 use crate::preflight::SINGLE_BUFFER_MTU;
 use crate::role::Role;
 
-pub(crate) const BPFFS: &str = "/sys/fs/bpf";
-
 /// Ethernet's own, which every driver with XDP takes.
 const ORDINARY_MTU: u32 = 1500;
-
-/// `BPF_FS_MAGIC` of `linux/magic.h`.
-const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 
 /// How XDP programs run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,53 +47,13 @@ pub enum Mode {
 /// Why a program could not be attached.
 #[derive(Debug, Error)]
 pub enum AttachError {
-    /// The BPF filesystem is not there and could not be mounted.
-    #[error(
-        "cannot mount the BPF filesystem on {BPFFS}: {0}; Ravelin needs root (or CAP_SYS_ADMIN) and a kernel with BPF, and mounts none in a mount \
-         namespace of its own: start with `nsenter --net=/run/netns/NAME` in place of `ip netns exec NAME`"
-    )]
-    Mount(Errno),
-    /// What would be mounted here would go with this process, and the pins with it.
-    #[error(
-        "there is no BPF filesystem on {BPFFS}, and one that is mounted in this process's own mount namespace would end with it, and \
-         with it the filter; mount one before (`mount -t bpf bpf {BPFFS}`), or start with `nsenter --net=/run/netns/NAME` in place of \
-         `ip netns exec NAME`"
-    )]
-    PrivateMounts,
-    /// A file of the BPF filesystem.
-    #[error("{path}: {error}")]
-    Pin {
-        /// The pin or its folder.
-        path: PathBuf,
-        /// What went wrong.
-        error: io::Error,
-    },
-    /// The BPF filesystem has gone since the start, and with it the pins.
-    #[error(
-        "{BPFFS} is no BPF filesystem any more, so the programs are not pinned: should this process end, the filter would end \
-         with it; run `mount -t bpf bpf {BPFFS}`"
-    )]
-    Unmounted,
-    /// A program cannot be pinned again, because an attempt before has failed.
-    #[error(
-        "{path}: the pin is gone and cannot be made again: should this process end, the filter would end with it; start Ravelin \
-         again while nothing leaves that must be protected"
-    )]
-    Unpinned {
-        /// The pin.
-        path: PathBuf,
-    },
-    /// Another engine runs under this name.
-    #[error(
-        "instance `{instance}` is in use by another process; stop it first, or choose another name with `--instance`"
-    )]
-    InUse {
-        /// The name.
-        instance: String,
-    },
+    /// The BPF filesystem.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
     /// Someone else's program is there.
     #[error(
-        "device {device}: another XDP program is attached; remove it (`ip link set dev {device} xdp off`) and start again"
+        "device {device}: another XDP program is attached; remove it (`ip link set dev {device} xdp off`; one that a BPF link holds: \
+         `bpftool link` shows its number, `bpftool link detach id NUMBER`) and start again"
     )]
     Occupied {
         /// The device.
@@ -157,6 +109,9 @@ pub enum AttachError {
 /// The egress program's part of the name of its pin.
 pub(crate) const EGRESS: &str = "egress";
 
+/// How often somebody may delete a pin while a start makes it.
+const PIN_ATTEMPTS: u32 = 3;
+
 /// How the notes begin that a pin is that of boot.
 const MARKED: &str = "boot";
 
@@ -166,20 +121,15 @@ const MARKED: &str = "boot";
 /// from a dead one: a start that fails half-way changes nothing, and opens nothing.
 #[derive(Debug)]
 pub struct Attachments {
-    instance: String,
-    folder: PathBuf,
+    folder: PinFolder,
     links: Vec<Attached>,
     keep: bool,
-    /// Held as long as the process lives: one engine for each instance.
-    _lock: Flock<File>,
 }
 
 #[derive(Debug)]
 struct Attached {
     path: PathBuf,
-    link: FdLink,
-    /// The same link once more: to pin one is to give it away, and back it comes only if that went well.
-    spare: Option<FdLink>,
+    link: BpfLink,
     adopted: bool,
 }
 
@@ -188,18 +138,12 @@ impl Attachments {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Mount`], [`AttachError::PrivateMounts`], [`AttachError::Pin`].
+    /// [`AttachError::Bpffs`].
     pub fn open(instance: &str) -> Result<Self, AttachError> {
-        mount_bpffs()?;
-        let folder = folder(instance);
-        make_folder(&folder)?;
-        let lock = lock(&folder, instance)?;
         Ok(Self {
-            instance: instance.to_owned(),
-            folder,
+            folder: PinFolder::open(instance)?,
             links: Vec::new(),
             keep: false,
-            _lock: lock,
         })
     }
 
@@ -217,10 +161,12 @@ impl Attachments {
     ) -> Result<Mode, AttachError> {
         let program = filter.xdp(side)?;
         let path = self.path(side.name(), device)?;
-        if let Some(link) = adopt(&path)?.and_then(|link| XdpLink::try_from(link).ok()) {
+        if let Some((link, held)) = adopt(&path)?
+            && let Ok(link) = XdpLink::try_from(link)
+        {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
-                Ok(link) => {
-                    self.push(path, link, true, device, side.name())?;
+                Ok(_) => {
+                    self.push(path, held, true);
                     return Ok(mode);
                 }
                 Err(error) => give_up(&path, error, device, side.name())?,
@@ -240,7 +186,9 @@ impl Attachments {
                 .and_then(|id| program.take_link(id))
             {
                 Ok(link) => {
-                    self.push(path, link, false, device, side.name())?;
+                    let link = FdLink::try_from(link).map_err(|_| no_link(device, side.name()))?;
+                    let link = pin(link, &path)?;
+                    self.push(path, link, false);
                     return Ok(*attempt);
                 }
                 Err(error) if *attempt == Mode::Native => {
@@ -263,9 +211,14 @@ impl Attachments {
     pub fn egress(&mut self, filter: &mut Filter, role: Role, device: &Device) -> Result<(), AttachError> {
         let program = filter.egress(role)?;
         let path = self.path(EGRESS, device)?;
-        if let Some(link) = adopt(&path)?.and_then(|link| SchedClassifierLink::try_from(link).ok()) {
+        if let Some((link, held)) = adopt(&path)?
+            && let Ok(link) = SchedClassifierLink::try_from(link)
+        {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
-                Ok(link) => return self.push(path, link, true, device, EGRESS),
+                Ok(_) => {
+                    self.push(path, held, true);
+                    return Ok(());
+                }
                 Err(error) => give_up(&path, error, device, EGRESS)?,
             }
         }
@@ -273,7 +226,10 @@ impl Attachments {
             .attach(&device.name, TcAttachType::Egress)
             .and_then(|id| program.take_link(id))
             .map_err(|error| attach_error(error, device, EGRESS))?;
-        self.push(path, link, false, device, EGRESS)
+        let link = FdLink::try_from(link).map_err(|_| no_link(device, EGRESS))?;
+        let link = pin(link, &path)?;
+        self.push(path, link, false);
+        Ok(())
     }
 
     /// Whether a filter of a policy stands there, and not only that of boot. It may be that of an engine that has ended. A pin whose device
@@ -281,16 +237,17 @@ impl Attachments {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Pin`].
+    /// [`AttachError::Bpffs`].
     pub(crate) fn is_filtered(&self, what: &str, device: &Device) -> Result<bool, AttachError> {
         let path = self.path(what, device)?;
         if marker(&path).symlink_metadata().is_ok() {
             return Ok(false);
         }
-        let Some(link) = adopt(&path)? else {
+        let failed = |error| BpffsError::pin(&path, error);
+        let Some(link) = BpfLink::at(&path).map_err(failed)? else {
             return Ok(false);
         };
-        let at = device_of(&link).map_err(|error| AttachError::Pin { path, error })?;
+        let at = device_of(&link).map_err(failed)?;
         Ok(at == Some(device.index))
     }
 
@@ -299,12 +256,12 @@ impl Attachments {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Pin`].
+    /// [`AttachError::Bpffs`].
     pub(crate) fn mark_boot(&self, what: &str, device: &Device) -> Result<(), AttachError> {
         let path = marker(&self.path(what, device)?);
         match std::os::unix::fs::symlink(MARKED, &path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(AttachError::Pin { path, error })
+                Err(BpffsError::Pin { path, error }.into())
             }
             _ => Ok(()),
         }
@@ -344,11 +301,11 @@ impl Attachments {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Pin`].
+    /// [`AttachError::Bpffs`].
     pub fn sweep(&self) -> Result<(), AttachError> {
-        for path in pins(&self.folder)? {
+        for path in self.folder.pins()? {
             if self.links.iter().all(|attached| attached.path != path) {
-                remove(&path)?;
+                bpffs::remove(&path)?;
             }
         }
         Ok(())
@@ -358,29 +315,21 @@ impl Attachments {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Unmounted`] until there is a BPF filesystem again, [`AttachError::Pin`], [`AttachError::InUse`];
-    /// [`AttachError::Unpinned`] for a program that could not be pinned before.
+    /// [`AttachError::Bpffs`], with [`BpffsError::Unmounted`] until there is a BPF filesystem again.
     pub fn pin_again(&mut self) -> Result<bool, AttachError> {
-        let gone = |attached: &Attached| !attached.path.exists();
-        if !self.links.iter().any(gone) {
+        let gone = |attached: &&Attached| !attached.path.exists();
+        if self.folder.is_there() && !self.links.iter().any(|attached| gone(&attached)) {
             return Ok(false);
         }
-        if !is_bpffs_mounted()? {
-            return Err(AttachError::Unmounted);
+        let before = match self.folder.is_there() {
+            true => None,
+            false => Some(self.folder.renew()?),
+        };
+        for Attached { path, link, .. } in self.links.iter().filter(gone) {
+            link.pin(path).map_err(|error| BpffsError::pin(path, error))?;
         }
-        if !self.folder.exists() {
-            make_folder(&self.folder)?;
-            self._lock = lock(&self.folder, &self.instance)?;
-        }
-        for attached in self.links.iter_mut().filter(|attached| gone(attached)) {
-            let path = &attached.path;
-            let unpinned = || AttachError::Unpinned { path: path.clone() };
-            let spare = attached.spare.take().ok_or_else(unpinned)?;
-            let pinned = spare.pin(path).map_err(|error| AttachError::Pin {
-                path: path.clone(),
-                error: io::Error::other(error),
-            })?;
-            attached.spare = Some(pinned.into());
+        if let Some(folder) = before {
+            folder.clear(self.links.iter().map(|attached| attached.path.as_path()));
         }
         Ok(true)
     }
@@ -394,60 +343,33 @@ impl Attachments {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Pin`].
+    /// [`AttachError::Bpffs`].
     pub fn detach(mut self) -> Result<(), AttachError> {
         self.keep = true;
-        for attached in self.links.drain(..) {
-            remove(&attached.path)?;
+        for Attached { path, link, .. } in self.links.drain(..) {
+            // Another pin, in a filesystem out of reach, would keep the program where it is. Without a device there is nothing to
+            // detach from, and the removal of the pin does the rest.
+            let _ = link.detach();
+            bpffs::remove(&path)?;
         }
-        boot_pages::remove(&self.instance);
-        ledger::remove(&self.instance);
-        remove_folder(&self.folder)
+        boot_pages::remove(self.folder.instance());
+        ledger::remove(self.folder.instance());
+        Ok(self.folder.remove()?)
     }
 
     fn path(&self, what: &str, device: &Device) -> Result<PathBuf, AttachError> {
         let namespace = Path::new("/proc/thread-self/ns/net");
         let inode = std::fs::metadata(namespace)
-            .map_err(|error| AttachError::Pin {
-                path: namespace.to_owned(),
-                error,
-            })?
+            .map_err(|error| BpffsError::pin(namespace, error))?
             .ino();
-        Ok(self.folder.join(format!("{what}-{inode}-{}", device.index)))
+        Ok(self
+            .folder
+            .path()
+            .join(format!("{what}-{inode}-{}", device.index)))
     }
 
-    fn push<L>(
-        &mut self,
-        path: PathBuf,
-        link: L,
-        adopted: bool,
-        device: &Device,
-        what: &'static str,
-    ) -> Result<(), AttachError>
-    where
-        FdLink: TryFrom<L, Error = LinkError>,
-    {
-        let link = FdLink::try_from(link).map_err(|_| AttachError::NoLink {
-            device: device.name.clone(),
-            what,
-        })?;
-        let link = if adopted {
-            link
-        } else {
-            let pinned = link.pin(&path).map_err(|error| AttachError::Pin {
-                path: path.clone(),
-                error: io::Error::other(error),
-            })?;
-            pinned.into()
-        };
-        let spare = adopt(&path)?;
-        self.links.push(Attached {
-            path,
-            link,
-            spare,
-            adopted,
-        });
-        Ok(())
+    fn push(&mut self, path: PathBuf, link: BpfLink, adopted: bool) {
+        self.links.push(Attached { path, link, adopted });
     }
 }
 
@@ -459,10 +381,10 @@ impl Drop for Attachments {
         for attached in self.links.drain(..).filter(|attached| !attached.adopted) {
             // Nothing more can be done about it here; `ravelin detach` can.
             let _ = std::fs::remove_file(&attached.path);
-            drop((attached.link, attached.spare));
+            drop(attached.link);
         }
         // Fails while adopted pins lie in it, as it should.
-        let _ = std::fs::remove_dir(&self.folder);
+        let _ = self.folder.remove();
     }
 }
 
@@ -471,24 +393,26 @@ impl Drop for Attachments {
 ///
 /// # Errors
 ///
-/// [`AttachError::Pin`].
+/// [`AttachError::Bpffs`].
 pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
-    let folder = folder(instance);
-    if !folder.exists() {
+    let Some(folder) = PinFolder::find(instance)? else {
         boot_pages::remove(instance);
         ledger::remove(instance);
         return Ok(0);
-    }
-    let _lock = lock(&folder, instance)?;
+    };
     // Without programs it does nothing, so that it stays is no reason to keep the programs.
     let _ = Pair::remove_leftovers(instance);
-    let pins = pins(&folder)?;
+    let pins = folder.pins()?;
     for path in &pins {
-        remove(path)?;
+        if let Ok(Some(link)) = BpfLink::at(path) {
+            // As in `Attachments::detach`.
+            let _ = link.detach();
+        }
+        bpffs::remove(path)?;
     }
     boot_pages::remove(instance);
     ledger::remove(instance);
-    remove_folder(&folder)?;
+    folder.remove()?;
     Ok(pins.iter().filter(|path| !is_marker(path)).count())
 }
 
@@ -503,107 +427,51 @@ fn is_marker(path: &Path) -> bool {
     name.as_encoded_bytes().starts_with(MARKED.as_bytes())
 }
 
-fn folder(instance: &str) -> PathBuf {
-    Path::new(BPFFS).join("ravelin").join(instance)
-}
-
-fn make_folder(folder: &Path) -> Result<(), AttachError> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(folder).map_err(|error| AttachError::Pin {
-        path: folder.to_owned(),
-        error,
-    })
-}
-
-/// Two engines under one name would take each other's programs away.
-fn lock(folder: &Path, instance: &str) -> Result<Flock<File>, AttachError> {
-    let file = File::open(folder).map_err(|error| AttachError::Pin {
-        path: folder.to_owned(),
-        error,
-    })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AttachError::InUse {
-        instance: instance.to_owned(),
-    })
-}
-
-pub(crate) fn mount_bpffs() -> Result<(), AttachError> {
-    if is_bpffs_mounted()? {
-        return Ok(());
-    }
-    if has_private_mounts() {
-        return Err(AttachError::PrivateMounts);
-    }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700")).map_err(AttachError::Mount)
-}
-
-fn is_bpffs_mounted() -> Result<bool, AttachError> {
-    let kind = statfs(BPFFS).map_err(AttachError::Mount)?.filesystem_type();
-    Ok(kind.0 as u32 == BPF_FS_MAGIC)
-}
-
-/// Whether mounts of this process are not those of the machine or the container, or of who has started it: `ip netns exec` makes
-/// such a namespace, which goes with its last process.
-fn has_private_mounts() -> bool {
-    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    let own = namespace("self");
-    // What may not be seen says nothing.
-    ["1", &getppid().to_string()]
-        .iter()
-        .filter_map(|process| namespace(process))
-        .any(|other| own.as_ref().is_some_and(|own| *own != other))
-}
-
-fn pins(folder: &Path) -> Result<Vec<PathBuf>, AttachError> {
-    let failed = |error| AttachError::Pin {
-        path: folder.to_owned(),
-        error,
-    };
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    entries
-        .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
-        .collect()
-}
-
-fn adopt(path: &Path) -> Result<Option<FdLink>, AttachError> {
-    if !path.exists() {
+/// The link that is pinned there, as aya has it and as something that can be pinned more than once.
+fn adopt(path: &Path) -> Result<Option<(FdLink, BpfLink)>, BpffsError> {
+    let failed = |error| BpffsError::pin(path, error);
+    let Some(link) = BpfLink::at(path).map_err(failed)? else {
         return Ok(None);
-    }
+    };
     match PinnedLink::from_pin(path) {
-        Ok(pinned) => Ok(Some(pinned.into())),
-        Err(error) => Err(AttachError::Pin {
-            path: path.to_owned(),
-            error: io::Error::other(error),
-        }),
+        Ok(pinned) => Ok(Some((pinned.into(), link))),
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            // It was deleted just now, and `link` is all there is of it.
+            link.pin(path).map_err(failed)?;
+            let pinned = PinnedLink::from_pin(path).map_err(|error| failed(io::Error::other(error)))?;
+            Ok(Some((pinned.into(), link)))
+        }
+        Err(error) => Err(failed(io::Error::other(error))),
     }
+}
+
+/// Pins a link that aya has made.
+fn pin(mut link: FdLink, path: &Path) -> Result<BpfLink, BpffsError> {
+    let failed = |error| BpffsError::pin(path, error);
+    for _ in 0..PIN_ATTEMPTS {
+        let pinned = link.pin(path).map_err(|error| failed(io::Error::other(error)))?;
+        if let Some(link) = BpfLink::at(path).map_err(failed)? {
+            return Ok(link);
+        }
+        link = pinned.into();
+    }
+    Err(failed(io::ErrorKind::NotFound.into()))
 }
 
 /// Removes the pin of a link that takes no other program because its device is gone, and so is its use. Whatever else is the matter, to
 /// take the old program away first would open the filter.
 fn give_up(path: &Path, error: ProgramError, device: &Device, what: &'static str) -> Result<(), AttachError> {
     match errno(&error) {
-        Some(Errno::ENOLINK) => remove(path),
+        Some(Errno::ENOLINK) => Ok(bpffs::remove(path)?),
         _ => Err(attach_error(error, device, what)),
     }
 }
 
-fn remove(path: &Path) -> Result<(), AttachError> {
-    std::fs::remove_file(path).map_err(|error| AttachError::Pin {
-        path: path.to_owned(),
-        error,
-    })
-}
-
-fn remove_folder(path: &Path) -> Result<(), AttachError> {
-    std::fs::remove_dir(path).map_err(|error| AttachError::Pin {
-        path: path.to_owned(),
-        error,
-    })
+fn no_link(device: &Device, what: &'static str) -> AttachError {
+    AttachError::NoLink {
+        device: device.name.clone(),
+        what,
+    }
 }
 
 /// Why a driver refused a program. There is no one number for an MTU that is too long for it: veth says ERANGE, others EINVAL

@@ -9,6 +9,7 @@ use ravelin_classifier::compile;
 use ravelin_policy::{Policy, Surroundings};
 
 use crate::attach::{AttachError, Attachments, EGRESS, Mode};
+use crate::bpffs::BpffsError;
 use crate::device::Device;
 use crate::engine::Options;
 use crate::error::EngineError;
@@ -45,7 +46,7 @@ pub struct Booted {
 /// [`EngineError`], the first of them: what else could be shut is shut.
 pub fn boot(policy: &Policy, options: &Options) -> Result<Option<Booted>, EngineError> {
     let mut attachments = match Attachments::open(&options.instance) {
-        Err(AttachError::InUse { .. }) => return Ok(None),
+        Err(AttachError::Bpffs(BpffsError::InUse { .. })) => return Ok(None),
         opened => opened?,
     };
     // Half a wall is better than none.

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use nix::fcntl::{Flock, FlockArg};
 use ravelin_keying::{BootPage, BootPages};
 
-use crate::attach::{BPFFS, mount_bpffs};
+use crate::bpffs::{self, BPFFS};
 use crate::pinned_words::PinnedWords;
 
 /// Of the layout of pages. Builds that would not understand each other's do not see them, and go by the marks on disk.
@@ -37,7 +37,7 @@ impl PinnedPages {
     ///
     /// The system's, and `EWOULDBLOCK` when another process has them.
     pub(crate) fn open(instance: &str) -> io::Result<Self> {
-        mount_bpffs().map_err(io::Error::other)?;
+        bpffs::mount().map_err(io::Error::other)?;
         let folder = folder(instance);
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let lock = Flock::lock(File::open(&folder)?, FlockArg::LockExclusiveNonblock);

@@ -127,7 +127,7 @@ impl Confinement {
             missing: Vec::new(),
         };
         // The last mount of this process.
-        let _ = crate::attach::mount_bpffs();
+        let _ = crate::bpffs::mount();
         let landlocked = restrict_files(written)?;
         confinement.note("Landlock", landlocked);
         keep(&START)?;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::adjacency::Adjacencies;
-use crate::attach::AttachError;
+use crate::bpffs::BpffsError;
 use crate::connection::{Connection, Inbound};
 use crate::difference::Difference;
 use crate::filter::{Filter, FilterError};
@@ -188,8 +188,8 @@ impl Enforcement {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Pin`].
-    pub(crate) fn pin_again(&self) -> Result<(), AttachError> {
+    /// [`BpffsError::Pin`].
+    pub(crate) fn pin_again(&self) -> Result<(), BpffsError> {
         self.ledger.pin_again(&self.filter)
     }
 

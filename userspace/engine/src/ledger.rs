@@ -19,8 +19,8 @@ use aya::Pod;
 use aya::maps::{Map, MapData, PerCpuArray};
 use ravelin_xdp_common::{DropReason, MAX_QUEUES, Pass, RuleCounter, map_names};
 
-use crate::attach::AttachError;
 use crate::book::{BOOK, Book, Identity, PASSES, REASONS, Table};
+use crate::bpffs::BpffsError;
 use crate::counters::{WorkerCounters, words};
 use crate::filter::Filter;
 use crate::pinned_words::PinnedWords;
@@ -265,8 +265,8 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`AttachError::Pin`].
-    pub(crate) fn pin_again(&self, filter: &Filter) -> Result<(), AttachError> {
+    /// [`BpffsError::Pin`].
+    pub(crate) fn pin_again(&self, filter: &Filter) -> Result<(), BpffsError> {
         if self.folder.join(BOOK).exists() {
             return Ok(());
         }
@@ -274,7 +274,7 @@ impl Ledger {
             .and_then(|()| pin(&self.folder, filter))
             .and_then(|()| self.workers.values().try_for_each(|one| one.pin_again()))
             .and_then(|()| self.book.pin_again());
-        pinned.map_err(|error| AttachError::Pin {
+        pinned.map_err(|error| BpffsError::Pin {
             path: self.folder.clone(),
             error,
         })

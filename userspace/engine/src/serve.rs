@@ -141,7 +141,10 @@ impl Engine {
             return;
         };
         let pinned = attachments.pin_again();
-        let pinned = pinned.and_then(|again| self.enforcement.pin_again().map(|()| again));
+        let pinned = pinned.and_then(|again| {
+            self.enforcement.pin_again()?;
+            Ok(again)
+        });
         let trouble = match pinned {
             Ok(false) => None,
             Ok(true) => {

@@ -32,6 +32,8 @@
 //! One thread owns a [`Umem`] and everything that borrows it: nothing here locks, and frames, sockets and batches
 //! cannot be sent to another thread. The fast path neither allocates nor logs.
 //!
+//! What the engine needs of the kernel besides: [`SharedWords`] and [`BpfLink`].
+//!
 //! What the crate never does: it loads no BPF program and writes no XSKMAP (the engine does, with [`Port::fd`]), it
 //! does not look inside packets.
 //!
@@ -40,6 +42,7 @@
 #![deny(unsafe_code)]
 
 mod batch;
+mod bpf_link;
 mod chain;
 mod error;
 mod ethtool;
@@ -67,6 +70,7 @@ pub mod twin;
 mod umem;
 
 pub use batch::{BATCH, Batch, BatchFull};
+pub use bpf_link::BpfLink;
 pub use error::{OpenError, PortError, UmemError};
 pub use ethtool::switch_tx_checksums_off;
 pub use frame::{Frame, FrameError};

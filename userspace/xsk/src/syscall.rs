@@ -1,6 +1,6 @@
 //! System calls, one small function each, with the kernel source that answers it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -265,6 +265,55 @@ pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     check(fd)?;
     // SAFETY: a fresh descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A descriptor of what is pinned there (`bpf_obj_get` in `kernel/bpf/syscall.c`).
+pub(crate) fn pinned(path: &CStr) -> io::Result<OwnedFd> {
+    let fd = bpf(BPF_OBJ_GET, &ObjectAttr::new(path, 0))?;
+    // SAFETY: a fresh descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes a link's program off its device (`link_detach` in `kernel/bpf/syscall.c`).
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &link.as_raw_fd()).map(drop)
+}
+
+/// Gives something of BPF's a name in a BPF filesystem (`bpf_obj_pin` in `kernel/bpf/syscall.c`).
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    bpf(BPF_OBJ_PIN, &ObjectAttr::new(path, object.as_raw_fd())).map(drop)
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_PIN` and `BPF_OBJ_GET` read.
+#[repr(C)]
+struct ObjectAttr {
+    pathname: u64,
+    object: RawFd,
+    flags: u32,
+}
+
+impl ObjectAttr {
+    fn new(path: &CStr, object: RawFd) -> Self {
+        Self {
+            pathname: path.as_ptr().expose_provenance() as u64,
+            object,
+            flags: 0,
+        }
+    }
+}
+
+/// `enum bpf_cmd` of `linux/bpf.h`.
+const BPF_OBJ_PIN: c_int = 6;
+const BPF_OBJ_GET: c_int = 7;
+const BPF_LINK_DETACH: c_int = 34;
+
+fn bpf<T>(command: c_int, attr: &T) -> io::Result<c_int> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attr`, which the commands above do not write to; the path that some of them
+    // name lives as long as their callers' borrow.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attr), size_of::<T>()) };
+    let answer = answer as c_int;
+    check(answer)?;
+    Ok(answer)
 }
 
 fn named_request(name: &str) -> io::Result<libc::ifreq> {

@@ -309,10 +309,9 @@ impl Scene<'_, '_> {
     /// Waits until the engine has noticed that its pins are gone and has pinned its programs again; then it is killed.
     fn pinned_again(&mut self) -> Duration {
         let side = &mut *self.side;
-        let started = self.flows.now();
         wait_until("the programs to be pinned again", || {
             side.look_after(self.epochs);
-            side.room.pins() >= 2 || self.flows.now() - started > Duration::from_secs(2)
+            side.room.pins() == side.programs
         });
         self.restart(Signal::SIGKILL)
     }

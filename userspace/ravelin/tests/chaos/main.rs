@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
+mod covered;
 mod detector;
 mod event;
 mod flows;

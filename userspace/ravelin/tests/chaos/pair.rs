@@ -37,7 +37,8 @@ pub(crate) fn of_hosts(hosts: &Hosts) -> Pair<'_> {
             ["192.0.2.2/24", "2001:db8::2/64"],
         ][number];
         let network = addresses_of("eth0", addresses);
-        Side::new(hosts.host(number, str::to_owned), addresses, peer, network)
+        // Of the device: in and out.
+        Side::new(hosts.host(number, str::to_owned), 2, addresses, peer, network)
     };
     Pair {
         name: "hosts",
@@ -71,7 +72,8 @@ pub(crate) fn of_gateways(lab: &Lab) -> Pair<'_> {
             + &format!(
                 "route replace 10.{other}.0.0/16 via 192.0.2.{other}\nroute replace fd0{other}::/64 via 2001:db8::{other}\n"
             );
-        Side::new(lab.gateway(site, &Policy::default()), addresses, peer, network)
+        // Of the outer device, in and out, and of the inner one.
+        Side::new(lab.gateway(site, &Policy::default()), 3, addresses, peer, network)
     };
     Pair {
         name: "gateways",

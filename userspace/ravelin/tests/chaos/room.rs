@@ -9,7 +9,7 @@ use crate::support::wait_until;
 /// Bytes of the disk: room for the marks, and not much more.
 const DISK: &str = "1m";
 
-/// A mount namespace with a BPF filesystem of its own and a small disk at one folder.
+/// A mount namespace with a BPF filesystem of its own, none below it, and a small disk at one folder.
 pub(crate) struct Room {
     keeper: Child,
     disk: PathBuf,
@@ -19,7 +19,7 @@ impl Room {
     pub(crate) fn new(disk: &Path) -> Self {
         std::fs::create_dir_all(disk).unwrap();
         let script = format!(
-            "mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs -o size={DISK},mode=700 tmpfs {} && echo ready && exec sleep infinity",
+            "while umount /sys/fs/bpf; do :; done 2> /dev/null; mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs -o size={DISK},mode=700 tmpfs {} && echo ready && exec sleep infinity",
             disk.display()
         );
         Self {

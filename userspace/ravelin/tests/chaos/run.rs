@@ -20,8 +20,7 @@ use crate::{alone, report, tell};
 /// How long protected traffic may take to flow again.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The schedule unless another is asked for. With 1795722889 a host's engine finds, after pins were deleted, an XDP program on its device that
-/// no pin leads to, and does not start: closed, but to be mended.
+/// The schedule unless another is asked for.
 const SEED: u64 = 1_795_722_984;
 
 /// What is permitted must not be silent for longer.
@@ -131,8 +130,9 @@ fn live(mut pair: Pair<'_>, folder: &Path, events: usize, seed: u64) -> Report {
         assert_eq!(
             leaks,
             0,
-            "{name}: event {number}, {event:?}: in the clear: {:#?}",
-            detector.finish().0.examples
+            "{name}: event {number}, {event:?}: in the clear: {:#?}\n{}",
+            detector.finish().0.examples,
+            said(&pair)
         );
     }
 
@@ -186,14 +186,19 @@ fn recover(pair: &mut Pair<'_>, flows: &Flows, epochs: &[Epoch], moment: Duratio
             side.look_after(epochs);
         }
         if flows.now() > moment + PATIENCE {
-            let said = pair.sides.each_ref().map(Side::said).join("\n----\n");
             panic!(
-                "{what}: not within {PATIENCE:?}: {:?}\n{said}",
-                flows.missing(moment)
+                "{what}: not within {PATIENCE:?}: {:?}\n{}",
+                flows.missing(moment),
+                said(pair)
             );
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What the engines have said lately.
+fn said(pair: &Pair<'_>) -> String {
+    pair.sides.each_ref().map(Side::said).join("\n----\n")
 }
 
 /// Without a filter the detector must find leaks of every kind, and so must its second opinion.

@@ -20,6 +20,8 @@ const RESTART: Duration = Duration::from_millis(50);
 pub(crate) struct Side<'n> {
     pub(crate) gateway: Gateway<'n>,
     pub(crate) room: Room,
+    /// How many programs its engine pins.
+    pub(crate) programs: usize,
     /// IPv4 and IPv6 of the outer device, with their prefixes.
     pub(crate) addresses: [&'static str; 2],
     /// The other machine's, without.
@@ -42,6 +44,7 @@ pub(crate) struct Side<'n> {
 impl<'n> Side<'n> {
     pub(crate) fn new(
         gateway: Gateway<'n>,
+        programs: usize,
         addresses: [&'static str; 2],
         peer: [&'static str; 2],
         network: String,
@@ -53,6 +56,7 @@ impl<'n> Side<'n> {
         }
         Self {
             room: Room::new(&gateway.state()),
+            programs,
             log: gateway.folder.join(format!("{}.log", gateway.instance)),
             addresses,
             peer,
