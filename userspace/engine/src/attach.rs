@@ -19,7 +19,6 @@ use nix::errno::Errno;
 use ravelin_xsk::BpfLink;
 use thiserror::Error;
 
-use crate::boot_pages;
 use crate::bpffs::{self, BpffsError, PinFolder};
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side};
@@ -352,7 +351,6 @@ impl Attachments {
             let _ = link.detach();
             bpffs::remove(&path)?;
         }
-        boot_pages::remove(self.folder.instance());
         ledger::remove(self.folder.instance());
         Ok(self.folder.remove()?)
     }
@@ -396,7 +394,6 @@ impl Drop for Attachments {
 /// [`AttachError::Bpffs`].
 pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
     let Some(folder) = PinFolder::find(instance)? else {
-        boot_pages::remove(instance);
         ledger::remove(instance);
         return Ok(0);
     };
@@ -410,7 +407,6 @@ pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
         }
         bpffs::remove(path)?;
     }
-    boot_pages::remove(instance);
     ledger::remove(instance);
     folder.remove()?;
     Ok(pins.iter().filter(|path| !is_marker(path)).count())

@@ -1,7 +1,8 @@
 //! Memory that outlives the process: BPF arrays, pinned. Which sequence numbers may have been used is kept there.
 //!
 //! The pins lie at `/sys/fs/bpf/ravelin-numbers/INSTANCE/VERSION-PAGE`, apart from those of the programs, which come and go with
-//! devices.
+//! devices, and apart from filters that are taken away: they stay until the machine is booted again, since the keys of one instance must
+//! not serve another. Instances look into each other's pages for that.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -55,11 +56,25 @@ impl Drop for PinnedPages {
 
 impl BootPages for PinnedPages {
     fn page(&mut self, number: u32, make: bool) -> io::Result<Option<Arc<dyn BootPage>>> {
-        let path = self.folder.join(format!("{VERSION}-{number}"));
+        let path = pin(&self.folder, number);
         let pinned = match make {
             true => Some(PinnedWords::open_or_make(&path, <dyn BootPage>::WORDS)?),
             false => PinnedWords::open(&path)?,
         };
+        Ok(pinned.map(|pinned| Arc::new(PinnedPage(pinned)) as _))
+    }
+
+    fn others(&mut self) -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(parent())?.map(|entry| Ok(entry?.path()));
+        let entries: io::Result<Vec<PathBuf>> = entries.collect();
+        let others = entries?.into_iter().filter(|path| *path != self.folder);
+        Ok(others
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect())
+    }
+
+    fn page_of(&mut self, other: &str, number: u32) -> io::Result<Option<Arc<dyn BootPage>>> {
+        let pinned = PinnedWords::open(&pin(&folder(other), number))?;
         Ok(pinned.map(|pinned| Arc::new(PinnedPage(pinned)) as _))
     }
 }
@@ -70,21 +85,23 @@ impl BootPage for PinnedPage {
     }
 }
 
-/// Removes an instance's pins. The marks on disk are what counts from then on.
-pub(crate) fn remove(instance: &str) {
-    // Nothing depends on their being gone.
-    let _ = std::fs::remove_dir_all(folder(instance));
+fn pin(folder: &Path, number: u32) -> PathBuf {
+    folder.join(format!("{VERSION}-{number}"))
 }
 
 fn folder(instance: &str) -> PathBuf {
-    Path::new(BPFFS).join("ravelin-numbers").join(instance)
+    parent().join(instance)
+}
+
+fn parent() -> PathBuf {
+    Path::new(BPFFS).join("ravelin-numbers")
 }
 
 #[cfg(test)]
 mod tests {
     use ravelin_keying::BootPages as _;
 
-    use super::{PinnedPages, folder, remove};
+    use super::{PinnedPages, folder};
 
     #[test]
     fn a_folder_without_pages_does_not_stay() {
@@ -98,7 +115,7 @@ mod tests {
         drop(pages);
         let mut pages = PinnedPages::open(&instance).unwrap();
         let page = pages.page(0, false).unwrap();
-        remove(&instance);
+        std::fs::remove_dir_all(folder(&instance)).unwrap();
         assert!(page.is_some());
     }
 }

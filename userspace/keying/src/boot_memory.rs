@@ -9,6 +9,10 @@
 //! A record names the mark that it was written beside. If the file says another one, a process without this memory has used the
 //! key since, or the crash came in between: then the record says nothing that may be relied on, and the higher of both
 //! counts. So it does when the file has gone back, restored from a copy for instance: the memory then knows better.
+//!
+//! What others of this machine have noted can be looked at as well: a key that two of them sealed with would repeat numbers, since
+//! neither knows what the other has used. Whoever begins with a key notes that first and looks then, so that of two who begin at once
+//! at least one sees the other.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -48,6 +52,18 @@ pub trait BootPages: Debug + Send {
     /// # Errors
     /// The system's.
     fn page(&mut self, number: u32, make: bool) -> io::Result<Option<Arc<dyn BootPage>>>;
+
+    /// Names of others on this machine that have pages, or had.
+    ///
+    /// # Errors
+    /// The system's.
+    fn others(&mut self) -> io::Result<Vec<String>>;
+
+    /// A page of one of them; `None` if it has no page with this number.
+    ///
+    /// # Errors
+    /// The system's.
+    fn page_of(&mut self, other: &str, number: u32) -> io::Result<Option<Arc<dyn BootPage>>>;
 }
 
 /// The memory of this boot: a record for every key that seals, as long as there is room.
@@ -72,6 +88,8 @@ struct Place {
 pub(crate) struct BootRecord {
     page: Arc<dyn BootPage>,
     first: usize,
+    /// It was made just now, so nothing was used under its key beyond the mark on disk.
+    fresh: bool,
 }
 
 impl BootMemory {
@@ -136,11 +154,43 @@ impl BootMemory {
             return None;
         }
         let place = self.free_place(claimed)?;
-        let record = self.record(place);
+        let record = BootRecord {
+            fresh: true,
+            ..self.record(place)
+        };
         record.write(key, durable);
         self.index.insert(key, place);
         self.taken.push_back(key);
         Some(record)
+    }
+
+    /// Takes the record of a key back under which nothing was used.
+    pub(crate) fn forget(&mut self, key: Fingerprint) {
+        if let Some(place) = self.index.remove(&key) {
+            self.record(place).word(0).store(0, Ordering::SeqCst);
+            self.taken.retain(|taken| *taken != key);
+            self.free.push(place);
+        }
+    }
+
+    /// Who else on this machine has sealed with one of these keys, and with which.
+    pub(crate) fn holders(
+        &mut self,
+        keys: &HashSet<Fingerprint>,
+    ) -> io::Result<HashMap<Fingerprint, String>> {
+        let mut holders = HashMap::new();
+        for other in self.pages.others()? {
+            for number in 0..MOST_PAGES {
+                let Some(page) = self.pages.page_of(&other, number)? else {
+                    break;
+                };
+                let (records, _) = page.words().as_chunks::<RECORD_WORDS>();
+                let taken = records.iter().filter_map(|record| key_of(record));
+                let held = taken.filter(|key| keys.contains(key));
+                holders.extend(held.map(|key| (key, other.clone())));
+            }
+        }
+        Ok(holders)
     }
 
     fn free_place(&mut self, claimed: &HashSet<Fingerprint>) -> Option<Place> {
@@ -164,8 +214,15 @@ impl BootMemory {
         BootRecord {
             page: Arc::clone(&self.open[place.page as usize]),
             first: place.record as usize * RECORD_WORDS,
+            fresh: false,
         }
     }
+}
+
+/// The key of a record that begins with these words, if it is not a free one.
+fn key_of(record: &[AtomicU64]) -> Option<Fingerprint> {
+    let words = [0, 1].map(|number| record[number].load(Ordering::SeqCst));
+    (words[0] != 0).then(|| Fingerprint::from_words(words))
 }
 
 impl BootRecord {
@@ -174,8 +231,12 @@ impl BootRecord {
     }
 
     fn key(&self) -> Option<Fingerprint> {
-        let words = [0, 1].map(|number| self.word(number).load(Ordering::Acquire));
-        (words[0] != 0).then(|| Fingerprint::from_words(words))
+        key_of(&self.page.words()[self.first..])
+    }
+
+    /// Whether it was made just now.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// A crash at any moment leaves the old record, a free one, or the new one.

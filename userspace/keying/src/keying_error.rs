@@ -1,6 +1,7 @@
 //! Why connections cannot be keyed.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 
 use ravelin_esp::SaError;
@@ -62,6 +63,27 @@ pub enum KeyingError {
         /// Seconds that it still has it; `None` for a connection in force.
         seconds: Option<u64>,
     },
+    /// A key that another instance on this machine has.
+    #[error(
+        "connection `{connection}`: static.outbound.key-file {} holds a key that instance `{instance}` on this machine has sealed \
+         with since it was booted; neither knows which numbers the other has used, and one key in two instances repeats nonces, \
+         which breaks AES-GCM. Give the connection a new key on both ends (`ravelin keygen`), or leave it to instance \
+         `{instance}`; to stop that does not help", .file.display()
+    )]
+    KeyElsewhere {
+        /// The connection that wants it.
+        connection: String,
+        /// Its key file.
+        file: PathBuf,
+        /// The instance that has it.
+        instance: String,
+    },
+    /// Nobody knows which keys other instances have.
+    #[error(
+        "cannot find out which keys other instances on this machine have sealed with, of which none may be used here: {0}; \
+         look into /sys/fs/bpf/ravelin-numbers"
+    )]
+    OthersUnknown(io::Error),
     /// The SPI of an inbound SA.
     #[error(
         "connection `{connection}`: static.inbound.spi {spi} is that of {}, and packets under way could not be told apart; \

@@ -182,10 +182,13 @@ impl SequenceMark {
 impl Drop for SequenceMark {
     fn drop(&mut self) {
         // Whoever still has the counter may go on to the mark, so the next one with this key begins there.
-        if let Some(memory) = self.memory.take()
-            && Arc::strong_count(&memory) > 1
-        {
-            memory.reserve(self.recorded);
+        if let Some(memory) = self.memory.take() {
+            if memory.is_fresh() && self.recorded == self.floor {
+                // No number was to be had: whoever else has the key need not hear of it.
+                self.folder.forget_boot_record(self.key);
+            } else if Arc::strong_count(&memory) > 1 {
+                memory.reserve(self.recorded);
+            }
         }
         self.folder.release(self.key);
     }

@@ -1,6 +1,6 @@
 //! The folder that outlives the daemon: locked, private, written durably.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -124,12 +124,30 @@ impl StateFolder {
     /// What is remembered of a key whose mark on disk is `durable`.
     pub(crate) fn boot_record(&self, key: Fingerprint, durable: u64) -> Option<BootRecord> {
         let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut memory = self
-            .memory
-            .as_ref()?
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        memory.record_of(key, durable, &claimed)
+        self.lock_memory()?.record_of(key, durable, &claimed)
+    }
+
+    /// Forgets a key that was remembered and never used.
+    pub(crate) fn forget_boot_record(&self, key: Fingerprint) {
+        if let Some(mut memory) = self.lock_memory() {
+            memory.forget(key);
+        }
+    }
+
+    /// Who else on this machine has sealed with one of these keys. Nobody, where there is no memory of this boot.
+    ///
+    /// # Errors
+    /// The system's: then nobody knows.
+    pub(crate) fn holders(&self, keys: &HashSet<Fingerprint>) -> io::Result<HashMap<Fingerprint, String>> {
+        match self.lock_memory() {
+            Some(mut memory) => memory.holders(keys),
+            None => Ok(HashMap::new()),
+        }
+    }
+
+    fn lock_memory(&self) -> Option<MutexGuard<'_, BootMemory>> {
+        let memory = self.memory.as_ref()?;
+        Some(memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Its path.

@@ -107,6 +107,10 @@ impl StaticKeys {
                 Err(error) => errors.push(error),
             }
         }
+        // All have noted their keys by now, and none can use a number before it has more of them.
+        if errors.is_empty() {
+            errors.extend(held_elsewhere(&started, folder));
+        }
         if errors.is_empty() {
             errors.extend(StaticConnection::extend(folder, &mut started).err());
         }
@@ -164,6 +168,24 @@ impl StaticKeys {
             Err(KeyingErrors(errors))
         }
     }
+}
+
+/// Keys to seal with that somebody else on this machine has sealed with.
+fn held_elsewhere(started: &[StaticConnection], folder: &StateFolder) -> Vec<KeyingError> {
+    let keys = started.iter().map(|connection| connection.keys()[0]).collect();
+    let holders = match folder.holders(&keys) {
+        Ok(holders) => holders,
+        Err(error) => return vec![KeyingError::OthersUnknown(error)],
+    };
+    let held = started.iter().filter_map(|connection| {
+        let instance = holders.get(&connection.keys()[0])?;
+        Some(KeyingError::KeyElsewhere {
+            connection: connection.name().to_owned(),
+            file: connection.definition().keys.outbound.key_file.clone(),
+            instance: instance.clone(),
+        })
+    });
+    held.collect()
 }
 
 /// What a new connection wants that others have.

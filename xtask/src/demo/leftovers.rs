@@ -20,7 +20,11 @@ use nix::{
 use super::{interrupt, namespace};
 
 /// Where the daemons pin their programs and maps, by instance.
-const PINS: [&str; 2] = ["/sys/fs/bpf/ravelin", "/sys/fs/bpf/ravelin-numbers"];
+const PINS: [&str; 3] = [
+    "/sys/fs/bpf/ravelin",
+    "/sys/fs/bpf/ravelin-numbers",
+    "/sys/fs/bpf/ravelin-counters",
+];
 
 /// The file that says a run was left up on purpose.
 const KEPT: &str = "kept";

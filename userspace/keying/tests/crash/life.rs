@@ -157,6 +157,14 @@ impl BootPages for Pages {
         let words = SharedWords::of(file.as_fd(), <dyn BootPage>::WORDS)?;
         Ok(Some(Arc::new(Page(words))))
     }
+
+    fn others(&mut self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn page_of(&mut self, _other: &str, _number: u32) -> io::Result<Option<Arc<dyn BootPage>>> {
+        Ok(None)
+    }
 }
 
 impl BootPage for Page {

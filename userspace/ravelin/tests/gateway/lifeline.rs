@@ -112,13 +112,15 @@ fn the_management_gets_in_when_all_is_blocked_or_protected_to_nowhere() {
             wait_until("the lifeline to count", || daemon.rule("[lifeline]") > 0);
             succeeded(&host.client("stop").arg("--yes").output().unwrap());
 
-            let host = hosts.host(0, |_| policy.clone());
-            let daemon = host.start_as(with_session(host.command(), family));
+            // The same instance, for it has the same keys.
+            let mut again = hosts.host(0, |_| policy.clone());
+            again.instance.clone_from(&host.instance);
+            let daemon = again.start_as(with_session(again.command(), family));
             only_the_management(&hosts, family, &mut old);
             wait_until("the lifeline to count", || {
                 daemon.rule("[lifeline] ssh-session") > 0
             });
-            succeeded(&host.client("stop").arg("--yes").output().unwrap());
+            succeeded(&again.client("stop").arg("--yes").output().unwrap());
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::support::capture::{Ip, assert_sequence_numbers_fresh, clear};
-use crate::support::daemon::{Daemon, Gateway, succeeded};
+use crate::support::daemon::{Daemon, Gateway, NUMBERS, succeeded};
 use crate::support::echo::Echo;
 use crate::support::lab::{CLEAR_PORT, G1, H2, Lab, PORT, Policy};
 use crate::support::{Raise, wait_until};
@@ -113,7 +113,7 @@ fn a_crash_costs_few_sequence_numbers() {
             assert!(d1.stop().0.success());
         }
     }
-    std::fs::remove_dir_all(Path::new("/sys/fs/bpf/ravelin-numbers").join(&g1.instance)).unwrap();
+    std::fs::remove_dir_all(Path::new(NUMBERS).join(&g1.instance)).unwrap();
     let d1 = g1.start();
     wait_until("protected UDP", || echo.udp(&lab.h1, H2[0], b"protected"));
     let highest = own(&capture.packets());
@@ -126,8 +126,8 @@ pub(crate) fn assert_gone(gateway: &Gateway<'_>) {
     assert_eq!(gateway.pins(), Vec::<String>::new());
     let pins = Path::new("/sys/fs/bpf/ravelin").join(&gateway.instance);
     assert!(!pins.exists(), "{}", pins.display());
-    let numbers = Path::new("/sys/fs/bpf/ravelin-numbers").join(&gateway.instance);
-    assert!(!numbers.exists(), "{}", numbers.display());
+    let counters = Path::new("/sys/fs/bpf/ravelin-counters").join(&gateway.instance);
+    assert!(!counters.exists(), "{}", counters.display());
     for device in ["in0", "out0"] {
         // The kernel frees the link after the last reference is gone.
         wait_until("no XDP program", || {
@@ -149,7 +149,8 @@ fn on_exit_open_and_detach_take_everything_away() {
     assert_gone(&open);
     wait_until("UDP in the clear", || echo.udp(&lab.h1, H2[0], b"clear"));
 
-    let closed = lab.gateway(1, &Policy::default());
+    let mut closed = lab.gateway(1, &Policy::default());
+    closed.instance.clone_from(&open.instance);
     let daemon = closed.start();
     let refused = closed.detach();
     assert!(!refused.status.success());

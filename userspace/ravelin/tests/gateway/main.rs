@@ -19,6 +19,7 @@ mod make_before_break;
 mod many;
 mod mistakes;
 mod nat;
+mod one_key;
 mod path_mtu;
 mod rekeying;
 mod routers;

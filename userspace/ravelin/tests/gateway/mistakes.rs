@@ -4,7 +4,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
 use std::path::Path;
 
 use crate::support::daemon::{Gateway, RAVELIN};
-use crate::support::lab::{Half, Lab, Policy, keygen};
+use crate::support::lab::{self, Half, Lab, Policy, keygen};
 
 /// Asserts what the refusal says.
 fn refused(gateway: &Gateway<'_>, words: &[&str]) {
@@ -190,7 +190,8 @@ fn others_at_the_same_device_socket_and_folder() {
         .with("--state-dir", state.to_str().unwrap());
     let said = same_state.refused();
     expect(&said, &["another Ravelin uses this state folder", ".state"]);
-    let same_device = half.gateway(&Policy::default());
+    let keys = lab::keys();
+    let same_device = Gateway::new(&half.g1, keys.path(), &Policy::default().text(1));
     expect(
         &same_device.refused(),
         &[
@@ -220,7 +221,8 @@ fn a_foreign_program_stays() {
     let other = half.gateway(&Policy::default());
     other.start().kill();
     let pins = other.pins();
-    let said = half.gateway(&Policy::default()).refused();
+    let keys = lab::keys();
+    let said = Gateway::new(&half.g1, keys.path(), &Policy::default().text(1)).refused();
     expect(&said, &["another XDP program is attached", "device out0"]);
     assert_eq!(other.pins(), pins);
 }

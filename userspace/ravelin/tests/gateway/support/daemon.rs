@@ -19,6 +19,9 @@ pub(crate) const RAVELIN: &str = env!("CARGO_BIN_EXE_ravelin");
 
 const PINS: &str = "/sys/fs/bpf/ravelin";
 
+/// Which numbers were used under which keys: it stays when a filter is taken away.
+pub(crate) const NUMBERS: &str = "/sys/fs/bpf/ravelin-numbers";
+
 /// How a daemon is started. Its instance is its own; what it leaves attached goes when this is dropped.
 pub(crate) struct Gateway<'n> {
     pub(crate) namespace: &'n Namespace,
@@ -194,6 +197,8 @@ impl Drop for Gateway<'_> {
         if self.namespace.output("true", &[]).status.success() {
             let _ = self.detach();
         }
+        // Nobody will have these keys any more.
+        let _ = std::fs::remove_dir_all(Path::new(NUMBERS).join(&self.instance));
     }
 }
 
@@ -338,17 +343,20 @@ impl Drop for Daemon {
 
 /// Detaches what tests left that were killed.
 fn sweep() {
-    let Ok(entries) = std::fs::read_dir(PINS) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name().into_string().unwrap_or_default();
-        let Some(pid) = name.strip_prefix("test-").and_then(|rest| rest.split('-').next()) else {
+    for pins in [PINS, NUMBERS] {
+        let Ok(entries) = std::fs::read_dir(pins) else {
             continue;
         };
-        if !Path::new("/proc").join(pid).exists() {
-            // A test beside this one may be faster.
-            let _ = ravelin_engine::detach_leftovers(&name);
+        for entry in entries.flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let Some(pid) = name.strip_prefix("test-").and_then(|rest| rest.split('-').next()) else {
+                continue;
+            };
+            if !Path::new("/proc").join(pid).exists() {
+                // A test beside this one may be faster.
+                let _ = ravelin_engine::detach_leftovers(&name);
+                let _ = std::fs::remove_dir_all(Path::new(NUMBERS).join(&name));
+            }
         }
     }
 }

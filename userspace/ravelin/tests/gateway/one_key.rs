@@ -1,0 +1,72 @@
+//! One key in two instances of a machine, or under two state folders, would repeat nonces.
+
+use std::path::Path;
+
+use crate::support::capture::assert_sequence_numbers_fresh;
+use crate::support::daemon::{NUMBERS, succeeded};
+use crate::support::echo::Echo;
+use crate::support::lab::{H2, Lab, PORT, Policy, keygen};
+use crate::support::wait_until;
+
+#[test]
+fn what_one_instance_has_sealed_with_no_other_seals_with() {
+    let lab = Lab::new();
+    let policy = Policy::default();
+    let (a, b) = (lab.gateway(1, &policy), lab.gateway(1, &policy));
+    let refused = |what: &str| {
+        let said = b.refused();
+        for part in [
+            "connection `c`: static.outbound.key-file",
+            &format!("instance `{}`", a.instance),
+            "ravelin keygen",
+        ] {
+            assert!(said.contains(part), "{what}: {said}");
+        }
+    };
+    let daemon = a.start();
+    refused("while it runs");
+    // Whoever was refused has left no trace.
+    daemon.kill();
+    let daemon = a.start();
+    daemon.kill();
+    refused("when it is dead");
+    succeeded(&a.detach());
+    refused("when its filter is gone");
+    let daemon = a.start();
+
+    // Its own key it may have.
+    let key = lab.folder.path().join("a.key");
+    std::fs::remove_file(&key).unwrap();
+    keygen(&key, "aes-256-gcm");
+    drop(daemon);
+    succeeded(&a.detach());
+    drop(b.start());
+
+    // Now it is the other one's turn to be refused.
+    succeeded(&b.detach());
+    let said = a.refused();
+    assert!(said.contains(&format!("instance `{}`", b.instance)), "{said}");
+}
+
+#[test]
+fn another_state_folder_repeats_no_number() {
+    let lab = Lab::new();
+    let policy = Policy::default();
+    let (mut g1, g2) = (lab.gateway(1, &policy), lab.gateway(2, &policy));
+    let _d2 = g2.start();
+    let capture = lab.capture();
+    let echo = Echo::start(&lab.h2, PORT);
+    for round in 0..3 {
+        let daemon = g1.start();
+        wait_until("protected UDP", || echo.udp(&lab.h1, H2[0], b"protected"));
+        daemon.kill();
+        if round == 1 {
+            succeeded(&g1.detach());
+            assert!(Path::new(NUMBERS).join(&g1.instance).exists());
+        }
+        let other = lab.folder.path().join(format!("state-{round}"));
+        g1 = g1.with("--state-dir", other.to_str().unwrap());
+        g1.extra.drain(..g1.extra.len() - 2);
+    }
+    assert!(assert_sequence_numbers_fresh(&capture.packets()) >= 6);
+}
