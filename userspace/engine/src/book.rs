@@ -68,7 +68,7 @@ impl Identity {
 /// A number for each drop reason.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Table {
-    /// Dropped, in maps that are gone.
+    /// Dropped, in maps that are gone, or where neither programs nor workers could see it.
     Drops,
     /// Spared by an audit, in maps that are gone.
     Audited,

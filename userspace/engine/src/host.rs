@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use nix::net::if_::if_nametoindex;
 use ravelin_xdp_common::HostEdge;
 use ravelin_xsk::{Tun, TunError};
@@ -59,6 +59,8 @@ pub(crate) struct Host {
     edge: HostEdge,
     /// Removed with this; a TUN device is the workers'.
     pair: Option<Pair>,
+    /// What a TUN device had dropped when it was asked last.
+    dropped: u64,
 }
 
 impl Host {
@@ -93,7 +95,15 @@ impl Host {
             ethernet: pair.is_some().into(),
             reserved: 0,
         };
-        Ok((Self { name, edge, pair }, sides))
+        Ok((
+            Self {
+                name,
+                edge,
+                pair,
+                dropped: 0,
+            },
+            sides,
+        ))
     }
 
     /// The device's name, on the stack's side.
@@ -114,6 +124,28 @@ impl Host {
     /// Tells the programs.
     pub(crate) fn announce(&self, filter: &mut Filter) -> Result<(), FilterError> {
         filter.set_host_edge(&self.edge)
+    }
+
+    /// Packets that a TUN device has dropped since this was asked last, because workers did not take them. Of a veth the workers'
+    /// sockets know.
+    pub(crate) fn overruns(&mut self) -> io::Result<u64> {
+        if self.pair.is_some() {
+            return Ok(0);
+        }
+        let mut message = LinkMessage::default();
+        message.header.index = self.edge.edge;
+        let answers = Questions::open()?.ask(RouteNetlinkMessage::GetLink(message), 0)?;
+        let attributes = answers.iter().flat_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => link.attributes.as_slice(),
+            _ => &[],
+        });
+        let dropped = attributes.filter_map(|attribute| match attribute {
+            LinkAttribute::Stats64(statistics) => Some(statistics.tx_dropped),
+            _ => None,
+        });
+        let dropped = dropped.max().unwrap_or(self.dropped);
+        let before = std::mem::replace(&mut self.dropped, dropped);
+        Ok(dropped.saturating_sub(before))
     }
 
     /// Follows the link-layer address of the outer device: packets for another one are not this host's.

@@ -224,7 +224,12 @@ impl Ledger {
         workers + self.book.reason(Table::Drops, index)
     }
 
-    /// The same of packets that an audit spared.
+    /// Counts packets that were dropped where neither the driver's programs nor a worker could see it.
+    pub(crate) fn lost(&self, reason: DropReason, packets: u64) {
+        self.book.add_reason(Table::Drops, reason.index(), packets);
+    }
+
+    /// Packets that an audit spared, but for those that stand in the driver's maps.
     pub(crate) fn audited(&self, reason: DropReason) -> u64 {
         self.book.reason(Table::Audited, reason.index())
     }

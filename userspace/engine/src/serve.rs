@@ -6,12 +6,14 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use ravelin_xdp_common::DropReason;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::change::{MOST_WAITING, Work, prepared};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::follow::renewed;
+use crate::host::Host;
 use crate::names::Lookup;
 use crate::order::Order;
 use crate::prepare::ApplyError;
@@ -160,7 +162,10 @@ impl Engine {
     }
 
     /// Notes what was dropped while this engine served. What it cannot read now it reads next time.
-    fn look_at_drops(&self) {
+    fn look_at_drops(&mut self) {
+        if let Some(Ok(overruns)) = self.host.as_mut().map(Host::overruns) {
+            self.enforcement.ledger.lost(DropReason::ReceiveOverrun, overruns);
+        }
         if let Ok(dropped) = self.enforcement.filter.drops() {
             self.enforcement.ledger.look(&dropped);
         }

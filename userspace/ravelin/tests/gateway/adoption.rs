@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ravelin_engine::{RuleCount, Status};
 
 use crate::support::daemon::{Daemon, Gateway, succeeded};
@@ -14,6 +17,9 @@ use crate::support::wait_until;
 
 /// Protected packets sent while nobody serves.
 const SENT: u64 = 40;
+
+/// Packets that no queue between the filter and a worker holds.
+const QUEUED: u64 = 8192;
 
 /// What a daemon has counted, by names. Only what no traffic has.
 fn counted(status: &Status) -> BTreeMap<String, RuleCount> {
@@ -133,11 +139,35 @@ fn counters_and_the_generation_go_on_with_the_next_engine() {
 }
 
 /// Sends protected packets that must not arrive. To a host's own sender the filter's refusal is an error.
-fn send(from: &Namespace, to: &str) {
+fn send(from: &Namespace, to: &str, packets: u64) {
     let socket = from.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
-    for _ in 0..SENT {
+    for number in 0..packets {
         let _ = socket.send_to(b"protected, meanwhile", (to, PORT));
+        // No faster than devices without a worker behind them can be.
+        if number % 64 == 63 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
+}
+
+/// Freezes an engine while packets are sent that it must protect, more than any queue holds. Afterwards it has sealed them or counted
+/// them as dropped, all of them.
+fn freezes(daemon: &Daemon, from: &Namespace, to: &str) {
+    let accounted = || {
+        let status = daemon.status();
+        let sealed: u64 = status.workers.iter().map(|worker| worker.sealed).sum();
+        (
+            status.drops["receive_overrun"],
+            sealed + status.drops.values().sum::<u64>(),
+        )
+    };
+    let (overruns, before) = accounted();
+    let process = Pid::from_raw(daemon.pid() as i32);
+    kill(process, Signal::SIGSTOP).unwrap();
+    send(from, to, QUEUED);
+    kill(process, Signal::SIGCONT).unwrap();
+    wait_until("every packet to be counted", || accounted().1 >= before + QUEUED);
+    assert!(accounted().0 > overruns, "none was dropped");
 }
 
 /// The next engine tells how many packets were dropped while there was none, and that goes on as well.
@@ -163,7 +193,7 @@ fn tells(gateway: &Gateway<'_>, before: u64, lost: impl Fn()) {
 }
 
 #[test]
-fn what_a_gateway_drops_while_no_engine_serves_is_counted() {
+fn what_a_gateway_drops_while_its_engine_is_frozen_or_dead_is_counted() {
     let lab = Lab::new();
     let (g1, g2) = (
         lab.gateway(1, &Policy::default()),
@@ -178,19 +208,21 @@ fn what_a_gateway_drops_while_no_engine_serves_is_counted() {
         "{:?}",
         daemon.status().unserved
     );
+    freezes(&daemon, &lab.h1, H2[0]);
     let before = daemon.drops("no_worker");
     daemon.kill();
-    tells(&g1, before, || send(&lab.h1, H2[0]));
+    tells(&g1, before, || send(&lab.h1, H2[0], SENT));
 }
 
 #[test]
-fn what_a_host_drops_while_no_engine_serves_is_counted() {
+fn what_a_host_drops_while_its_engine_is_frozen_or_dead_is_counted() {
     for edge in ["tun", "veth"] {
         let hosts = Hosts::new(true).with_edge(edge);
         let running = hosts.start(str::to_owned);
         wait_until("ping", || hosts.a.ping(B[0]));
+        freezes(&running.da, &hosts.a, B[0]);
         let before = running.da.drops("no_worker");
         running.da.kill();
-        tells(&running.a, before, || send(&hosts.a, B[0]));
+        tells(&running.a, before, || send(&hosts.a, B[0], SENT));
     }
 }
