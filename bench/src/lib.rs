@@ -9,15 +9,19 @@
 //! found to tell such rule sets apart: pairs of prefix lengths, classes of port ranges, nesting and skew of the
 //! prefixes, and which protocols go with them.
 //!
-//! What the benches have in common besides: [`machine`], [`program`], [`samples`], [`publish`], [`interrupt`], [`huge_pages`]; a gateway in
+//! What the benches have in common besides: [`machine`], [`program`], [`samples`], [`publish`], [`plot`], [`interrupt`], [`huge_pages`],
+//! [`namespace`], [`daemon`]; a gateway in
 //! memory: [`rig`], with its [`tunnel`]s and a [`memory_port`]; and DPDK's: [`secgw`].
 #![forbid(unsafe_code)]
 
+pub mod daemon;
 mod generate;
 pub mod huge_pages;
 pub mod interrupt;
 pub mod machine;
 pub mod memory_port;
+pub mod namespace;
+pub mod plot;
 mod prefix;
 mod prefix_tree;
 mod profile;

@@ -44,6 +44,18 @@ impl Destination {
         &self.out
     }
 
+    /// Writes `name`.svg. With the next [`save`](Self::save) of this name it stands below the table.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn plot(&self, name: &str, picture: &str) -> Result<()> {
+        for folder in self.folders() {
+            write(&folder.join(format!("{name}.svg")), picture)?;
+        }
+        Ok(())
+    }
+
     /// Writes `name`.md and `name`.json. May be called with what there is so far, and again.
     ///
     /// # Errors
@@ -58,7 +70,12 @@ impl Destination {
             let path = self.root.join("docs/benchmarks.md");
             let text =
                 fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let text = with_section(&text, name, table)
+            let mut section = table.to_owned();
+            let picture = format!("bench/results/{name}.svg");
+            if self.root.join(&picture).is_file() {
+                section += &format!("\n![the same as a picture](../{picture})\n");
+            }
+            let text = with_section(&text, name, &section)
                 .with_context(|| format!("{}: no place for `{name}`", path.display()))?;
             write(&path, &text)?;
         }

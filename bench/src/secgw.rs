@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use ravelin_xdp_common::Direction;
 
 use crate::interrupt;
+use crate::namespace::Namespace;
 use crate::tunnel::{INSIDE, LOCAL, REMOTES, Tunnel};
 
 /// How long it may take to start: it reads a line of configuration for every rule and SA.
@@ -49,6 +50,8 @@ pub struct Setup<'s> {
     pub devices: [String; 2],
     /// MAC addresses of the neighbours beyond the inner port and beyond the outer port.
     pub neighbours: [&'s str; 2],
+    /// Where its devices are, if they are any of the kernel's.
+    pub namespace: Option<&'s Namespace>,
     /// The CPU that it works on.
     pub cpu: usize,
     /// CPUs for its other threads.
@@ -91,9 +94,16 @@ impl Secgw {
         write_configuration(&configuration, setup).with_context(|| configuration.display().to_string())?;
         let cpus: Vec<String> = setup.cpus.iter().map(ToString::to_string).collect();
         let (Memory::Huge(size) | Memory::Ordinary(size)) = setup.memory;
-        let mut command = Command::new("setpriv");
+        let mut command = match setup.namespace {
+            Some(namespace) => namespace.command("taskset"),
+            None => {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL", "taskset"]);
+                command
+            }
+        };
         command
-            .args(["--pdeathsig", "KILL", "taskset", "--cpu-list"])
+            .arg("--cpu-list")
             .arg(cpus.join(","))
             .arg(setup.program)
             .args(["--lcores", &format!("1@{}", setup.cpu), "--no-pci", "--in-memory"])
@@ -123,7 +133,9 @@ impl Secgw {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = command.spawn().context("cannot start setpriv")?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
         let questions = child.stdin.take().context("its input is piped")?;
         let answers = BufReader::new(child.stdout.take().context("its output is piped")?);
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -157,6 +169,12 @@ impl Secgw {
             );
             interrupt::sleep(Duration::from_millis(20))?;
         }
+    }
+
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What its ports have done so far.

@@ -9,6 +9,8 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+#[cfg(feature = "bench")]
+mod bench_wire;
 mod counters;
 mod host;
 mod maps;

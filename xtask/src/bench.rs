@@ -1,11 +1,13 @@
 //! `cargo xtask bench`: the figures that the documentation quotes, in one table.
 
+mod all;
 mod dpdk;
 mod engine;
 mod filter;
 mod gcm;
 pub(crate) mod host;
 pub(crate) mod instructions;
+mod veth;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -45,21 +47,25 @@ pub(crate) struct Args {
 /// Other tables.
 #[derive(Debug, Subcommand)]
 enum Part {
+    All(all::Args),
     Engine(engine::Args),
     Filter(filter::Args),
     Gcm(gcm::Args),
     Host(host::Args),
     Instructions(instructions::Args),
+    Veth(veth::Args),
 }
 
 /// Runs the task.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     match &args.part {
+        Some(Part::All(args)) => return all::run(workspace, args),
         Some(Part::Engine(args)) => return engine::run(workspace, args),
         Some(Part::Filter(args)) => return filter::run(workspace, args),
         Some(Part::Gcm(args)) => return gcm::run(workspace, args),
         Some(Part::Host(args)) => return host::run(workspace, args),
         Some(Part::Instructions(args)) => return instructions::run(workspace, args),
+        Some(Part::Veth(args)) => return veth::run(workspace, args),
         None => {}
     }
     let out = args

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use ravelin_bench::huge_pages::HugePages;
 use ravelin_bench::publish::Destination;
 use ravelin_bench::rig::Network;
@@ -52,6 +52,10 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_values_t = [64, 576, 1420], value_parser = clap::value_parser!(u16).range(28..=1420))]
     sizes: Vec<u16>,
 
+    /// Only clear packets to be sealed, or only sealed ones to be opened
+    #[arg(long, value_name = "DIRECTION")]
+    only: Option<Way>,
+
     /// The peer's memory in ordinary pages
     #[arg(long)]
     no_huge: bool,
@@ -71,6 +75,13 @@ struct Args {
         default_value = "it was not compiled"
     )]
     secgw_missing: String,
+}
+
+/// One of the directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Way {
+    Outbound,
+    Inbound,
 }
 
 /// MiB of our own packet memory, and some to spare.
@@ -130,6 +141,11 @@ fn main() -> Result<()> {
     if args.secgw.is_none() {
         report.peer_missing(&args.secgw_missing);
     }
+    let directions: &[Direction] = match args.only {
+        None => &[Direction::Outbound, Direction::Inbound],
+        Some(Way::Outbound) => &[Direction::Outbound],
+        Some(Way::Inbound) => &[Direction::Inbound],
+    };
     let memory = ours::memory(pages.is_some())?;
     let peer = Peer {
         program: args.secgw.as_deref(),
@@ -138,12 +154,17 @@ fn main() -> Result<()> {
     for sas in counts {
         eprintln!("engine: making {sas} tunnels");
         let network = Network::new(sas, provider, false)?;
-        for direction in [Direction::Outbound, Direction::Inbound] {
+        for direction in directions {
             for size in &args.sizes {
                 let size = usize::from(*size);
-                let work = Work { direction, sas, size };
+                let work = Work {
+                    direction: *direction,
+                    sas,
+                    size,
+                };
                 measure(&mut report, &network, &memory, work, peer, rounds).with_context(|| work.name())?;
                 // A long run that is interrupted leaves its first rows.
+                args.destination.plot("engine", &report.to_svg()?)?;
                 args.destination
                     .save("engine", &report.to_markdown(), &report.to_json()?)?;
             }
@@ -224,6 +245,7 @@ fn start(
         directions: &[work.direction],
         devices: [format!("net_pcap0,{inner}"), format!("net_pcap1,{outer}")],
         neighbours: ["02:00:00:00:00:07", "02:00:00:00:00:09"],
+        namespace: None,
         cpu: rounds.cpus.last().copied().unwrap_or(0),
         cpus: rounds.cpus,
         memory: match pages {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::machine;
+use ravelin_bench::plot::Bars;
 use ravelin_bench::samples::{NOISY, Samples};
 use ravelin_bench::secgw;
 use ravelin_esp::Provider;
@@ -96,6 +97,23 @@ impl Report {
             "rows": rows.collect::<Vec<_>>(),
         });
         Ok(serde_json::to_string_pretty(&value)? + "\n")
+    }
+
+    /// The same as a picture.
+    pub(crate) fn to_svg(&self) -> Result<String> {
+        let groups = self.rows.iter().map(|row| {
+            let [whole, worker] = &row.ours;
+            let figures = [whole, worker, &row.theirs].map(Samples::median);
+            (row.work.name(), figures.to_vec())
+        });
+        let bars = Bars {
+            title: "Engine only: thousands of packets for a second of one CPU".to_owned(),
+            series: ["Ravelin", "its worker", "ipsec-secgw"]
+                .map(str::to_owned)
+                .to_vec(),
+            groups: groups.collect(),
+        };
+        bars.to_svg()
     }
 
     pub(crate) fn to_markdown(&self) -> String {

@@ -131,6 +131,7 @@ fn main() -> Result<()> {
         }
     }
     eprintln!();
+    args.destination.plot("gcm", &report.to_svg()?)?;
     args.destination
         .save("gcm", &report.to_markdown(), &report.to_json()?)?;
     println!(

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::machine;
+use ravelin_bench::plot::Bars;
 use ravelin_bench::samples::{NOISY, Samples};
 use serde_json::{Value, json};
 
@@ -70,6 +71,20 @@ impl Report {
         Ok(serde_json::to_string_pretty(&value)? + "\n")
     }
 
+    /// The same as a picture.
+    pub(crate) fn to_svg(&self) -> Result<String> {
+        let groups = self.rows.iter().map(|row| {
+            let figures = row.samples.iter().map(Samples::median);
+            (row.name(), figures.collect())
+        });
+        let bars = Bars {
+            title: "AES-GCM: nanoseconds per packet, fewer are better".to_owned(),
+            series: self.implementations.iter().map(|one| one.name()).collect(),
+            groups: groups.collect(),
+        };
+        bars.to_svg()
+    }
+
     pub(crate) fn to_markdown(&self) -> String {
         let mut text = machine::heading(&self.machine, self.quick);
         let _ = write!(
@@ -92,10 +107,7 @@ impl Report {
             "---:|".repeat(self.implementations.len() + 1)
         );
         for row in &self.rows {
-            let work = row.work;
-            let keys = if work.keys == 1 { "one key" } else { "32 keys" };
-            let (algorithm, size) = (work.algorithm.name(), work.size);
-            let _ = write!(text, "| {algorithm} {}, {keys}, {size} B |", row.operation());
+            let _ = write!(text, "| {} |", row.name());
             for samples in &row.samples {
                 let _ = write!(text, " {} |", samples.cell());
             }
@@ -141,6 +153,13 @@ impl Report {
 }
 
 impl Row {
+    fn name(&self) -> String {
+        let work = self.work;
+        let keys = if work.keys == 1 { "one key" } else { "32 keys" };
+        let (algorithm, size) = (work.algorithm.name(), work.size);
+        format!("{algorithm} {}, {keys}, {size} B", self.operation())
+    }
+
     const fn operation(&self) -> &'static str {
         if self.work.opens { "open" } else { "seal" }
     }

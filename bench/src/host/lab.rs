@@ -1,17 +1,10 @@
 //! Two hosts and the wire between them: network namespaces without names, which end with this process.
-//!
-//! However it ends: the programs it starts in them are killed with it, and what they pin and write lies in file systems that
-//! only this process and its children see.
 
-use std::fs::File;
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
+use anyhow::{Result, bail};
+use ravelin_bench::namespace::Namespace;
 use ravelin_bench::program::run;
 
 /// The device of the wire, on both hosts.
@@ -103,23 +96,10 @@ impl Cpus {
     }
 }
 
-/// Makes the file systems private in which programs leave things: pins of BPF and the folder that is returned.
-pub(crate) fn hide_files() -> Result<PathBuf> {
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a namespace; the bench needs root")?;
-    let nothing: Option<&str> = None;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(nothing, "/", nothing, private, nothing).context("private mounts")?;
-    for (kind, place) in [("bpf", "/sys/fs/bpf"), ("tmpfs", "/run")] {
-        mount(Some(kind), place, Some(kind), MsFlags::empty(), nothing)
-            .with_context(|| format!("cannot mount {kind} at {place}"))?;
-    }
-    Ok(PathBuf::from("/run"))
-}
-
 /// The two hosts.
 #[derive(Debug)]
 pub(crate) struct Lab {
-    namespaces: [File; 2],
+    namespaces: [Namespace; 2],
     pub(crate) cpus: Cpus,
     /// For keys, policies and what programs say.
     pub(crate) folder: PathBuf,
@@ -129,22 +109,12 @@ impl Lab {
     /// New hosts with addresses, joined by a veth pair of one queue as it comes.
     pub(crate) fn new(cpus: Cpus, folder: &Path) -> Result<Self> {
         let lab = Self {
-            namespaces: [namespace()?, namespace()?],
+            namespaces: [Namespace::new()?, Namespace::new()?],
             cpus,
             folder: folder.to_owned(),
         };
-        for end in End::BOTH {
-            // No packets of its own.
-            lab.enter(end, || {
-                let setting = Path::new("/proc/sys/net/ipv6/conf/default/disable_ipv6");
-                match setting.exists() {
-                    true => std::fs::write(setting, "1").context("disable_ipv6"),
-                    false => Ok(()),
-                }
-            })?;
-        }
         let queues = ["numrxqueues", "1", "numtxqueues", "1"];
-        let peer = lab.namespace_path(End::B);
+        let peer = lab.namespaces[End::B as usize].path();
         let mut add = lab.command(End::A, "ip");
         add.args(["link", "add", "name", DEVICE])
             .args(queues)
@@ -164,52 +134,21 @@ impl Lab {
     ///
     /// To be started by the first thread: it is the one whose end the kernel watches.
     pub(crate) fn command(&self, end: End, program: impl AsRef<Path>) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.namespace_path(end)))
-            .args(["setpriv", "--pdeathsig", "KILL"])
-            .arg(program.as_ref());
-        command
+        self.namespaces[end as usize].command(program)
     }
 
     /// The same, kept on one CPU.
     pub(crate) fn command_on(&self, end: End, cpu: usize, program: impl AsRef<Path>) -> Command {
-        let mut command = self.command(end, "taskset");
-        command
-            .arg("--cpu-list")
-            .arg(cpu.to_string())
-            .arg(program.as_ref());
-        command
+        self.namespaces[end as usize].command_on(cpu, program)
     }
 
     /// `ip` on a host.
     pub(crate) fn ip(&self, end: End, arguments: &[&str]) -> Result<()> {
-        run(self.command(end, "ip").args(arguments))
+        self.namespaces[end as usize].ip(arguments)
     }
 
     /// Runs `action` on a thread inside. Sockets it returns stay inside.
     pub(crate) fn enter<T: Send>(&self, end: End, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let namespace = &self.namespaces[end as usize];
-        let inside = || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter a namespace")?;
-            action()
-        };
-        thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("a thread panicked"))?
+        self.namespaces[end as usize].enter(action)
     }
-
-    /// Of this process, so that others can open it.
-    fn namespace_path(&self, end: End) -> String {
-        let descriptor = self.namespaces[end as usize].as_raw_fd();
-        format!("/proc/{}/fd/{descriptor}", std::process::id())
-    }
-}
-
-fn namespace() -> Result<File> {
-    let make = || {
-        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace; the bench needs root")?;
-        File::open("/proc/thread-self/ns/net").context("/proc/thread-self/ns/net")
-    };
-    thread::spawn(make)
-        .join()
-        .map_err(|_| anyhow!("a thread panicked"))?
 }

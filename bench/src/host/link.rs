@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use ravelin_bench::program::{output, run};
 
 use crate::Programs;
-use crate::daemon::Daemon;
 use crate::lab::{DEVICE, End, Lab};
 use crate::pass;
+use ravelin_bench::daemon::Daemon;
 
 /// Something to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 //! Each turn makes the hosts anew, sets up one kind of link, measures, and takes all away; rounds go over all links in turn.
 #![forbid(unsafe_code)]
 
-mod daemon;
 mod datagrams;
 mod lab;
 mod link;
@@ -18,8 +17,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use ravelin_bench::machine;
 use ravelin_bench::publish::Destination;
+use ravelin_bench::{machine, namespace};
 
 use crate::lab::{Cpus, End, Lab};
 use crate::link::Link;
@@ -95,7 +94,7 @@ fn main() -> Result<()> {
         args.programs.ravelin.display()
     );
     let machine = machine::describe()?;
-    let folder = lab::hide_files()?;
+    let folder = namespace::hide_files()?;
     let (rounds, durations) = if args.quick {
         let (stream, datagrams, round_trips) = (1, 0.3, 0.3);
         (

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use ravelin_bench::machine;
 
-use crate::daemon::PATIENCE;
 use crate::lab::{End, Lab};
+use ravelin_bench::daemon::PATIENCE;
 
 const PORT: u16 = 7000;
 

@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result};
 use ravelin_bench::program::output;
 use serde_json::Value;
 
-use crate::daemon::Daemon;
 use crate::lab::{End, Lab};
+use ravelin_bench::daemon::Daemon;
 
 const PROGRAM: &str = "iperf3";
 

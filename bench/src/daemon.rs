@@ -1,4 +1,4 @@
-//! A program that serves a host while it is measured.
+//! A program that serves while something is measured.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 /// How long anything may take that is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running program; killed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Daemon {
+pub struct Daemon {
     child: Child,
     line: String,
     log: PathBuf,
@@ -20,7 +20,10 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts it; all it says goes to a file.
-    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let file = File::create(log).with_context(|| log.display().to_string())?;
         let line = format!("{command:?}");
         let child = command
@@ -36,17 +39,25 @@ impl Daemon {
         })
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it has said `text`.
-    pub(crate) fn wait_for_text(&mut self, text: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// As for [`Daemon::wait_until`].
+    pub fn wait_for_text(&mut self, text: &str) -> Result<()> {
         self.wait_until(text, |said| Ok(said.contains(text)))
     }
 
     /// Waits until `condition` holds of what it has said; fails if it ends before.
-    pub(crate) fn wait_until(
-        &mut self,
-        what: &str,
-        mut condition: impl FnMut(&str) -> Result<bool>,
-    ) -> Result<()> {
+    ///
+    /// # Errors
+    /// It ended, [`PATIENCE`] did, or `condition` failed.
+    pub fn wait_until(&mut self, what: &str, mut condition: impl FnMut(&str) -> Result<bool>) -> Result<()> {
         let start = Instant::now();
         loop {
             let said = fs::read_to_string(&self.log).unwrap_or_default();

@@ -1,0 +1,211 @@
+//! The figures as a table and as JSON.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use ravelin_bench::plot::Bars;
+use ravelin_bench::samples::{NOISY, Samples};
+use ravelin_bench::{machine, secgw};
+use serde_json::{Value, json};
+
+use crate::gateway::Kind;
+use crate::traffic::Traffic;
+
+/// How many times the peer's rate is aimed at.
+const AIM: f64 = 1.1;
+
+/// What ESP is to keep of plain forwarding, where packets are small.
+const AIM_OF_FORWARDING: f64 = 0.85;
+
+/// All that was measured.
+#[derive(Debug)]
+pub(crate) struct Report {
+    machine: Value,
+    quick: bool,
+    cpus: String,
+    no_huge_pages: Option<String>,
+    missing: Vec<(Kind, String)>,
+    cells: Vec<Cell>,
+}
+
+/// One gateway under one kind of traffic.
+#[derive(Debug)]
+struct Cell {
+    kind: Kind,
+    traffic: Traffic,
+    /// Thousands of packets per second.
+    rate: Samples,
+    /// Percent of a CPU that its process had.
+    busy: Samples,
+}
+
+impl Report {
+    pub(crate) fn new(machine: Value, quick: bool, cpus: &[usize], no_huge_pages: Option<String>) -> Self {
+        let (first, last) = (cpus.first().unwrap_or(&0), cpus.last().unwrap_or(&0));
+        let cells = Traffic::ALL.into_iter().flat_map(|traffic| {
+            Kind::ALL.map(|kind| Cell {
+                kind,
+                traffic,
+                rate: Samples::default(),
+                busy: Samples::default(),
+            })
+        });
+        Self {
+            machine,
+            quick,
+            cpus: format!("the generator has CPU {first}, the gateway CPU {last}"),
+            no_huge_pages,
+            missing: Vec::new(),
+            cells: cells.collect(),
+        }
+    }
+
+    /// One of them cannot be measured.
+    pub(crate) fn missing(&mut self, kind: Kind, reason: String) {
+        self.missing.push((kind, reason));
+    }
+
+    pub(crate) fn is_missing(&self, kind: Kind) -> bool {
+        self.missing.iter().any(|(missing, _)| *missing == kind)
+    }
+
+    pub(crate) fn push(&mut self, kind: Kind, traffic: Traffic, rate: f64, busy: Option<f64>) {
+        let cell = self
+            .cells
+            .iter_mut()
+            .find(|cell| (cell.kind, cell.traffic) == (kind, traffic));
+        if let Some(cell) = cell {
+            cell.rate.push(rate);
+            if let Some(busy) = busy {
+                cell.busy.push(busy);
+            }
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Result<String> {
+        let cells = self.cells.iter().map(|cell| {
+            json!({
+                "gateway": cell.kind.name(),
+                "traffic": cell.traffic.name(),
+                "thousands_s": cell.rate.to_json(),
+                "busy_percent": cell.busy.to_json(),
+            })
+        });
+        let missing = self
+            .missing
+            .iter()
+            .map(|(kind, reason)| json!({ "gateway": kind.name(), "reason": reason }));
+        let value = json!({
+            "machine": self.machine,
+            "quick": self.quick,
+            "cpus": self.cpus,
+            "peer": format!("DPDK {}", secgw::version()),
+            "no_huge_pages": self.no_huge_pages,
+            "not_measured": missing.collect::<Vec<_>>(),
+            "cells": cells.collect::<Vec<_>>(),
+        });
+        Ok(serde_json::to_string_pretty(&value)? + "\n")
+    }
+
+    /// The same as a picture.
+    pub(crate) fn to_svg(&self) -> Result<String> {
+        let groups = Traffic::ALL.map(|traffic| {
+            let figures = Kind::ALL.map(|kind| self.rate(kind, traffic).median());
+            (traffic.name(), figures.to_vec())
+        });
+        let bars = Bars {
+            title: "Over veth, AF_XDP in copy mode: thousands of packets per second".to_owned(),
+            series: Kind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
+            groups: groups.to_vec(),
+        };
+        bars.to_svg()
+    }
+
+    pub(crate) fn to_markdown(&self) -> String {
+        let mut text = machine::heading(&self.machine, self.quick);
+        let rounds = self.cells.iter().map(|cell| cell.rate.values().len()).max();
+        let _ = write!(
+            text,
+            "\nThousands of packets per second that arrive at the sink: medians of {} rounds (± half of what lies between the lowest and the \
+             highest, in percent). Two veth pairs of one queue, AF_XDP in copy mode; {}. One SA in tunnel mode with AES-256-GCM, clear to \
+             sealed, 4,096 flows; sizes are those of the inner IPv4 packet, IMIX is seven of 64 bytes, four of 576, one of 1,420. The peer is that of \
+             DPDK {} with net_af_xdp, crypto_aesni_mb and librte_ipsec, its memory in {}. Ratios are medians of the rounds' ratios.\n\n| |",
+            rounds.unwrap_or(0),
+            self.cpus,
+            secgw::version(),
+            match &self.no_huge_pages {
+                None => "huge pages".to_owned(),
+                Some(reason) => format!("**ordinary pages**: no huge ones, {reason}"),
+            },
+        );
+        for traffic in Traffic::ALL {
+            let _ = write!(text, " {} |", traffic.name());
+        }
+        text += "\n|---|---:|---:|---:|---:|\n";
+        for kind in Kind::ALL {
+            self.row(&mut text, kind.name(), |traffic| self.rate(kind, traffic).cell());
+        }
+        for kind in [Kind::Ravelin, Kind::Secgw] {
+            let name = format!("{}, percent of a CPU", kind.name());
+            self.row(&mut text, &name, |traffic| {
+                let cell = self.cell(kind, traffic);
+                cell.map_or_else(|| "–".to_owned(), |cell| cell.busy.to_string())
+            });
+        }
+        let ratio = |to: Kind, traffic| self.rate(Kind::Ravelin, traffic).ratio(self.rate(to, traffic));
+        let verdict = |value: Option<f64>, aim: f64| match value {
+            Some(value) if value >= aim => ": met",
+            Some(_) => ": **missed**",
+            None => "",
+        };
+        let name = format!("Ravelin / ipsec-secgw, aim ≥ {AIM}");
+        self.row(&mut text, &name, |traffic| {
+            let ratio = ratio(Kind::Secgw, traffic);
+            format!("{ratio}{}", verdict(ratio.value(), AIM))
+        });
+        let name = format!("Ravelin / plain forwarding, aim ≥ {AIM_OF_FORWARDING} up to 576 B");
+        self.row(&mut text, &name, |traffic| {
+            let ratio = ratio(Kind::Forward, traffic);
+            let value = ratio.value().filter(|_| traffic.is_small());
+            format!("{ratio}{}", verdict(value, AIM_OF_FORWARDING))
+        });
+        self.row(&mut text, "Ravelin / no gateway", |traffic| {
+            ratio(Kind::None, traffic).to_string()
+        });
+        for (kind, reason) in &self.missing {
+            let _ = write!(text, "\n{} was not measured: {reason}.\n", kind.name());
+        }
+        let figures = || self.cells.iter().filter(|cell| !cell.rate.is_empty());
+        let noisy = figures().filter(|cell| cell.rate.is_noisy()).count();
+        if noisy > 0 {
+            let _ = write!(
+                text,
+                "\n**{noisy} of {} figures are noisy** (spread over {NOISY:.0} %): this machine did other things meanwhile, and they are not to be \
+                 quoted.\n",
+                figures().count()
+            );
+        }
+        text
+    }
+
+    fn row(&self, text: &mut String, name: &str, cell: impl Fn(Traffic) -> String) {
+        let _ = write!(text, "| {name} |");
+        for traffic in Traffic::ALL {
+            let _ = write!(text, " {} |", cell(traffic));
+        }
+        text.push('\n');
+    }
+
+    fn cell(&self, kind: Kind, traffic: Traffic) -> Option<&Cell> {
+        self.cells
+            .iter()
+            .find(|cell| (cell.kind, cell.traffic) == (kind, traffic))
+    }
+
+    fn rate(&self, kind: Kind, traffic: Traffic) -> &Samples {
+        let cell = self.cell(kind, traffic);
+        &cell
+            .expect("every gateway has a cell for each kind of traffic")
+            .rate
+    }
+}
