@@ -8,7 +8,7 @@ use ravelin_policy::{AddressUpdate, Connection, Encapsulation, IpsecProtocol, Po
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation as Carrier, FRAGMENT_SLOTS, Flow, FragmentKey, FragmentRecord, Header,
     InboundEndpoint, Judgement, OutboundKey, Outcome, Reader, SliceReader, Tables, TunnelEnds, Verdict,
-    decide_egress, decide_inner, decide_outer,
+    decide_egress, decide_host_egress, decide_inner, decide_outer,
 };
 
 use crate::expand::to_address;
@@ -23,6 +23,7 @@ pub struct Host {
     own: HashSet<Address>,
     fragments: RefCell<HashMap<FragmentKey, FragmentRecord>>,
     now: u64,
+    sends_itself: bool,
 }
 
 impl Host {
@@ -49,7 +50,23 @@ impl Host {
             own: own.iter().copied().map(to_address).collect(),
             fragments: RefCell::default(),
             now: 0,
+            sends_itself: false,
         }
+    }
+
+    /// The same in host mode: outbound frames are those that it sends itself on the outer device.
+    #[must_use]
+    pub fn in_host_mode(self) -> Self {
+        Self {
+            sends_itself: true,
+            ..self
+        }
+    }
+
+    /// Whether outbound frames are those that it sends itself.
+    #[must_use]
+    pub fn sends_itself(&self) -> bool {
+        self.sends_itself
     }
 
     /// Sets the machine's clock, in nanoseconds: the memory of fragments goes by it.
@@ -58,7 +75,7 @@ impl Host {
     }
 
     /// What becomes of a frame (from its Ethernet header on): inbound ones arrive on the outer device, outbound ones on
-    /// the inner.
+    /// the inner, or in host mode are about to leave the outer.
     #[must_use]
     pub fn judge(&self, frame: &[u8], direction: Direction) -> Judgement {
         self.judge_read(&SliceReader(frame), direction)
@@ -69,6 +86,7 @@ impl Host {
     pub fn judge_read(&self, frame: &impl Reader, direction: Direction) -> Judgement {
         match direction {
             Direction::Inbound => decide_outer(frame, self),
+            Direction::Outbound if self.sends_itself => decide_host_egress(frame, self),
             Direction::Outbound => decide_inner(frame, self),
         }
     }

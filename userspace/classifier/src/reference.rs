@@ -43,7 +43,10 @@ pub fn classify(policy: &Policy, packet: &Packet, direction: Direction) -> Verdi
         };
     };
     let (decision, connection, accept_unsecured) = match rule.action {
-        Action::Permit => (Decision::Permit, NO_CONNECTION, false),
+        Action::Permit => {
+            let inside = rule.inside.map_or(NO_CONNECTION, |connection| connection as u32);
+            (Decision::Permit, inside, false)
+        }
         Action::Block => (Decision::Block, NO_CONNECTION, false),
         Action::Protect {
             connection,
@@ -160,8 +163,9 @@ fn match_filter(filter: &Filter, packet: &Packet) -> Match {
 fn compare(a: (&Rule, &Filter), b: (&Rule, &Filter)) -> Ordering {
     let before = |priority| match priority {
         Priority::Lifeline => (0, 0),
-        Priority::Given(priority) => (1, priority),
-        Priority::None => (2, 0),
+        Priority::Session => (1, 0),
+        Priority::Given(priority) => (2, priority),
+        Priority::None => (3, 0),
     };
     let priority = before(a.0.priority).cmp(&before(b.0.priority));
     let shorter = |f: &Filter| common_bits(&f.source).min(common_bits(&f.destination));

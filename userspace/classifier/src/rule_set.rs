@@ -251,7 +251,10 @@ fn of_fragments(entries: &[Entry], verdicts: &[Verdict], family: Family) -> Vec<
 
 fn verdict(policy: &Policy, rule: &Rule, rule_id: usize) -> Verdict {
     let (decision, connection, accept_unsecured) = match rule.action {
-        PolicyAction::Permit => (Decision::Permit, NO_CONNECTION, false),
+        PolicyAction::Permit => {
+            let inside = rule.inside.and_then(|connection| u32::try_from(connection).ok());
+            (Decision::Permit, inside.unwrap_or(NO_CONNECTION), false)
+        }
         PolicyAction::Block => (Decision::Block, NO_CONNECTION, false),
         PolicyAction::Protect {
             connection,

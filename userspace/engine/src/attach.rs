@@ -238,16 +238,7 @@ impl Attachments {
     ///
     /// [`AttachError::Bpffs`].
     pub(crate) fn is_filtered(&self, what: &str, device: &Device) -> Result<bool, AttachError> {
-        let path = self.path(what, device)?;
-        if marker(&path).symlink_metadata().is_ok() {
-            return Ok(false);
-        }
-        let failed = |error| BpffsError::pin(&path, error);
-        let Some(link) = BpfLink::at(&path).map_err(failed)? else {
-            return Ok(false);
-        };
-        let at = device_of(&link).map_err(failed)?;
-        Ok(at == Some(device.index))
+        stands(&self.path(what, device)?, device)
     }
 
     /// Notes, before it is attached, that what will be pinned there is the filter of boot. [`Attachments::sweep`] takes the note
@@ -356,14 +347,7 @@ impl Attachments {
     }
 
     fn path(&self, what: &str, device: &Device) -> Result<PathBuf, AttachError> {
-        let namespace = Path::new("/proc/thread-self/ns/net");
-        let inode = std::fs::metadata(namespace)
-            .map_err(|error| BpffsError::pin(namespace, error))?
-            .ino();
-        Ok(self
-            .folder
-            .path()
-            .join(format!("{what}-{inode}-{}", device.index)))
+        place(self.folder.path(), what, device)
     }
 
     fn push(&mut self, path: PathBuf, link: BpfLink, adopted: bool) {
@@ -410,6 +394,37 @@ pub fn detach_leftovers(instance: &str) -> Result<usize, AttachError> {
     ledger::remove(instance);
     folder.remove()?;
     Ok(pins.iter().filter(|path| !is_marker(path)).count())
+}
+
+/// Whether an engine of this name, be it one that runs or one that has ended, filters what leaves a device.
+///
+/// # Errors
+///
+/// [`AttachError::Bpffs`].
+pub(crate) fn filters_egress(instance: &str, device: &Device) -> Result<bool, AttachError> {
+    stands(&place(&PinFolder::path_of(instance), EGRESS, device)?, device)
+}
+
+/// Whether a pin holds the filter of a policy to a device.
+fn stands(pin: &Path, device: &Device) -> Result<bool, AttachError> {
+    if marker(pin).symlink_metadata().is_ok() {
+        return Ok(false);
+    }
+    let failed = |error| BpffsError::pin(pin, error);
+    let Some(link) = BpfLink::at(pin).map_err(failed)? else {
+        return Ok(false);
+    };
+    let at = device_of(&link).map_err(failed)?;
+    Ok(at == Some(device.index))
+}
+
+/// Where a program of a device is pinned.
+fn place(folder: &Path, what: &str, device: &Device) -> Result<PathBuf, AttachError> {
+    let namespace = Path::new("/proc/thread-self/ns/net");
+    let inode = std::fs::metadata(namespace)
+        .map_err(|error| BpffsError::pin(namespace, error))?
+        .ino();
+    Ok(folder.join(format!("{what}-{inode}-{}", device.index)))
 }
 
 /// Where it is noted that a pin is that of boot.

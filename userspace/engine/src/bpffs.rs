@@ -157,7 +157,7 @@ impl PinFolder {
         }
     }
 
-    fn path_of(instance: &str) -> PathBuf {
+    pub(crate) fn path_of(instance: &str) -> PathBuf {
         Path::new(BPFFS).join("ravelin").join(instance)
     }
 

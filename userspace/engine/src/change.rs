@@ -8,10 +8,12 @@ use tokio::sync::oneshot;
 
 use crate::difference::Difference;
 use crate::engine::Engine;
+use crate::held::Held;
 use crate::order::{Applied, ApplyRequest, Reply};
 use crate::policy_file::PolicyFile;
 use crate::prepare::{ApplyError, Prepared};
 use crate::reading::Reading;
+use crate::role::Role;
 use crate::thread::in_thread;
 
 /// Policies that may wait to be prepared.
@@ -64,7 +66,18 @@ impl Engine {
     pub(crate) fn is_back(&mut self) {
         self.nudge();
         self.moved = true;
-        self.watch.surroundings.session = self.enforcement.current().session;
+        let back = self.enforcement.current().session.clone();
+        self.watch.session = self.as_last_seen(back);
+        self.record_session();
+    }
+
+    /// A session as it was taken to be some time ago, or as it was seen to come since.
+    fn as_last_seen(&self, then: Option<Held>) -> Option<Held> {
+        let now = self.watch.session.as_ref();
+        match now.zip(then.as_ref()) {
+            Some((now, then)) if now.session == then.session => Some(now.clone()),
+            _ => then,
+        }
     }
 
     /// Starts preparing what comes next, if nothing is being prepared and the swap before is done with.
@@ -96,22 +109,23 @@ impl Engine {
                 self.refuse(work, error.to_string());
                 continue;
             }
-            let mut surroundings = self.watch.surroundings.clone();
-            let session = match &work {
+            let surroundings = self.watch.surroundings.clone();
+            let mut session = self.watch.session.clone();
+            let asking = match &work {
                 Work::Apply(request, _) => request.session,
                 Work::Reload => None,
             };
             let mut strange = None;
-            match session.map(|session| session.admit(&surroundings.own)) {
-                Some(Ok(Some(session))) => surroundings.session = Some(session),
+            match asking.map(|session| session.admit(&surroundings.own)) {
+                Some(Ok(Some(asking))) => session = Some(Held::new(asking, self.comes(asking))),
                 Some(Err(error)) => strange = Some(error.to_string()),
                 Some(Ok(None)) | None => {}
             }
-            let with_keys = self.enforcement.role().seals();
+            let role = self.enforcement.role();
             let reading = Reading::default();
             let (file, watched) = (path.clone(), reading.clone());
             let started = in_thread("ravelin-prepare", move || {
-                let mut prepared = load(&file, &watched, surroundings, with_keys)?;
+                let mut prepared = load(&file, &watched, surroundings, session, role)?;
                 prepared.warnings.extend(strange);
                 Ok(prepared)
             });
@@ -202,6 +216,7 @@ impl Engine {
             );
         }
         let mut policy = Self::status_of(&prepared.file, &prepared.policy, 0);
+        let session = prepared.hold.as_ref().map(|hold| hold.note.clone());
         let difference = if request.dry_run {
             self.enforcement.check(&mut prepared)?
         } else {
@@ -209,13 +224,16 @@ impl Engine {
                 .confirm_seconds
                 .map(|seconds| Duration::from_secs(u64::from(seconds)));
             let surroundings = prepared.surroundings.clone();
+            let held = prepared.session.clone();
             let result = self.enforcement.apply(prepared, trial, &self.workers);
             self.nudge();
             let difference = result?;
             // The machine's addresses may have changed since.
             self.moved |= self.watch.surroundings.own != surroundings.own;
             self.watch.surroundings.names.extend(surroundings.names);
-            self.watch.surroundings.session = surroundings.session;
+            self.watch.session = self.as_last_seen(held);
+            self.moved |= self.watch.session != self.enforcement.current().session;
+            self.record_session();
             self.last_error = None;
             policy = self.policy_status();
             warnings.extend(self.enforcement.strangers(&self.watch.surroundings.own));
@@ -246,6 +264,7 @@ impl Engine {
             started,
             rekeyed,
             stopped,
+            session,
             warnings,
         })
     }
@@ -276,10 +295,11 @@ fn load(
     path: &Path,
     reading: &Reading,
     surroundings: Surroundings,
-    with_keys: bool,
+    session: Option<Held>,
+    role: Role,
 ) -> Result<Prepared, ApplyError> {
     let (file, warnings) = PolicyFile::load_watched(path, reading)?;
-    let mut prepared = Prepared::new(file, surroundings, with_keys, reading)?;
+    let mut prepared = Prepared::new(file, surroundings, session, role, reading)?;
     let first = warnings.iter().map(ToString::to_string);
     prepared.warnings.splice(0..0, first);
     Ok(prepared)

@@ -115,20 +115,20 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Before there is a second thread: keeps what [`Engine::start`](crate::Engine::start) needs, to change files only beside
-    /// the folders and in the folders of the paths in `written`.
+    /// Before there is a second thread: keeps what [`Engine::start`](crate::Engine::start) needs, to change files only in the folder `state`,
+    /// which is made if it is not there, and to make and remove the socket `control` in its folder.
     ///
     /// # Errors
     ///
     /// [`ConfinementError`]. Kernels without Landlock are none: see [`Confinement::finish`].
-    pub fn begin(written: &[&Path]) -> Result<Self, ConfinementError> {
+    pub fn begin(state: &Path, control: &Path) -> Result<Self, ConfinementError> {
         let mut confinement = Self {
             given_up: vec!["capabilities"],
             missing: Vec::new(),
         };
         // The last mount of this process.
         let _ = crate::bpffs::mount();
-        let landlocked = restrict_files(written)?;
+        let landlocked = restrict_files(state, control)?;
         confinement.note("Landlock", landlocked);
         keep(&START)?;
         Ok(confinement)
@@ -192,10 +192,15 @@ fn keep(kept: &[Capability]) -> Result<(), caps::errors::CapsError> {
 }
 
 /// Whether Landlock is in force.
-fn restrict_files(written: &[&Path]) -> Result<bool, ConfinementError> {
+fn restrict_files(state: &Path, control: &Path) -> Result<bool, ConfinementError> {
     let changes = AccessFs::from_write(ABI::V5) | AccessFs::Execute;
-    let folders = written.iter().filter_map(|path| folder_of(path).ok());
-    let places = folders.chain(["/sys/fs/bpf", "/proc/sys/net", "/dev/net/tun"].map(PathBuf::from));
+    // What cannot be made is told by whoever needs it.
+    let made = folder_of(state).and_then(|_| make_folder(state, 0o700));
+    let state = made.map(|()| state.to_owned()).ok();
+    let places = state
+        .into_iter()
+        .chain(["/sys/fs/bpf", "/proc/sys/net", "/dev/net/tun"].map(PathBuf::from));
+    let sockets = AccessFs::MakeSock | AccessFs::RemoveFile;
     // A BPF filesystem that is mounted later is another one, and lies beneath the folder above it only.
     let pins = AccessFs::MakeDir | AccessFs::MakeReg | AccessFs::RemoveDir | AccessFs::RemoveFile;
     let status = Ruleset::default()
@@ -203,6 +208,7 @@ fn restrict_files(written: &[&Path]) -> Result<bool, ConfinementError> {
         .handle_access(changes)?
         .create()?
         .add_rules(path_beneath_rules(places, AccessFs::from_write(ABI::V5)))?
+        .add_rules(path_beneath_rules(folder_of(control).ok(), sockets))?
         .add_rules(path_beneath_rules(["/sys/fs"], pins))?
         .restrict_self()?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)

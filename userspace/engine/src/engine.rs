@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use ravelin_policy::{Action, Policy, Surroundings};
 use ravelin_xsk::{BusyPoll, PortOptions, UmemOptions};
 use tokio::sync::mpsc;
 
-use crate::attach::{AttachError, Attachments, Mode};
+use crate::arrivals::Arrivals;
+use crate::attach::{AttachError, Attachments, Mode, filters_egress};
 use crate::change::{Job, Work};
 use crate::control::Control;
 use crate::delete::Deletion;
@@ -21,6 +23,7 @@ use crate::enforcement::{Enforcement, Means};
 use crate::error::EngineError;
 use crate::filter::{Filter, Side};
 use crate::follow::Renewal;
+use crate::held::{Comes, Held};
 use crate::host::Host;
 use crate::ledger::Ledger;
 use crate::order::Order;
@@ -36,6 +39,7 @@ use crate::resolver::{News, Resolver};
 use crate::role::{Edge, Role};
 use crate::schedule::Schedule;
 use crate::session::Session;
+use crate::session_record::SessionRecord;
 use crate::status::InterfaceStatus;
 use crate::supervisor::Supervisor;
 use crate::watch::Watch;
@@ -104,6 +108,9 @@ pub struct Engine {
     pub(crate) renewal: Option<Renewal>,
     pub(crate) schedule: Schedule,
     pub(crate) peers: Peers,
+    /// For the session that has a lifeline.
+    pub(crate) arrivals: Option<Arrivals>,
+    pub(crate) session_record: SessionRecord,
     /// The surroundings have changed since the policy in force was resolved.
     pub(crate) moved: bool,
     pub(crate) last_error: Option<String>,
@@ -161,18 +168,15 @@ impl Engine {
             Ok(News::Addresses(own)) => own,
             _ => Vec::new(),
         };
-        let (session, strange) = match options.session.map(|session| session.admit(&own)) {
-            Some(Ok(session)) => (session, None),
-            Some(Err(error)) => (None, Some(error.to_string())),
-            None => (None, None),
-        };
+        let session_record = SessionRecord::new(options.state.clone());
+        let (session, strange) = first_session(options, &own, &outer, session_record.read())?;
         let surroundings = Surroundings {
             own,
             outer: Some(outer.name.clone()),
-            session,
             ..Surroundings::default()
         };
-        let mut prepared = Prepared::new(file, surroundings, role.seals(), &Reading::default())?;
+        let mut prepared = Prepared::new(file, surroundings, session, role, &Reading::default())?;
+        let session_note = prepared.hold.as_ref().map(|hold| hold.note.clone());
         let mut warnings = std::mem::take(&mut prepared.warnings);
         warnings.extend(strange);
         if !role.seals() && protects(&prepared.policy) {
@@ -208,7 +212,11 @@ impl Engine {
             outer: outer.name.clone(),
             role,
         };
-        let watch = Watch::new(prepared.surroundings.clone(), options.resolve_interval);
+        let watch = Watch::new(
+            prepared.surroundings.clone(),
+            prepared.session.clone(),
+            options.resolve_interval,
+        );
         let mut enforcement = Enforcement::start(means, prepared)?;
         enforcement.filter.set_local(&watch.surroundings.own)?;
         warnings.extend(enforcement.strangers(&watch.surroundings.own));
@@ -235,6 +243,8 @@ impl Engine {
             renewal: None,
             schedule: Schedule::new(Instant::now()),
             peers: Peers::default(),
+            arrivals: None,
+            session_record,
             moved: false,
             last_error: None,
             keeps_filter: false,
@@ -249,6 +259,10 @@ impl Engine {
             (None, _) => {}
         }
         engine.attach(options, attachments, &outer, inner.as_ref())?;
+        engine.record_session();
+        if let Some(note) = session_note {
+            eprintln!("ravelin: {note}");
+        }
         Ok(engine)
     }
 
@@ -439,6 +453,36 @@ fn counters(instance: &str, error: io::Error) -> EngineError {
         instance: instance.to_owned(),
         error,
     }
+}
+
+/// The session that is to have a lifeline: that of whoever starts the engine, or the one that an engine before has left (`recorded`). And a
+/// warning about one that gets none.
+fn first_session(
+    options: &Options,
+    own: &[IpAddr],
+    outer: &Device,
+    recorded: Option<Held>,
+) -> Result<(Option<Held>, Option<String>), AttachError> {
+    let stands = filters_egress(&options.instance, outer)?;
+    // Who has taken the filter away wants no lifeline for the rest of a session either.
+    let recorded = recorded.filter(|held| stands && matches!(held.session.admit(own), Ok(Some(_))));
+    let (asking, strange) = match options.session.map(|session| session.admit(own)) {
+        Some(Ok(asking)) => (asking, None),
+        Some(Err(error)) => (None, Some(error.to_string())),
+        None => (None, None),
+    };
+    let Some(asking) = asking else {
+        return Ok((recorded, strange));
+    };
+    if let Some(held) = recorded.filter(|held| held.management() == asking) {
+        return Ok((Some(held), strange));
+    }
+    // Without a filter it cannot be protected.
+    let comes = match options.role {
+        Role::Host if stands => Comes::Unknown,
+        _ => Comes::Clear,
+    };
+    Ok((Some(Held::new(asking, comes)), strange))
 }
 
 /// Twice the rules of the policy, so that it can be replaced by another of its size under other names.

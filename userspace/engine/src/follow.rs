@@ -22,13 +22,20 @@ impl Engine {
             return;
         }
         self.moved = false;
-        let Installed { file, policy, .. } = self.enforcement.current().clone();
-        if !file.policy().depends_on_surroundings() {
+        let Installed {
+            file,
+            policy,
+            session,
+            ..
+        } = self.enforcement.current().clone();
+        let next = self.watch.session.clone();
+        if !file.policy().depends_on_surroundings() && next == session {
             return;
         }
         let surroundings = self.watch.surroundings.clone();
+        let role = self.enforcement.role();
         let started = in_thread("ravelin-follow", move || {
-            Prepared::again(file, surroundings, &policy)
+            Prepared::again(file, surroundings, next, role, (&policy, session.as_ref()))
         });
         match started {
             Ok(result) => self.renewal = Some(Renewal(result)),
@@ -50,16 +57,29 @@ impl Engine {
             return;
         }
         let warnings = prepared.warnings.clone();
+        let note = prepared.hold.as_ref().map(|hold| hold.note.clone());
+        let session = prepared.session.clone();
+        let otherwise = session != self.enforcement.current().session;
         let result = self.enforcement.apply(prepared, None, &self.workers);
         self.nudge();
         match result {
             Ok(_) => {
                 let policy = self.policy_status();
                 eprintln!(
-                    "ravelin: {} follows changed addresses: generation {}",
+                    "ravelin: {} follows {}: generation {}",
                     policy.file.display(),
+                    if otherwise {
+                        "how the session comes"
+                    } else {
+                        "changed addresses"
+                    },
                     policy.generation
                 );
+                self.moved |= self.watch.session != session;
+                self.record_session();
+                if let Some(note) = note.filter(|_| otherwise) {
+                    eprintln!("ravelin: {note}");
+                }
                 for warning in warnings {
                     eprintln!("{warning}");
                 }

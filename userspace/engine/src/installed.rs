@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ravelin_classifier::RuleSet;
-use ravelin_policy::{Management, Policy};
+use ravelin_policy::{Policy, SessionPath};
 use ravelin_xdp_common::InboundEndpoint;
 
 use crate::connection::{Connection, Inbound};
+use crate::held::Held;
 use crate::peer_ports::PeerPorts;
 use crate::policy_file::PolicyFile;
 use crate::prepare::{ApplyError, Prepared};
@@ -30,7 +31,9 @@ pub(crate) struct Installed {
     pub(crate) policy: Arc<Policy>,
     pub(crate) generation: u32,
     /// The SSH connection that has a lifeline.
-    pub(crate) session: Option<Management>,
+    pub(crate) session: Option<Held>,
+    /// How that passes, if not by the rules.
+    pub(crate) session_path: Option<SessionPath>,
     /// By slot.
     pub(crate) rules: Arc<RuleSet>,
     /// By index of the rule in the policy.
@@ -50,7 +53,8 @@ impl Installed {
         let Prepared {
             file,
             policy,
-            surroundings,
+            session,
+            hold,
             mut rules,
             ..
         } = prepared;
@@ -63,7 +67,8 @@ impl Installed {
             file,
             policy,
             generation,
-            session: surroundings.session,
+            session,
+            session_path: hold.and_then(|hold| hold.path),
             rules: Arc::new(rules),
             rule_slots: rule_slots.into(),
             connections: connections.into(),

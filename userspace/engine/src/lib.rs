@@ -16,6 +16,7 @@
 
 mod address;
 mod adjacency;
+mod arrivals;
 mod attach;
 mod book;
 mod boot;
@@ -42,6 +43,7 @@ mod follow;
 mod forward;
 mod forwarder;
 mod fragments;
+mod held;
 mod hold;
 mod host;
 mod icmp;
@@ -75,6 +77,7 @@ mod schedule;
 mod seal;
 mod serve;
 mod session;
+mod session_record;
 mod sighting;
 mod slots;
 mod status;

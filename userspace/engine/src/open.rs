@@ -269,7 +269,8 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         };
         let connection = regime.inbound(pair).map(|inbound| inbound.connection);
         match verdict.decision {
-            Decision::Protect if Some(verdict.connection) == connection => {}
+            // The permit is that of a session which may come either way, and names the connection.
+            Decision::Protect | Decision::Permit if Some(verdict.connection) == connection => {}
             Decision::FragmentUnknown => return Err(DropReason::FragmentUnknown),
             Decision::FragmentOverlap => return Err(DropReason::FragmentOverlap),
             _ => return Err(DropReason::InnerPolicy),

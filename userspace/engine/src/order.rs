@@ -62,6 +62,9 @@ pub struct Applied {
     pub rekeyed: Vec<String>,
     /// Connections that stopped.
     pub stopped: Vec<String>,
+    /// What becomes of the SSH connection that has a lifeline, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// What its author should look at.
     pub warnings: Vec<String>,
 }

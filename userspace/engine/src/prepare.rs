@@ -9,9 +9,11 @@ use ravelin_policy::{Policy, PolicyErrors, Surroundings};
 use thiserror::Error;
 
 use crate::filter::FilterError;
+use crate::held::{Held, Hold};
 use crate::names::{Lookup, is_well_known, look_up};
 use crate::policy_file::PolicyFile;
 use crate::reading::{Reading, Stalled};
+use crate::role::Role;
 use crate::slots::Full;
 use crate::verify::{Disagreement, verify};
 
@@ -140,6 +142,10 @@ pub(crate) struct Prepared {
     pub(crate) file: PolicyFile,
     /// What its names and `me` were taken to be.
     pub(crate) surroundings: Surroundings,
+    /// The SSH connection that has a lifeline, or would have one.
+    pub(crate) session: Option<Held>,
+    /// How that is held; `None` where the policy wants to hold none.
+    pub(crate) hold: Option<Hold>,
     /// The policy in these surroundings.
     pub(crate) policy: Arc<Policy>,
     /// Rules and connections by their index in the policy.
@@ -159,18 +165,20 @@ impl Prepared {
     pub(crate) fn new(
         file: PolicyFile,
         known: Surroundings,
-        with_keys: bool,
+        session: Option<Held>,
+        role: Role,
         reading: &Reading,
     ) -> Result<Self, ApplyError> {
         let (surroundings, mut warnings) = look_around(file.policy(), known)?;
-        let policy = if file.policy().depends_on_surroundings() || surroundings.session.is_some() {
+        let mut policy = if file.policy().depends_on_surroundings() {
             let (policy, more) = file.policy().resolve(&surroundings)?;
             warnings.extend(more.iter().map(ToString::to_string));
             Arc::new(policy)
         } else {
             Arc::clone(file.policy())
         };
-        let keys = if with_keys {
+        let hold = hold(&mut policy, session.as_ref(), role)?;
+        let keys = if role.seals() {
             reading.begin(format!("a key file of {}", file.path().display()));
             let keys = StaticKeys::read(&policy);
             reading.end();
@@ -182,6 +190,8 @@ impl Prepared {
         Ok(Self {
             file,
             surroundings,
+            session,
+            hold,
             policy,
             rules,
             keys,
@@ -189,7 +199,8 @@ impl Prepared {
         })
     }
 
-    /// The policy in force in other surroundings; `None` if that makes no difference.
+    /// The policy in force in other surroundings, or with a session that comes in another way than the one that `current` holds; `None` if
+    /// that makes no difference.
     ///
     /// # Errors
     ///
@@ -197,22 +208,40 @@ impl Prepared {
     pub(crate) fn again(
         file: PolicyFile,
         surroundings: Surroundings,
-        current: &Policy,
+        session: Option<Held>,
+        role: Role,
+        current: (&Policy, Option<&Held>),
     ) -> Result<Option<Self>, ApplyError> {
         let (policy, warnings) = file.policy().resolve(&surroundings)?;
-        if policy == *current {
+        let mut policy = Arc::new(policy);
+        let hold = hold(&mut policy, session.as_ref(), role)?;
+        if (&*policy, session.as_ref()) == current {
             return Ok(None);
         }
         let rules = compiled(&policy)?;
         Ok(Some(Self {
             file,
             surroundings,
-            policy: Arc::new(policy),
+            session,
+            hold,
+            policy,
             rules,
             keys: None,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         }))
     }
+}
+
+/// Gives a session its lifeline in a policy that has none of a session.
+fn hold(policy: &mut Arc<Policy>, session: Option<&Held>, role: Role) -> Result<Option<Hold>, ApplyError> {
+    let Some(session) = session.filter(|_| policy.ssh_session()) else {
+        return Ok(None);
+    };
+    let hold = session.under(policy, &compile(policy)?, role);
+    if let Some(path) = hold.path {
+        Arc::make_mut(policy).hold(Some((&session.management(), path)));
+    }
+    Ok(Some(hold))
 }
 
 fn compiled(policy: &Policy) -> Result<RuleSet, ApplyError> {
@@ -227,14 +256,14 @@ fn look_around(policy: &Policy, known: Surroundings) -> Result<(Surroundings, Ve
         own,
         names: mut known,
         outer,
-        session,
+        session: _,
     } = known;
     let Lookup { found, failed } = look_up(policy.names());
     let mut surroundings = Surroundings {
         own,
         names: found,
         outer,
-        session,
+        session: None,
     };
     let (mut warnings, mut errors) = (Vec::new(), Vec::new());
     for (name, why) in failed {

@@ -128,6 +128,9 @@ impl Engine {
         self.look_after_pins();
         self.take_pulse();
         self.lose_patience();
+        if let Err(error) = self.attend_session() {
+            eprintln!("ravelin: the SSH session's lifeline: {error}");
+        }
         self.watch();
         if self.enforcement.advance() {
             self.nudge();

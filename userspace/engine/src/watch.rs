@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ravelin_policy::Surroundings;
 use tokio::sync::oneshot;
 
+use crate::held::Held;
 use crate::names::{Lookup, look_up};
 use crate::thread::in_thread;
 
@@ -13,6 +14,8 @@ use crate::thread::in_thread;
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) surroundings: Surroundings,
+    /// The SSH connection that must go on, and how it comes as far as is known by now.
+    pub(crate) session: Option<Held>,
     /// How long the answers of name servers are believed.
     interval: Duration,
     due: Instant,
@@ -22,9 +25,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(surroundings: Surroundings, interval: Duration) -> Self {
+    pub(crate) fn new(surroundings: Surroundings, session: Option<Held>, interval: Duration) -> Self {
         Self {
             surroundings,
+            session,
             interval,
             due: Instant::now() + interval,
             lookup: None,
@@ -109,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_failed_look_up_keeps_the_addresses_and_is_told_once() {
-        let mut watch = Watch::new(Surroundings::default(), Duration::from_secs(60));
+        let mut watch = Watch::new(Surroundings::default(), None, Duration::from_secs(60));
         let found = |address: &str| Lookup {
             found: BTreeMap::from([("a.example".to_owned(), vec![address.parse().unwrap()])]),
             failed: BTreeMap::new(),

@@ -46,7 +46,7 @@ fn confined(folder: &Path) {
     unshare(CloneFlags::CLONE_NEWUTS).unwrap();
 
     // This thread is one of the test's runner; its own threads, started later, inherit all.
-    let confinement = Confinement::begin(&[&state, &folder.join("own/control.sock")]).unwrap();
+    let confinement = Confinement::begin(&state, &folder.join("own/control.sock")).unwrap();
     let given_up = confinement.finish().unwrap();
     assert_eq!(given_up, "capabilities, Landlock, seccomp");
     std::thread::spawn({
@@ -58,7 +58,6 @@ fn confined(folder: &Path) {
 }
 
 fn tried(folder: &Path, state: &Path, outside: &Path) {
-    fs::create_dir(state).unwrap();
     fs::write(state.join("mark"), "state").unwrap();
     fs::rename(state.join("mark"), state.join("mark.new")).unwrap();
     fs::rename(state.join("mark.new"), state.join("mark")).unwrap();
@@ -74,6 +73,9 @@ fn tried(folder: &Path, state: &Path, outside: &Path) {
     denied(fs::write(folder.join("new"), ""));
     denied(fs::create_dir(folder.join("folder")));
     denied(fs::rename(state.join("mark"), folder.join("mark")));
+    // Beside the state folder, and beside the socket, nothing else.
+    denied(fs::write(folder.join("own/new"), ""));
+    denied(fs::create_dir(folder.join("own/folder")));
     denied(fs::write("/etc/ravelin-test", ""));
     denied(Command::new("true").status().map(drop));
     assert_eq!(unshare(CloneFlags::CLONE_NEWUTS), Err(Errno::EPERM));

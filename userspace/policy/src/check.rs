@@ -10,12 +10,21 @@ use crate::address::{Address, Family};
 use crate::connection::{Connection, MIN_PATH_MTU, Mode};
 use crate::diagnostic::{Position, Report, quote};
 use crate::endpoints::{Endpoints, carries};
-use crate::filter::Filter;
+use crate::filter::{Filter, Selector};
+use crate::lifeline;
 use crate::policy::{MAX_FILTERS, Policy};
+use crate::protocol::Protocol;
 use crate::rule::{Action, Rule};
+use crate::settings::Boot;
 
 /// RFC 8200 section 5: every link carries IPv6 packets of 1280 bytes.
 const MIN_IPV6_MTU: u16 = 1280;
+
+/// Where name servers answer from.
+const DNS_PORT: u16 = 53;
+
+/// Names that are not looked up by DNS.
+const NOT_OF_DNS: [&str; 3] = ["gateway", "dns-servers", "dhcp-servers"];
 
 /// Reports what the parts, each correct in itself, get wrong together.
 pub(crate) fn check(policy: &Policy, report: &mut Report<'_>) {
@@ -43,6 +52,42 @@ pub(crate) fn check(policy: &Policy, report: &mut Report<'_>) {
         warn_open(rule, report);
     }
     warn_unused(policy, report);
+    warn_names_at_boot(policy, report);
+}
+
+/// A policy that waits for a name server that it keeps out itself.
+fn warn_names_at_boot(policy: &Policy, report: &mut Report<'_>) {
+    let names = policy.names();
+    let Some(name) = names.into_iter().find(|name| !NOT_OF_DNS.contains(name)) else {
+        return;
+    };
+    let lifeline = policy.rules().iter().find(|rule| rule.name == lifeline::WRITTEN);
+    let lists = lifeline.and_then(|rule| policy.filter_lists().get(rule.filter_list));
+    let answers = |filter: &Filter| {
+        let protocol = filter.protocol.is_none_or(|protocol| protocol == Protocol::UDP);
+        protocol
+            && match &filter.selector {
+                Selector::Any => true,
+                Selector::Ports { source, .. } => source.contains(DNS_PORT),
+                Selector::Icmp { .. } => false,
+            }
+    };
+    let answered = lists.is_some_and(|list| {
+        let patterns = list.templates.iter().map(|template| &template.pattern);
+        list.filters.iter().chain(patterns).any(answers)
+    });
+    if policy.boot() == Boot::Block
+        && !answered
+        && let Some(position) = policy.name_position(name)
+    {
+        let message = format!(
+            "with boot = \"block\" no name server answers before the policy is in force, and it does not come into force as long as {} has no \
+             address: write addresses, have the name in /etc/hosts, or let the server's answers in, in `filters` of `[lifeline]`: \
+             {{ source = \"192.0.2.53\", destination = \"me\", protocol = \"udp\", source-port = 53 }}",
+            quote(name)
+        );
+        report.warn(position, message);
+    }
 }
 
 /// Every use of something that may be used once; the first use wins and later ones are reported.

@@ -60,7 +60,7 @@ pub use diagnostic::{Diagnostic, PolicyErrors, Position, Warning};
 pub use document::MAX_RULES;
 pub use filter::{Filter, FilterList, Selector};
 pub use layout::canonical_layout;
-pub use lifeline::Management;
+pub use lifeline::{Answers, Management, SessionPath};
 pub use lifetime::{Lifetime, Limits};
 pub use nat_traversal::{AddressUpdate, Ends, NatTraversal};
 pub use outer_header::{DontFragment, FlowLabel, OuterHeader};

@@ -26,6 +26,9 @@ pub(crate) const WRITTEN: &str = "[lifeline]";
 /// The rule of the SSH connection from which the policy was put in force.
 pub(crate) const SESSION: &str = "[lifeline] ssh-session";
 
+/// The rule of what its server answers, where that is not as what arrives.
+pub(crate) const ANSWERS: &str = "[lifeline] ssh-session answers";
+
 pub(crate) static LIFELINE: TableSpec = TableSpec {
     what: "[lifeline]",
     id: "lifeline",
@@ -39,7 +42,7 @@ pub(crate) static LIFELINE: TableSpec = TableSpec {
             "ssh-session",
             Kind::Boolean,
             Literal::Boolean(true),
-            "The client of the SSH connection from which the policy is put in force passes too",
+            "The client of the SSH connection from which the policy is put in force passes too, in the way that it comes",
         ),
     ],
 };
@@ -75,6 +78,57 @@ impl Management {
         })
     }
 
+    /// Its rules and their filter lists, the first of which is number `filter_list`.
+    pub(crate) fn rules(
+        &self,
+        path: SessionPath,
+        filter_list: usize,
+        position: Position,
+    ) -> Vec<(FilterList, Rule)> {
+        let towards = self.filter(position);
+        let one_way = |filter: Filter| Filter {
+            mirrored: false,
+            ..filter
+        };
+        let permit = |rule: Rule| rule;
+        let protect = |connection| {
+            move |rule: Rule| Rule {
+                action: Action::Protect {
+                    connection,
+                    accept_unsecured: false,
+                },
+                priority: Priority::Session,
+                ..rule
+            }
+        };
+        let mut rules = Vec::new();
+        let mut add = |name: &str, filter: Filter, as_it_is: &dyn Fn(Rule) -> Rule| {
+            let list = FilterList {
+                name: name.to_owned(),
+                filters: vec![filter],
+                position,
+                templates: Vec::new(),
+            };
+            let rule = as_it_is(rule(&list, filter_list + rules.len()));
+            rules.push((list, rule));
+        };
+        match path {
+            SessionPath::Clear => add(SESSION, towards, &permit),
+            SessionPath::Inside(connection) => add(SESSION, towards.reversed(), &protect(connection)),
+            SessionPath::Either { inside, answers } => {
+                let arriving = |rule: Rule| Rule { inside, ..rule };
+                add(SESSION, one_way(towards.clone()), &arriving);
+                let back = towards.reversed();
+                match answers {
+                    Answers::ByRules => {}
+                    Answers::Clear => add(ANSWERS, one_way(back), &permit),
+                    Answers::Inside(connection) => add(ANSWERS, back, &protect(connection)),
+                }
+            }
+        }
+        rules
+    }
+
     /// The packets of its connections, towards the machine.
     fn filter(&self, position: Position) -> Filter {
         let host = |address: IpAddr| Address::Prefix(IpNet::from(address.to_canonical()));
@@ -90,16 +144,33 @@ impl Management {
             position,
         }
     }
+}
 
-    /// Its filter, as a list of its own.
-    pub(crate) fn list(&self, position: Position) -> FilterList {
-        FilterList {
-            name: SESSION.to_owned(),
-            filters: vec![self.filter(position)],
-            position,
-            templates: Vec::new(),
-        }
-    }
+/// How a session's connection passes, before all rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionPath {
+    /// In the clear, both ways.
+    Clear,
+    /// Only inside ESP of this connection, both ways (index into [`Policy::connections`](crate::Policy::connections)).
+    Inside(usize),
+    /// It may arrive in the clear, and inside ESP of a connection.
+    Either {
+        /// The connection.
+        inside: Option<usize>,
+        /// How its server answers.
+        answers: Answers,
+    },
+}
+
+/// How a session's server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// As the rules say.
+    ByRules,
+    /// In the clear.
+    Clear,
+    /// Inside ESP of this connection.
+    Inside(usize),
 }
 
 /// `[lifeline]` as it is written.
@@ -213,6 +284,7 @@ pub(crate) fn rule(list: &FilterList, filter_list: usize) -> Rule {
         enabled: true,
         interfaces: Vec::new(),
         audit: false,
+        inside: None,
         fallback_clear: None,
         position: list.position,
     }

@@ -28,6 +28,8 @@ pub struct Weight {
 pub enum Priority {
     /// The lifeline: before every rule.
     Lifeline,
+    /// What a session answers inside ESP: behind what arrives for it, before every rule.
+    Session,
     /// A rule with this `priority`; smaller wins.
     Given(u32),
     /// A rule without.

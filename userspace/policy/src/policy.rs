@@ -8,7 +8,7 @@ use crate::connection::Connection;
 use crate::diagnostic::{PolicyErrors, Position, Report, Warning};
 use crate::document;
 use crate::filter::{Filter, FilterList};
-use crate::lifeline::{self, Management};
+use crate::lifeline::{self, Management, SessionPath};
 use crate::rule::{DefaultAction, Rule};
 use crate::settings::{Boot, Exemptions, Interfaces, Settings};
 use crate::source::{self, Part, Texts, Witness};
@@ -203,25 +203,42 @@ impl Policy {
         &self.rules
     }
 
-    /// Gives the SSH connection from which it is put in force its lifeline, or takes it.
-    pub(crate) fn hold(&mut self, session: Option<&Management>) {
-        if self
-            .rules
-            .last()
-            .is_some_and(|rule| rule.name == lifeline::SESSION)
+    /// Gives the SSH connection from which it is put in force its lifeline, in place of the one that it has, or takes it. A policy that wants
+    /// none for sessions has none.
+    pub fn hold(&mut self, session: Option<(&Management, SessionPath)>) {
+        while self.session_rule() == Some(self.rules.len().wrapping_sub(1))
+            || self
+                .rules
+                .last()
+                .is_some_and(|rule| rule.name == lifeline::ANSWERS)
         {
             self.rules.pop();
             self.filter_lists.pop();
         }
-        if let Some(session) = session.filter(|_| self.ssh_session) {
-            let list = session.list(Position {
+        if let Some((session, path)) = session.filter(|_| self.ssh_session) {
+            let position = Position {
                 file: 0,
                 line: 1,
                 column: 1,
-            });
-            self.rules.push(lifeline::rule(&list, self.filter_lists.len()));
-            self.filter_lists.push(list);
+            };
+            let (lists, rules): (Vec<_>, Vec<_>) = session
+                .rules(path, self.filter_lists.len(), position)
+                .into_iter()
+                .unzip();
+            self.filter_lists.extend(lists);
+            self.rules.extend(rules);
         }
+    }
+
+    /// The rule of what arrives for the SSH connection that has a lifeline.
+    #[must_use]
+    pub fn session_rule(&self) -> Option<usize> {
+        // Behind it there is at most the one of its answers.
+        let first = self.rules.len().saturating_sub(2);
+        let at = self.rules[first..]
+            .iter()
+            .position(|rule| rule.name == lifeline::SESSION);
+        at.map(|at| first + at)
     }
 
     pub(crate) fn rules_mut(&mut self) -> &mut [Rule] {

@@ -136,6 +136,9 @@ pub struct Rule {
     pub interfaces: Vec<String>,
     /// What it would drop is counted and passes.
     pub audit: bool,
+    /// Only for `permit`, and for a session's lifeline: what comes inside ESP of this connection is accepted as well (index into
+    /// [`Policy::connections`](crate::Policy::connections)).
+    pub inside: Option<usize>,
     /// Only for `protect`: outbound packets go in the clear, for this long at a time, when the peer gives no answer
     /// at all to key negotiation. `None` forbids it.
     pub fallback_clear: Option<Duration>,
@@ -206,6 +209,7 @@ impl Rule {
             enabled: active?,
             interfaces: interfaces?,
             audit: audit?,
+            inside: None,
             fallback_clear: fallback_clear?,
             position: report.position(table.span()),
         })

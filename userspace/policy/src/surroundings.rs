@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::address::Address;
 use crate::diagnostic::{Diagnostic, Findings, PolicyErrors, Position, Warning, quote};
 use crate::filter::FilterList;
-use crate::lifeline::Management;
+use crate::lifeline::{Management, SessionPath};
 use crate::party::{Addresses, Parties, Party};
 use crate::policy::{MAX_FILTERS, Policy};
 use crate::rule::Rule;
@@ -26,7 +26,7 @@ pub struct Surroundings {
     pub names: BTreeMap<String, Vec<IpAddr>>,
     /// The outer device. `None` for the one that the policy names; if it names none, every rule is taken to be for it.
     pub outer: Option<String>,
-    /// The SSH connection from which the policy is put in force.
+    /// The SSH connection from which the policy is put in force, if it comes in the clear.
     pub session: Option<Management>,
 }
 
@@ -75,7 +75,8 @@ impl Policy {
     /// The filters are more than a policy may have.
     pub fn resolve(&self, surroundings: &Surroundings) -> Result<(Self, Vec<Warning>), PolicyErrors> {
         let mut resolved = self.clone();
-        resolved.hold(surroundings.session.as_ref());
+        let session = surroundings.session.as_ref();
+        resolved.hold(session.map(|session| (session, SessionPath::Clear)));
         if !self.depends_on_surroundings() {
             return Ok((resolved, Vec::new()));
         }
@@ -104,7 +105,7 @@ impl Policy {
             sizes.push(size);
         }
         self.check_size(&sizes)?;
-        // The list of a session has no templates, whether or not it is new.
+        // The lists of a session have no templates, whether or not they are new.
         for (list, size) in resolved.filter_lists_mut().iter_mut().zip(sizes) {
             list.resolve(size, changing);
         }

@@ -224,3 +224,40 @@ fn what_would_open_more_than_this_machine_is_a_mistake() {
     let (empty, _) = Policy::parse("default = \"block\"\n[lifeline]\nfilters = []\n", "p").expect("a policy");
     assert_eq!(empty.rules().len(), 0);
 }
+
+/// Else the machine stays shut for ever, and nobody was told.
+#[test]
+fn names_that_only_an_open_machine_can_look_up_are_warned_of() {
+    let policy = |boot: &str, party: &str, lifeline: &str| {
+        format!(
+            "boot = \"{boot}\"\n[lifeline]\nfilters = [{{ source = \"10.0.0.1\", destination = \"me\", protocol = \"tcp\", \
+             destination-port = 22 }}{lifeline}]\n[filter-lists.n]\nfilters = [{{ source = \"me\", destination = \"{party}\" }}]\n\
+             [[rules]]\nname = \"n\"\nfilter-list = \"n\"\naction = \"permit\"\n"
+        )
+    };
+    let dns = ", { source = \"192.0.2.53\", destination = \"me\", protocol = \"udp\", source-port = 53 }";
+    let tcp = ", { source = \"192.0.2.53\", destination = \"me\", protocol = \"tcp\", source-port = 53 }";
+    let all = ", { source = \"192.0.2.53\", destination = \"me\" }";
+    for (boot, party, lifeline, warned) in [
+        ("block", "backup.example.com", "", true),
+        ("block", "backup.example.com", tcp, true),
+        ("block", "backup.example.com", dns, false),
+        ("block", "backup.example.com", all, false),
+        ("permit", "backup.example.com", "", false),
+        ("block", "gateway", "", false),
+        ("block", "10.9.0.1", "", false),
+    ] {
+        let (_, warnings) = Policy::parse(&policy(boot, party, lifeline), "p").expect("a policy");
+        let told = warnings
+            .iter()
+            .filter(|warning| warning.message.contains("no name server answers"))
+            .map(ToString::to_string)
+            .collect::<Vec<_>>();
+        assert_eq!(
+            !told.is_empty(),
+            warned,
+            "{boot} {party} {lifeline}: {warnings:?}"
+        );
+        assert!(told.iter().all(|told| told.starts_with("p:5:12: ")), "{told:?}");
+    }
+}

@@ -85,6 +85,9 @@ fn print(applied: &Applied) {
             println!("connections {what}: {}", names.join(", "));
         }
     }
+    if let Some(session) = &applied.session {
+        println!("{session}");
+    }
     if let Some(seconds) = applied.confirm_seconds {
         println!("run `ravelin confirm` within {seconds} s, or the policy before comes back");
     }

@@ -10,7 +10,7 @@ use ravelin_engine::PolicyFile;
 use ravelin_policy::Boot;
 
 use crate::run;
-use crate::unit::{Service, boot_unit, unit};
+use crate::unit::{Service, boot_name, boot_unit, name, unit};
 
 /// Have systemd start the engine, before the network comes up
 ///
@@ -63,11 +63,10 @@ pub(crate) fn install_service(arguments: &Arguments) -> Result<()> {
         options: &options,
         shut_at_boot,
     };
-    let name = format!("ravelin-{}.service", options.instance);
+    let name = name(&options.instance);
     let mut units = vec![(name.clone(), unit(&service)?)];
     if shut_at_boot {
-        let boot = format!("ravelin-{}-boot.service", options.instance);
-        units.push((boot, boot_unit(&service)?));
+        units.push((boot_name(&options.instance), boot_unit(&service)?));
     }
     for (name, text) in units {
         if arguments.print {
@@ -86,6 +85,12 @@ pub(crate) fn install_service(arguments: &Arguments) -> Result<()> {
         if !reloaded.is_ok_and(|status| status.success()) {
             bail!("`systemctl daemon-reload` failed; systemd does not know of the unit yet");
         }
+    }
+    let boot = boot_name(&options.instance);
+    if !shut_at_boot && arguments.folder.join(&boot).exists() {
+        println!(
+            "{boot} is of a policy before, which was to be shut at boot: systemctl disable {boot}, and remove it"
+        );
     }
     println!("now: systemctl enable --now {name}");
     Ok(())

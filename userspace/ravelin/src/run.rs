@@ -148,7 +148,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let confinement = match arguments.no_confinement {
         true => None,
-        false => Some(Confinement::begin(&[&options.state, &options.control])?),
+        false => Some(Confinement::begin(&options.state, &options.control)?),
     };
     let take_over = || match arguments.replace {
         true => end_running(&options.instance, &options.control)
@@ -204,6 +204,13 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
         None if inner.is_some() => Role::Gateway,
         None => Role::Filter,
     };
+    let control = arguments.instance.control();
+    let state = arguments
+        .state_dir
+        .clone()
+        .unwrap_or_else(|| Path::new("/var/lib/ravelin").join(instance));
+    in_a_folder("--control", &control)?;
+    in_a_folder("--state-dir", &state)?;
     Ok(Options {
         outer,
         inner,
@@ -213,11 +220,8 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
             (Some(HostEdge::Veth), _) | (None, ravelin_policy::HostEdge::Veth) => Edge::Veth,
         },
         instance: instance.clone(),
-        control: arguments.instance.control(),
-        state: arguments
-            .state_dir
-            .clone()
-            .unwrap_or_else(|| Path::new("/var/lib/ravelin").join(instance)),
+        control,
+        state,
         mode: match arguments.xdp_mode {
             XdpMode::Auto => Mode::Auto,
             XdpMode::Native => Mode::Native,
@@ -229,6 +233,22 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
         max_rules: arguments.max_rules,
         session: None,
     })
+}
+
+/// Refuses a place whose folder is the whole machine: the engine, and its unit, may write to that folder.
+fn in_a_folder(option: &str, place: &Path) -> Result<()> {
+    let place = std::path::absolute(place)?;
+    if place.parent().is_none_or(|folder| folder.parent().is_none()) {
+        bail!(
+            "{option} {}: its folder is /, and the engine could write to the whole machine; choose a place in a folder of its own, such as {}",
+            place.display(),
+            match option {
+                "--control" => "/run/ravelin/NAME.sock",
+                _ => "/var/lib/ravelin/NAME",
+            }
+        );
+    }
+    Ok(())
 }
 
 fn provider(text: &str) -> Result<Provider> {

@@ -12,18 +12,19 @@ use ravelin_policy::Management;
 /// What OpenSSH calls it.
 const VARIABLE: &str = "SSH_CONNECTION";
 
-/// What sudo sets, which keeps almost nothing else.
-const SUDO: &str = "SUDO_UID";
-
-/// Processes between the command and the session's shell that are looked at: sudo, its monitor, scripts.
-const MOST_ANCESTORS: usize = 16;
+/// Processes between the command and the session's shell that are looked at: sudo, su, their monitors, scripts.
+const MOST_ANCESTORS: usize = 32;
 
 /// Largest environment that is looked at, in bytes.
 const LARGEST: u64 = 1 << 20;
 
 /// The connection, if the command was started from one. It says so if it cannot be read.
 pub(crate) fn ssh_session() -> Option<Management> {
-    let text = std::env::var_os(VARIABLE).or_else(before_sudo)?;
+    let text = std::env::var_os(VARIABLE).or_else(of_an_ancestor)?;
+    // Who wants no session to be seen says so.
+    if text.is_empty() {
+        return None;
+    }
     let session = text.to_str().and_then(Management::of_ssh_connection);
     if session.is_none() {
         eprintln!(
@@ -35,10 +36,10 @@ pub(crate) fn ssh_session() -> Option<Management> {
     session
 }
 
-/// The same behind sudo, which takes the variable away: what the processes had that it was called from. Who may use sudo
-/// can give any, as with the variable itself; the engine opens this machine's address only, and for one client.
-fn before_sudo() -> Option<OsString> {
-    std::env::var_os(SUDO)?;
+/// The same behind sudo, `su -` and whatever else takes the variable away: what the processes had that it was called from. Who may call
+/// them can give any, as with the variable itself; the engine opens this machine's address only, and for one client. A process
+/// that may not be looked at is passed over: it may be the one that has become root.
+fn of_an_ancestor() -> Option<OsString> {
     let mut process = getppid().as_raw();
     for _ in 0..MOST_ANCESTORS {
         if process <= 1 {
@@ -46,9 +47,9 @@ fn before_sudo() -> Option<OsString> {
         }
         let folder = PathBuf::from(format!("/proc/{process}"));
         let mut environment = Vec::new();
-        let file = File::open(folder.join("environ")).ok()?;
-        file.take(LARGEST).read_to_end(&mut environment).ok()?;
-        if let Some(value) = variable(&environment) {
+        let read = File::open(folder.join("environ"))
+            .and_then(|file| file.take(LARGEST).read_to_end(&mut environment));
+        if let Some(value) = read.ok().and_then(|_| variable(&environment)) {
             return Some(value);
         }
         process = parent(&std::fs::read_to_string(folder.join("stat")).ok()?)?;

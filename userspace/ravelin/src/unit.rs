@@ -83,7 +83,7 @@ pub(crate) fn boot_unit(service: &Service<'_>) -> Result<String> {
     let devices = service.devices();
     Ok(format!(
         "\
-# Written by `ravelin install-service`. Changes are kept in a drop-in: `systemctl edit ravelin-{instance}-boot`.
+# Written by `ravelin install-service`. Changes are kept in a drop-in: `systemctl edit ravelin-{instance}.boot`.
 [Unit]
 Description=Ravelin, shut until its policy is in force ({instance})
 DefaultDependencies=no
@@ -108,6 +108,16 @@ WantedBy=sysinit.target {devices}
     ))
 }
 
+/// The name of the unit that runs the engine of an instance.
+pub(crate) fn name(instance: &str) -> String {
+    format!("ravelin-{instance}.service")
+}
+
+/// The name of the unit that shuts its devices: with a dot, which no instance has in its name, so that it is no other's engine.
+pub(crate) fn boot_name(instance: &str) -> String {
+    format!("ravelin-{instance}.boot.service")
+}
+
 /// A unit that runs the engine.
 pub(crate) fn unit(service: &Service<'_>) -> Result<String> {
     let &Service {
@@ -129,8 +139,8 @@ pub(crate) fn unit(service: &Service<'_>) -> Result<String> {
                  ExecStartPre=-{}\n",
                 line(&service.boot_command()?)
             ),
-            format!(" ravelin-{instance}-boot.service"),
-            format!("Also=ravelin-{instance}-boot.service\n"),
+            format!(" {}", boot_name(instance)),
+            format!("Also={}\n", boot_name(instance)),
         ),
         false => (String::new(), String::new(), String::new()),
     };

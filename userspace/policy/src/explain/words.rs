@@ -16,7 +16,7 @@ pub fn rank_in_words(rank: &Rank, filter: &Filter) -> String {
 #[must_use]
 pub fn weight_in_words(weight: &Weight, filter: &Filter) -> String {
     let priority = match weight.priority {
-        Priority::Lifeline => "lifeline, ".to_owned(),
+        Priority::Lifeline | Priority::Session => "lifeline, ".to_owned(),
         Priority::Given(priority) => format!("priority {priority}, "),
         Priority::None => String::new(),
     };
@@ -45,7 +45,9 @@ pub fn why_it_lost(loser: &Candidate<'_>, winner: &Candidate<'_>) -> String {
     };
     match field {
         RankField::Priority => match (mine.priority, best.priority) {
-            (_, Priority::Lifeline) => "the winner is the lifeline, which comes before every rule".to_owned(),
+            (_, Priority::Lifeline | Priority::Session) => {
+                "the winner is the lifeline, which comes before every rule".to_owned()
+            }
             (Priority::Given(mine), Priority::Given(best)) => {
                 format!("its rule has priority {mine}, the winner's {best}, and smaller wins")
             }

@@ -11,9 +11,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ravelin_classifier::Host;
-use ravelin_policy::{PACKET_GRAMMAR, Packet, Surroundings};
+use ravelin_policy::{Connection, PACKET_GRAMMAR, Packet, Policy, Surroundings};
 use ravelin_xdp_common::Direction;
 
 use crate::policy_file::PolicyFile;
@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     #[arg(long = "in", conflicts_with = "outbound")]
     inbound: bool,
 
-    /// Only as a packet towards the wire, from the inner device
+    /// Only as a packet towards the wire: from the inner device, or in host mode from this host itself
     #[arg(long = "out")]
     outbound: bool,
 
@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
     #[arg(long = "me", value_name = "ADDRESS")]
     own: Vec<IpAddr>,
 
-    /// With the lifeline that the SSH connection of this session has in a policy that was applied from it
+    /// With the lifeline that the SSH connection of this session has in a policy that was applied from it, if it comes in the clear
     #[arg(long)]
     ssh_session: bool,
 
@@ -67,6 +67,11 @@ pub(crate) struct Arguments {
     #[arg(long = "mac", value_name = "ADDRESS", requires = "pcap", value_parser = direction::link_address)]
     link: Option<[u8; 6]>,
 
+    /// What `ravelin run` is told: a packet towards the wire is from the inner device of a gateway, or this host's own [default: host for a policy
+    /// with connections of transport mode, else gateway]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<Mode>,
+
     /// Show every filter, or every frame, however many there are
     #[arg(long)]
     all: bool,
@@ -74,6 +79,26 @@ pub(crate) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Whose packets leave for the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Those of the hosts behind the inner device
+    Gateway,
+    /// This host's own
+    Host,
+}
+
+impl Mode {
+    /// What a policy can only be for: a gateway refuses transport mode.
+    fn of(policy: &Policy) -> Self {
+        let of_host = |connection: &Connection| connection.mode == ravelin_policy::Mode::Transport;
+        match policy.connections().iter().any(of_host) {
+            true => Self::Host,
+            false => Self::Gateway,
+        }
+    }
 }
 
 fn grammar() -> String {
@@ -94,6 +119,9 @@ pub(crate) fn explain(arguments: &Arguments) -> Result<()> {
     }
     let rules = ravelin_classifier::compile(&file.policy)?;
     let mut host = Host::new(&file.policy, rules, &arguments.own);
+    if arguments.mode.unwrap_or_else(|| Mode::of(&file.policy)) == Mode::Host {
+        host = host.in_host_mode();
+    }
     if let Some(capture) = &arguments.pcap {
         return capture::explain(arguments, capture, &file.policy, &mut host);
     }

@@ -211,18 +211,17 @@ fn notes(
 ) -> Vec<String> {
     let mut notes = Vec::new();
     let packet = &explanation.packet;
-    if explanation.direction == Direction::Outbound {
+    let own = host.sends_itself() && explanation.direction == Direction::Outbound;
+    if explanation.direction == Direction::Outbound && !own {
         let egress = host.judge_egress(frame);
         notes.extend(sent_by_this_machine(judgement, &egress));
     }
+    let near = if own { packet.source } else { packet.destination };
     if judgement.outcome() != Outcome::Pass(Pass::Lifeline)
-        && host.judge_with_own(frame, explanation.direction, packet.destination)
-            == Outcome::Pass(Pass::Lifeline)
+        && host.judge_with_own(frame, explanation.direction, near) == Outcome::Pass(Pass::Lifeline)
     {
         notes.push(format!(
-            "If {} is an address of this machine (--me {}), the packet passes before the filters: {}",
-            packet.destination,
-            packet.destination,
+            "If {near} is an address of this machine (--me {near}), the packet passes before the filters: {}",
             lifeline(packet)
         ));
     }

@@ -80,7 +80,7 @@ fn session(family: usize) -> String {
     format!("{} 50000 {} {MANAGEMENT}", B[family], A[family])
 }
 
-fn with_session(mut command: Command, family: usize) -> Command {
+pub(crate) fn with_session(mut command: Command, family: usize) -> Command {
     command.env("SSH_CONNECTION", session(family));
     command
 }

@@ -27,6 +27,7 @@ mod sas;
 mod secrets;
 mod secure_server;
 mod service;
+mod session;
 mod support;
 mod surroundings;
 mod swap;

@@ -58,6 +58,20 @@ fn systemd_takes_the_unit_and_finds_it_confined() {
         let (ok, said) = analyze(&["security", "--offline=yes", "--threshold=40"], &file);
         assert!(ok, "{said}");
     }
+    for (option, place) in [
+        ("--control", "/c.sock"),
+        ("--state-dir", "/state"),
+        ("--state-dir", "/"),
+    ] {
+        let options = ["--policy", policy, "--outer", "eth0", option, place];
+        let mut command = Command::new(RAVELIN);
+        let refused = command.args(["install-service", "--print", "--"]).args(options);
+        let said = refusal(&refused.output().unwrap());
+        assert!(
+            said.contains(option) && said.contains("its folder is /"),
+            "{said}"
+        );
+    }
     let relative = ["--policy", policy, "--outer", "eth0", "--state-dir", "state"];
     let mut command = Command::new(RAVELIN);
     let refused = command.args(["install-service", "--print", "--"]).args(relative);
@@ -74,7 +88,7 @@ fn systemd_takes_the_units_of_a_policy_that_is_shut_at_boot() {
     std::fs::write(&policy, text).unwrap();
     let policy = policy.to_str().unwrap();
     let (text, file) = written(folder.path(), &["--policy", policy, "--inner=eth2"]);
-    let boot_file = folder.path().join("ravelin-default-boot.service");
+    let boot_file = folder.path().join("ravelin-default.boot.service");
     let boot = std::fs::read_to_string(&boot_file).unwrap();
     // The one names the other: systemd sees both.
     let said = Command::new("systemd-analyze")
@@ -99,7 +113,28 @@ fn systemd_takes_the_units_of_a_policy_that_is_shut_at_boot() {
     ] {
         assert!(boot.contains(expected), "{boot}");
     }
-    assert!(text.contains("\nAlso=ravelin-default-boot.service\n"), "{text}");
+    assert!(text.contains("\nAlso=ravelin-default.boot.service\n"), "{text}");
+    // No other instance's engine has that name.
+    let options = ["--policy", policy, "--instance", "default-boot"];
+    let mut command = Command::new(RAVELIN);
+    command.args(["install-service", "--folder"]).arg(folder.path());
+    succeeded(&command.arg("--").args(options).output().unwrap());
+    assert_eq!(std::fs::read_to_string(&boot_file).unwrap(), boot);
+    let mut names: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".service"))
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "ravelin-default-boot.boot.service",
+            "ravelin-default-boot.service",
+            "ravelin-default.boot.service",
+            "ravelin-default.service"
+        ]
+    );
 }
 
 #[test]

@@ -129,12 +129,13 @@ action = "permit"
     assert!(check("none of this").contains("is not checked"));
 }
 
-/// sudo takes the variable away; the shell that called it still has it.
+/// sudo takes the variable away, and `su -` everything; the shell that called them still has it.
 #[test]
-fn a_session_is_known_behind_sudo() {
-    let output = |sudo: &str| {
+fn a_session_is_known_behind_whoever_takes_the_variable_away() {
+    let output = |without: &str| {
+        // A shell in between, as there is one behind both.
         let script =
-            format!("env -u SSH_CONNECTION {sudo} \"$0\" check --without-keys servers.toml; exit $?");
+            format!("{without} sh -c '\"$0\" check --without-keys servers.toml; exit $?' \"$0\"; exit $?");
         let output = Command::new("sh")
             .args(["-c", &script, env!("CARGO_BIN_EXE_ravelin")])
             .current_dir(crate::golden::folder())
@@ -144,11 +145,13 @@ fn a_session_is_known_behind_sudo() {
         assert_eq!(output.status.code(), Some(0));
         String::from_utf8(output.stderr).expect("text")
     };
-    let said = output("SUDO_UID=1000");
-    assert!(
-        said.contains("the management of 10.0.0.1 from 10.1.0.9 (TCP port 22)"),
-        "{said}"
-    );
-    // Whoever takes it away otherwise means it.
-    assert_eq!(output("-u SUDO_UID"), "");
+    for without in ["", "env -u SSH_CONNECTION", "env -i"] {
+        let said = output(without);
+        assert!(
+            said.contains("the management of 10.0.0.1 from 10.1.0.9 (TCP port 22)"),
+            "{without}: {said}"
+        );
+    }
+    // Whoever wants none says so.
+    assert_eq!(output("env SSH_CONNECTION="), "");
 }

@@ -39,6 +39,41 @@ fn every_verdict_is_told_in_words() {
     }
 }
 
+/// What a host itself sends goes another way than what a gateway forwards.
+#[test]
+fn a_host_seals_what_it_sends_itself() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples/host-a.toml");
+    let packet = "tcp 192.0.2.1:40000 -> 192.0.2.2:80";
+    let ike = "udp 192.0.2.1:500 -> 192.0.2.2:500";
+    let explain = |policy: &str, packet: &str, more: &[&str]| {
+        let arguments = [&["explain", "--policy", policy, packet, "--out"], more].concat();
+        stdout(&arguments, 0)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let forwarded = "That is for packets from the inner device";
+    let said = explain(example, packet, &[]);
+    assert!(
+        said.contains("It is sealed with connection `host-b-v4`") && said.contains("transport mode"),
+        "{said}"
+    );
+    assert!(!said.contains(forwarded), "{said}");
+    assert!(explain(example, packet, &["--mode", "gateway"]).contains(forwarded));
+    // IKE is this machine's by its source.
+    let said = explain(example, ike, &["--me", "192.0.2.1"]);
+    assert!(said.contains("It is IKE of this machine"), "{said}");
+    let said = explain(example, ike, &[]);
+    assert!(
+        said.contains("If 192.0.2.1 is an address of this machine"),
+        "{said}"
+    );
+    // A tunnel may be a host's as well, and only its user knows.
+    let tunnel = "tcp 10.0.0.5:40000 -> 10.1.0.9:1433";
+    assert!(explain("servers.toml", tunnel, &[]).contains(forwarded));
+    assert!(!explain("servers.toml", tunnel, &["--mode", "host"]).contains(forwarded));
+}
+
 #[test]
 fn the_same_for_machines() {
     let text = stdout(
