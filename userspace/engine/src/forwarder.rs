@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -121,6 +122,24 @@ impl<'u> Admitted<'u> {
         let trimmed = self.frame.trim_front(self.metadata.l3_offset.into());
         trimmed
             .and_then(|()| self.frame.truncate(self.metadata.l3_length.into()))
+            .map_err(|_| DropReason::FrameShort)
+    }
+
+    /// Seals or opens it by itself, and notes how that went.
+    pub(crate) fn transform<T>(&mut self, crypt: impl FnOnce(&mut Packet<'_>) -> Result<T, DropReason>) {
+        let (buffer, start, end) = self.frame.chunk_mut();
+        let outcome = match Packet::new(buffer, start..end) {
+            Ok(mut packet) => crypt(&mut packet).map(|_| packet.range()),
+            // Not reached: a frame's range lies within its chunk.
+            Err(_) => Err(DropReason::FrameShort),
+        };
+        self.outcome = outcome.and_then(|range| self.give(range));
+    }
+
+    /// Has the frame hold what has become of its packet.
+    fn give(&mut self, range: Range<usize>) -> Result<(), DropReason> {
+        self.frame
+            .set_range(range.start, range.end)
             .map_err(|_| DropReason::FrameShort)
     }
 
@@ -355,58 +374,50 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
     }
 }
 
-/// Orders frames by slot, those of one slot as they came but those from elsewhere last, and hands out one slot's at a time;
-/// those from elsewhere apart.
-pub(crate) fn by_slot<'b, 'u>(
-    admitted: &'b mut ArrayVec<Admitted<'u>, BATCH>,
-) -> impl Iterator<Item = &'b mut [Admitted<'u>]> {
-    if admitted.windows(2).any(|pair| place(&pair[0]) != place(&pair[1])) {
-        insertion_sort(admitted);
-    }
-    admitted.chunk_by_mut(|a, b| place(a) == place(b))
-}
-
-fn place(one: &Admitted<'_>) -> (u32, bool) {
-    (one.metadata.slot, one.metadata.kind == Kind::Moved)
-}
-
-/// Stable and without allocation, which the standard library's stable sort is not. Batches are short and mostly in
-/// order.
-fn insertion_sort(admitted: &mut [Admitted<'_>]) {
-    for end in 1..admitted.len() {
-        let mut at = end;
-        while at > 0 && place(&admitted[at - 1]) > place(&admitted[at]) {
-            admitted.swap(at - 1, at);
-            at -= 1;
-        }
-    }
-}
-
-/// Seals or opens the frames of one slot in place and notes how each went.
-pub(crate) fn transform<T: Copy>(
-    run: &mut [Admitted<'_>],
-    crypt: impl FnOnce(&mut [Packet<'_>], &mut [Result<T, DropReason>]),
+/// Seals or opens frames in place and notes how each went: all at once, those of each slot one after the other and as they came. `sa` is
+/// asked once for each slot; frames of those without an SA are left alone, as are those that come from elsewhere than the peer.
+pub(crate) fn transform<S, T: Copy>(
+    admitted: &mut [Admitted<'_>],
+    mut sa: impl FnMut(u32) -> Option<S>,
+    crypt: impl FnOnce(&[(S, usize)], &mut [Packet<'_>], &mut [Result<T, DropReason>]),
 ) {
-    let mut packets: ArrayVec<Packet<'_>, BATCH> = ArrayVec::new();
-    for one in run.iter_mut() {
+    let mut packets: ArrayVec<Option<Packet<'_>>, BATCH> = ArrayVec::new();
+    let mut order: ArrayVec<(u32, u32), BATCH> = ArrayVec::new();
+    let mut sorted = true;
+    for (one, place) in admitted.iter_mut().zip(0..) {
+        let moved = one.metadata.kind == Kind::Moved;
         let (buffer, start, end) = one.frame.chunk_mut();
-        match Packet::new(buffer, start..end) {
-            Ok(packet) => packets.push(packet),
-            // Not reached: a frame's range lies within its chunk. The outcomes below would not fit the frames.
-            Err(_) => return,
+        // A frame's range lies within its chunk, so there is a packet.
+        let packet = Packet::new(buffer, start..end).ok().filter(|_| !moved);
+        if packet.is_some() {
+            let slot = one.metadata.slot;
+            sorted &= order.last().is_none_or(|(before, _)| *before <= slot);
+            order.push((slot, place));
+        }
+        packets.push(packet);
+    }
+    if !sorted {
+        order.sort_unstable();
+    }
+    let mut runs: ArrayVec<(S, usize), BATCH> = ArrayVec::new();
+    let mut ready: ArrayVec<Packet<'_>, BATCH> = ArrayVec::new();
+    let mut places: ArrayVec<u32, BATCH> = ArrayVec::new();
+    for run in order.chunk_by(|a, b| a.0 == b.0) {
+        let Some(sa) = sa(run[0].0) else { continue };
+        runs.push((sa, run.len()));
+        for (_, place) in run {
+            places.push(*place);
+            ready.extend(packets[*place as usize].take());
         }
     }
     let mut outcomes = [Err(DropReason::SaMissing); BATCH];
-    let count = packets.len();
-    crypt(&mut packets, &mut outcomes[..count]);
-    let ranges: ArrayVec<_, BATCH> = packets.iter().map(Packet::range).collect();
-    drop(packets);
-    for ((one, range), outcome) in run.iter_mut().zip(ranges).zip(outcomes) {
-        one.outcome = outcome.and_then(|_| {
-            one.frame
-                .set_range(range.start, range.end)
-                .map_err(|_| DropReason::FrameShort)
-        });
+    let count = ready.len();
+    crypt(&runs, &mut ready, &mut outcomes[..count]);
+    let ranges: ArrayVec<_, BATCH> = ready.iter().map(Packet::range).collect();
+    drop((ready, packets));
+    for ((place, range), outcome) in places.into_iter().zip(ranges).zip(outcomes) {
+        let one = &mut admitted[place as usize];
+        one.outcome = outcome.and_then(|_| one.give(range));
     }
 }
 

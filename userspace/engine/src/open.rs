@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
-use ravelin_esp::{Fragmentation, Reassembly, Whole};
+use ravelin_esp::{Fragmentation, Reassembly, Whole, open_runs};
 use ravelin_xdp_common::{Decision, Direction, DropReason, Header, IpPacket, Kind, SliceReader, parse_ip};
 use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::Snapshot;
 use crate::filter::Side;
 use crate::forward;
-use crate::forwarder::{Admitted, Forwarder, by_slot, destination_of, transform};
+use crate::forwarder::{Admitted, Forwarder, destination_of, transform};
 use crate::icmp::IcmpError;
 use crate::mss;
 use crate::regime::Regime;
@@ -62,22 +62,21 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         snapshot: &Snapshot,
         now: Instant,
     ) {
-        for run in by_slot(admitted) {
+        let opening = |pair| {
             // Should the pair have changed hands since the driver looked, the SPI is not this SA's.
-            let Some(inbound) = regime.inbound(run[0].metadata.slot) else {
-                continue;
-            };
-            if run[0].metadata.kind == Kind::Moved {
-                // Each by itself: they are few, and may be from different places.
-                let (each, _) = run.as_chunks_mut();
-                each.iter_mut()
-                    .for_each(|one| self.open_moved(one, regime, inbound, now));
-            } else {
-                transform(run, |packets, outcomes| {
-                    inbound.sa.open_batch(packets, outcomes, now);
-                });
-            }
+            let inbound = regime.inbound(pair)?;
             self.shared.opened.set(inbound.pair);
+            Some(&*inbound.sa)
+        };
+        transform(admitted, opening, |runs, packets, outcomes| {
+            open_runs(runs, packets, outcomes, now);
+        });
+        // Each by itself: they are few, and may be from different places.
+        for one in admitted.iter_mut().filter(|one| one.metadata.kind == Kind::Moved) {
+            if let Some(inbound) = regime.inbound(one.metadata.slot) {
+                self.open_moved(one, regime, inbound, now);
+                self.shared.opened.set(inbound.pair);
+            }
         }
         for one in admitted.drain(..) {
             if let Err(reason) = one.outcome {

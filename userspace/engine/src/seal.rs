@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
-use ravelin_esp::{Fragmentation, MAX_TAILROOM, Mode, OutboundSa};
+use ravelin_esp::{Fragmentation, MAX_TAILROOM, Mode, OutboundSa, seal_runs};
 use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceReader, parse_ip};
 use ravelin_xsk::{BATCH, Frame, Port};
 
@@ -11,7 +11,7 @@ use crate::adjacency::Snapshot;
 use crate::datagram;
 use crate::filter::Side;
 use crate::forward;
-use crate::forwarder::{Admitted, Forwarder, by_slot, transform};
+use crate::forwarder::{Admitted, Forwarder, transform};
 use crate::icmp::{self, IcmpError};
 use crate::mss;
 use crate::regime::Regime;
@@ -87,15 +87,14 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         snapshot: &Snapshot,
         now: Instant,
     ) {
-        for run in by_slot(admitted) {
-            let connection = regime.connection(run[0].metadata.slot);
-            if let Some(outbound) = connection.and_then(|connection| connection.outbound.as_ref()) {
-                transform(run, |packets, outcomes| {
-                    outbound.sa.seal_batch(packets, outcomes, now);
-                });
-                self.shared.sealed.set(outbound.pair);
-            }
-        }
+        let sealing = |slot| {
+            let outbound = regime.connection(slot)?.outbound.as_ref()?;
+            self.shared.sealed.set(outbound.pair);
+            Some(&*outbound.sa)
+        };
+        transform(admitted, sealing, |runs, packets, outcomes| {
+            seal_runs(runs, packets, outcomes, now);
+        });
         for one in admitted.drain(..) {
             match (one.outcome, regime.connection(one.metadata.slot)) {
                 (Ok(()), Some(connection)) => {

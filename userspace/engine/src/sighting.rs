@@ -1,5 +1,6 @@
 //! Authentic packets from elsewhere: what workers do with them, and how they tell.
 
+use std::slice;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -8,7 +9,7 @@ use ravelin_xdp_common::{Address, DropReason, IpPacket, SliceReader, parse_ip};
 use ravelin_xsk::Port;
 
 use crate::connection::Inbound;
-use crate::forwarder::{Admitted, Forwarder, transform};
+use crate::forwarder::{Admitted, Forwarder};
 use crate::regime::Regime;
 
 /// Sightings that may wait to be told. Those that do not fit say nothing that the next ones do not.
@@ -46,7 +47,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Finds out about a packet for a connection that came from elsewhere, and opens it if it is to be taken.
     pub(crate) fn open_moved(
         &self,
-        one: &mut [Admitted<'u>; 1],
+        one: &mut Admitted<'u>,
         regime: &Regime,
         inbound: &Inbound,
         now: Instant,
@@ -55,8 +56,8 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             return;
         };
         let mut packet = IpPacket::EMPTY;
-        if let Err(reason) = parse_ip(&SliceReader(one[0].frame.data()), &mut packet) {
-            one[0].outcome = Err(reason);
+        if let Err(reason) = parse_ip(&SliceReader(one.frame.data()), &mut packet) {
+            one.outcome = Err(reason);
             return;
         }
         let sa = &inbound.sa;
@@ -65,19 +66,25 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             && address == connection.remote_address;
         let mut newest = None;
         if follows {
-            transform(one, |packets, outcomes| {
-                sa.open_batch(packets, outcomes, now);
-                let opened = outcomes.iter().flatten().map(|opened| opened.sequence).next();
+            one.transform(|packet| {
+                let mut outcome = [Err(DropReason::SaMissing)];
+                sa.open_batch(slice::from_mut(packet), &mut outcome, now);
+                let [outcome] = outcome;
+                let opened = outcome.ok().map(|opened| opened.sequence);
                 newest = opened.filter(|sequence| sa.highest_sequence() == Some(*sequence));
+                outcome
             });
         } else {
-            transform(one, |packets, outcomes| {
-                sa.verify_batch(packets, outcomes, now);
-                let verified = outcomes.iter().flatten().find(|verified| verified.newest);
+            one.transform(|packet| {
+                let mut outcome = [Err(DropReason::SaMissing)];
+                sa.verify_batch(slice::from_mut(packet), &mut outcome, now);
+                let [outcome] = outcome;
+                let verified = outcome.ok().filter(|verified| verified.newest);
                 newest = verified.map(|verified| verified.sequence);
+                outcome
             });
-            if one[0].outcome.is_ok() {
-                one[0].outcome = Err(DropReason::PeerMoved);
+            if one.outcome.is_ok() {
+                one.outcome = Err(DropReason::PeerMoved);
                 sa.dropped(DropReason::PeerMoved);
             }
         }

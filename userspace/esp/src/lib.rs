@@ -5,9 +5,9 @@
 //!   build what the fast path reads.
 //! - A [`Packet`] is an IP packet inside a larger buffer, with room in front and behind.
 //! - A [`Fragmentation`] cuts clear packets that would be too long, and sealed ones that a host itself sends.
-//! - [`OutboundSa::seal_batch`] takes numbers from the [`SequenceCounter`], encrypts and encapsulates.
+//! - [`seal_runs`] takes numbers from each SA's [`SequenceCounter`], encrypts and encapsulates.
 //! - [`Reassembly`] puts received packets together again that routers have fragmented.
-//! - [`InboundSa::open_batch`] asks the [`ReplayWindow`], verifies, decrypts and decapsulates.
+//! - [`open_runs`] asks each SA's [`ReplayWindow`], verifies, decrypts and decapsulates.
 //!
 //! What an SA has done is in its [`Counts`], how long it may go on in its [`Lifetime`].
 //!
@@ -49,12 +49,12 @@ mod wipe;
 pub use counters::Counts;
 pub use expiry::LifetimeStatus;
 pub use fragmentation::{Fragmentation, Piece};
-pub use inbound::{InboundSa, Opened, Verified};
+pub use inbound::{InboundSa, Opened, Verified, open_runs};
 pub use keepalive::{MAX_KEEPALIVE_LEN, nat_keepalive};
 pub use layout::{MAX_BATCH, MAX_HEADROOM, MAX_TAILROOM};
 pub use lifetime::{Lifetime, LifetimeError, LifetimeEvent, Limits, Measure};
 pub use nat::NatOriginal;
-pub use outbound::{OutboundSa, Sealed};
+pub use outbound::{OutboundSa, Sealed, seal_runs};
 pub use outer_options::{DontFragment, Dscp, EcnMode, FlowLabel, InnerDscp, OuterOptions};
 pub use packet::{NoRoom, Packet};
 pub use parameters::{Encapsulation, Mode, Protocol, SaError, SaParameters};

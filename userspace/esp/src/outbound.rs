@@ -1,31 +1,28 @@
 //! The sending side of an SA (RFC 4303 section 3.3).
 
-use std::iter::Take;
 use std::num::NonZero;
-use std::slice;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Instant;
 
-use arrayvec::ArrayVec;
-use ravelin_gcm::{Aead, Algorithm, Provider, SealJob};
+use ravelin_gcm::{Aead, Algorithm, Provider};
 use ravelin_xdp_common::DropReason;
 
-use crate::ah::{self, Ah};
+use crate::ah::Ah;
 use crate::counters::{Counters, Counts, age};
 use crate::expiry::{Expiry, LifetimeStatus, Spent};
-use crate::ip::{self, Family, IpHeader, UDP_HEADER_LEN};
-use crate::layout::{FIXED_LEN, Layout, MAX_BATCH};
+use crate::ip::{Family, IpHeader, UDP_HEADER_LEN};
+use crate::layout::Layout;
 use crate::lifetime::LifetimeEvent;
-use crate::nonce::{self, Salt};
-use crate::outer_header::{self, OuterHeader};
+use crate::nonce::Salt;
+use crate::outer_header::OuterHeader;
 use crate::parameters::check_path_mtu;
-use crate::plan::Plan;
-use crate::sequence::{SequenceNumber, SequenceNumbers, SequenceStart};
+use crate::sequence::SequenceStart;
 use crate::wipe::wiping_stack;
-use crate::{
-    Encapsulation, Mode, NoRoom, Packet, Protocol, SaError, SaParameters, SequenceCounter, TfcPadding,
-    trailer,
-};
+use crate::{Encapsulation, Mode, Protocol, SaError, SaParameters, SequenceCounter, TfcPadding};
+
+mod sealing;
+
+pub use sealing::seal_runs;
 
 /// A packet that may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,19 +71,6 @@ struct Running {
 
 // What a batch without failures writes is one line.
 const _: () = assert!(std::mem::offset_of!(Running, counters) + Counters::WRITTEN_BY_EVERY_BATCH <= 64);
-
-/// The sequence numbers of a batch.
-struct Numbers {
-    granted: Take<SequenceNumbers>,
-    /// Why there is none when they are used up.
-    missing: DropReason,
-}
-
-impl Numbers {
-    fn next(&mut self) -> Result<SequenceNumber, DropReason> {
-        self.granted.next().ok_or(self.missing)
-    }
-}
 
 impl OutboundSa {
     /// Checks `parameters` and expands the key. Sequence numbers go on after `start`, 0 for a new key; none may be
@@ -351,278 +335,4 @@ impl OutboundSa {
             Encapsulation::Udp { .. } => UDP_HEADER_LEN,
         }
     }
-
-    /// Encrypts and encapsulates each packet in place, and says in the outcome at the same index how it went. The
-    /// slices have equal lengths; packets without an outcome are left alone. `now` is read once for many batches.
-    ///
-    /// # Errors
-    /// As the outcome of a packet, which must then not be sent: `PacketTooBig` (see [`OutboundSa::inner_mtu`]),
-    /// `FrameShort`, `FragmentTransport`, `SequenceExhausted`, `LifetimeExpired`, and the reasons for a malformed IP
-    /// header. Only packets that pass every other check take a sequence number.
-    pub fn seal_batch(
-        &self,
-        packets: &mut [Packet<'_>],
-        outcomes: &mut [Result<Sealed, DropReason>],
-        now: Instant,
-    ) {
-        debug_assert_eq!(packets.len(), outcomes.len());
-        let age = age(self.since, now);
-        for (packets, outcomes) in packets.chunks_mut(MAX_BATCH).zip(outcomes.chunks_mut(MAX_BATCH)) {
-            self.seal_chunk(packets, outcomes, age);
-        }
-    }
-
-    fn seal_chunk(&self, packets: &mut [Packet<'_>], outcomes: &mut [Result<Sealed, DropReason>], age: u64) {
-        let path_mtu = self.path_mtu();
-        let padded = self.tfc_padding.length(path_mtu);
-        let longest = longest(path_mtu);
-        let plans: ArrayVec<_, MAX_BATCH> = packets
-            .iter_mut()
-            .zip(&*outcomes)
-            .map(|(packet, _)| self.plan(packet, longest, padded))
-            .collect();
-        self.seal_planned(packets, &plans, outcomes, age);
-    }
-
-    /// Seals a packet whatever the path MTU: the sealed packet is to be fragmented.
-    ///
-    /// RFC 4303 section 3.3.4: "If necessary, fragmentation is performed after ESP processing within an IPsec implementation."
-    ///
-    /// # Errors
-    /// As [`OutboundSa::seal_batch`]; `PacketTooBig` only beyond what an IP packet holds.
-    pub fn seal_unfitted(&self, packet: &mut Packet<'_>, now: Instant) -> Result<Sealed, DropReason> {
-        let padded = self.tfc_padding.length(self.path_mtu());
-        let plan = self.plan(packet, longest(None), padded);
-        let mut outcome = [Err(DropReason::SaMissing)];
-        self.seal_planned(
-            slice::from_mut(packet),
-            &[plan],
-            &mut outcome,
-            age(self.since, now),
-        );
-        outcome[0]
-    }
-
-    /// Seals a dummy (RFC 4303 section 2.6), which the peer discards, so that those who watch cannot tell when there is nothing
-    /// to say. In tunnel mode the bytes of `packet` are what the dummy carries, of whatever kind; make it as long as other
-    /// packets are. In transport mode `packet` is an IP packet to the peer whose protocol is 59.
-    ///
-    /// It takes a sequence number, and counts as any packet.
-    ///
-    /// # Errors
-    /// As [`OutboundSa::seal_batch`]; `NextHeader` in transport mode for a packet of another protocol, and for AH.
-    pub fn seal_dummy(&self, packet: &mut Packet<'_>, now: Instant) -> Result<Sealed, DropReason> {
-        let plan = self.plan_dummy(packet, longest(self.path_mtu()));
-        let mut outcome = [Err(DropReason::SaMissing)];
-        self.seal_planned(
-            slice::from_mut(packet),
-            &[plan],
-            &mut outcome,
-            age(self.since, now),
-        );
-        outcome[0]
-    }
-
-    /// Seals the packets for which there is a plan.
-    fn seal_planned(
-        &self,
-        packets: &mut [Packet<'_>],
-        plans: &[Result<Plan, DropReason>],
-        outcomes: &mut [Result<Sealed, DropReason>],
-        age: u64,
-    ) {
-        if let Some(reason) = self.expiry.over(&self.running.spent, age) {
-            outcomes.fill(Err(reason));
-            return self.running.counters.add(outcomes, std::iter::empty(), age);
-        }
-        let numbers = self.number(plans, age);
-        match self.ah {
-            None => self.encrypt(packets, plans, numbers, outcomes),
-            Some(ah) => self.authenticate(ah, packets, plans, numbers, outcomes),
-        }
-        let lengths = plans
-            .iter()
-            .map(|plan| plan.as_ref().map_or(0, |plan| plan.header.total_len as u64));
-        self.running.counters.add(outcomes, lengths, age);
-    }
-
-    /// Sequence numbers for the packets that are ready, as far as the SA's life lasts.
-    fn number(&self, plans: &[Result<Plan, DropReason>], age: u64) -> Numbers {
-        let Running { sequence, spent, .. } = &self.running;
-        let ready = plans.iter().flatten();
-        let numbers = sequence.reserve_up_to(ready.clone().count() as u32);
-        let numbered = numbers.remaining() as usize;
-        // Numbers come first: what lacks one has cost no bytes. Those that lack bytes are lost, but so is the SA.
-        let lengths = ready.take(numbered).map(|plan| self.processed_len(plan));
-        let room = self.expiry.spend_bytes(spent, &lengths);
-        let packets = self.expiry.packets_at(sequence.last_used());
-        self.expiry.notice(spent, age, packets);
-        let missing = if room < numbered {
-            DropReason::LifetimeExpired
-        } else {
-            let over = self.expiry.over(spent, age);
-            over.unwrap_or(DropReason::SequenceExhausted)
-        };
-        Numbers {
-            granted: numbers.take(room),
-            missing,
-        }
-    }
-
-    /// Bytes that the packet's algorithm is applied to.
-    fn processed_len(&self, plan: &Plan) -> u64 {
-        match self.ah {
-            None => self.layout.ciphertext_len(plan.padded_len) as u64,
-            Some(_) => plan.total_len.into(),
-        }
-    }
-
-    /// Lays out the packets, each with a number of its own, and encrypts them.
-    fn encrypt(
-        &self,
-        packets: &mut [Packet<'_>],
-        plans: &[Result<Plan, DropReason>],
-        mut numbers: Numbers,
-        outcomes: &mut [Result<Sealed, DropReason>],
-    ) {
-        let mut jobs = ArrayVec::<_, MAX_BATCH>::new();
-        for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(&mut *outcomes) {
-            *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
-                let number = numbers.next()?;
-                let (job, sealed) = self
-                    .lay_out(packet, plan, number)
-                    .map_err(|NoRoom| DropReason::FrameShort)?;
-                jobs.push(job);
-                Ok(sealed)
-            });
-        }
-        self.aead.seal_batch(&mut jobs);
-        for (job, outcome) in jobs
-            .iter()
-            .zip(outcomes.iter_mut().filter(|outcome| outcome.is_ok()))
-        {
-            if !job.is_sealed() {
-                // Only a packet of an impossible length can fail; it would otherwise go out in clear.
-                *outcome = Err(DropReason::PacketTooBig);
-            }
-        }
-        drop(jobs);
-        self.complete_checksums(packets, plans, outcomes);
-    }
-
-    /// What `encrypt` is for ESP, for AH.
-    fn authenticate(
-        &self,
-        ah: Ah,
-        packets: &mut [Packet<'_>],
-        plans: &[Result<Plan, DropReason>],
-        mut numbers: Numbers,
-        outcomes: &mut [Result<Sealed, DropReason>],
-    ) {
-        let key = ah::Key {
-            aead: &*self.aead,
-            salt: &self.salt,
-        };
-        for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(outcomes) {
-            *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
-                let number = numbers.next()?;
-                let sequence = number.into_value();
-                self.wrap(packet, plan, sequence)
-                    .map_err(|NoRoom| DropReason::FrameShort)?;
-                let place = ah::Place {
-                    family: self.wire_family(&plan.header),
-                    at: plan.esp_at,
-                    sequence,
-                    extended: self.extended,
-                };
-                ah.seal(key, packet, place, self.spi, plan.next_header)?;
-                Ok(Sealed { sequence })
-            });
-        }
-    }
-
-    /// Makes room around the payload, and puts the IP header in front.
-    fn wrap(&self, packet: &mut Packet<'_>, plan: &Plan, sequence: u64) -> Result<(), NoRoom> {
-        let payload_len = plan.header.total_len - plan.kept;
-        let (front, behind) = self.around(self.wire_family(&plan.header), payload_len, plan.padded_len);
-        let front = plan.esp_at + front - plan.kept;
-        packet.append(behind)?;
-        packet.prepend(front)?;
-        let bytes = packet.bytes_mut();
-
-        if let Some(outer) = &self.outer {
-            outer.write(bytes, plan.total_len, &plan.header, sequence);
-        } else {
-            bytes.copy_within(front..front + plan.kept, 0);
-            let family = plan.header.family;
-            let len = ip::length_field(family, plan.total_len.into()).ok_or(NoRoom)?;
-            ip::rewrite_chain(bytes, family, plan.next_header_at, self.carrier, len);
-        }
-        Ok(())
-    }
-
-    /// Writes everything around the payload and makes the job that encrypts it.
-    fn lay_out<'p>(
-        &self,
-        packet: &'p mut Packet<'_>,
-        plan: &Plan,
-        number: SequenceNumber,
-    ) -> Result<(SealJob<'p>, Sealed), NoRoom> {
-        let sequence = number.into_value();
-        self.wrap(packet, plan, sequence)?;
-        let payload_len = plan.header.total_len - plan.kept;
-        let layout = self.layout;
-        let bytes = packet.bytes_mut();
-        let (headers, sealed) = bytes.split_at_mut(plan.esp_at + layout.header_len());
-        let (before, esp) = headers.split_at_mut(plan.esp_at);
-        if let Encapsulation::Udp { source_port, .. } = self.encapsulation {
-            let destination_port = self.destination_port.load(Ordering::Relaxed);
-            let udp = before.last_chunk_mut::<UDP_HEADER_LEN>().ok_or(NoRoom)?;
-            let udp_len = plan.total_len - (plan.esp_at - UDP_HEADER_LEN) as u16;
-            outer_header::write_udp(udp, source_port, destination_port, udp_len);
-        }
-        esp[0..4].copy_from_slice(&self.spi.to_be_bytes());
-        esp[4..8].copy_from_slice(&(sequence as u32).to_be_bytes());
-        let iv = &mut esp[FIXED_LEN..];
-        let nonce = if iv.is_empty() {
-            // RFC 8750 section 4: the IV is the sequence number in 64 bits. An algorithm without a nonce ignores it.
-            self.salt.nonce(&sequence.to_be_bytes())
-        } else {
-            self.aead.iv(sequence, iv);
-            self.salt.nonce(iv)
-        };
-
-        let icv_at = sealed.len().checked_sub(layout.icv_len()).ok_or(NoRoom)?;
-        let (plaintext, icv) = sealed.split_at_mut(icv_at);
-        plaintext[payload_len..plan.padded_len].fill(0);
-        trailer::write(&mut plaintext[plan.padded_len..], plan.next_header);
-        let aad = nonce::associated_data(self.spi, sequence, self.extended);
-        Ok((SealJob::new(nonce, aad, plaintext, icv), Sealed { sequence }))
-    }
-
-    /// UDP over IPv6 carries a checksum over the ciphertext.
-    fn complete_checksums(
-        &self,
-        packets: &mut [Packet<'_>],
-        plans: &[Result<Plan, DropReason>],
-        outcomes: &[Result<Sealed, DropReason>],
-    ) {
-        if self.udp_zero_checksum || self.encapsulation == Encapsulation::None {
-            return;
-        }
-        let outer_family = self.outer.as_ref().map(OuterHeader::family);
-        for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(outcomes) {
-            let (Ok(plan), Ok(_)) = (plan, outcome) else {
-                continue;
-            };
-            if outer_family.unwrap_or(plan.header.family) == Family::V6 {
-                outer_header::complete_udp_checksum(packet.bytes_mut(), plan.esp_at - UDP_HEADER_LEN);
-            }
-        }
-    }
-}
-
-/// The longest outer packet in bytes.
-fn longest(path_mtu: Option<u32>) -> usize {
-    path_mtu.unwrap_or(u32::from(u16::MAX)) as usize
 }

@@ -297,14 +297,20 @@ impl<C: Cpu> Aead for AeadKey<C> {
 
 /// The tags of at most [`MAX_BATCH`] jobs with a key for each; `None`, and nothing is done, if one is of another kind.
 pub(super) fn mixed<C: Cpu, J: Job, const SEAL: bool>(jobs: &mut [(&dyn Aead, J)]) -> Option<Tags> {
-    let mut keys = ArrayVec::<&AeadKey<C>, MAX_BATCH>::new();
+    let (first, _) = jobs.first()?;
+    let first: &dyn Any = *first;
+    let one: &AeadKey<C> = first.downcast_ref()?;
+    let (mut keys, mut last) = (ArrayVec::<&Key, MAX_BATCH>::new(), one);
+    let mut one_key = true;
     for (key, _) in &*jobs {
-        let key: &dyn Any = *key;
-        keys.try_push(key.downcast_ref()?).ok()?;
+        // Packets of one SA follow each other.
+        if !std::ptr::addr_eq(*key, last) {
+            let key: &dyn Any = *key;
+            last = key.downcast_ref()?;
+            one_key = false;
+        }
+        keys.try_push(&last.key).ok()?;
     }
-    let one = keys.first()?;
-    let keys: ArrayVec<&Key, MAX_BATCH> = keys.iter().map(|key| &*key.key).collect();
-    let one_key = keys.iter().all(|key| std::ptr::eq(*key, keys[0]));
     let mut tags = [[0; BLOCK]; MAX_BATCH];
     one.cpu.enter(Many::<_, SEAL> {
         block: one.block,
