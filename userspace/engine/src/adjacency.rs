@@ -58,6 +58,10 @@ impl Port {
     }
 }
 
+/// Destinations with what is known about each. Asked for nearly every packet, hence the hash: seeded at random, so that nobody can choose
+/// addresses that meet, and short.
+pub(crate) type Hops = HashMap<(u8, Address), Hop, foldhash::fast::RandomState>;
+
 /// An unchanging view of all adjacencies.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -67,7 +71,7 @@ pub struct Snapshot {
     pub outer: Port,
     /// The inner device.
     pub inner: Port,
-    pub(crate) hops: HashMap<(u8, Address), Hop>,
+    pub(crate) hops: Hops,
 }
 
 impl Snapshot {

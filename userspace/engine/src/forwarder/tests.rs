@@ -175,7 +175,7 @@ fn snapshot(generation: u64, hops: &[(Side, [u8; 4], Hop)]) -> Snapshot {
         v4: Some(v4),
         v6: None,
     };
-    let hops: HashMap<_, _> = hops
+    let hops: crate::adjacency::Hops = hops
         .iter()
         .map(|(side, address, hop)| ((*side as u8, to_address(IpAddr::from(*address))), *hop))
         .collect();
