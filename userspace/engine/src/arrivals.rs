@@ -21,22 +21,28 @@ pub(crate) struct Arrivals {
 
 impl Engine {
     /// How a session comes that has just said something: through the policy in force.
-    pub(crate) fn comes(&self, session: Management) -> Comes {
+    pub(crate) fn comes(&mut self, session: Management) -> Comes {
         if self.enforcement.role() != Role::Host {
             return Comes::Clear;
         }
-        let current = self.enforcement.current();
-        let held = self.watch.session.as_ref().filter(|held| {
-            current.policy.ssh_session()
-                && current.session.as_ref() == Some(*held)
-                && held.management() == session
-        });
-        if let Some(held) = held {
-            return held.comes.clone();
+        // What it has said came before this.
+        if let Err(error) = self.attend_session() {
+            eprintln!("ravelin: the SSH session's lifeline: {error}");
         }
-        let slot = sealed_by(session, &current.rules);
-        let connection = current.connections.iter().find(|one| Some(one.slot) == slot);
-        connection.map_or(Comes::Clear, |connection| Comes::Inside(connection.name.clone()))
+        let current = self.enforcement.current();
+        let name = |slot| {
+            let connection = current.connections.iter().find(|one| one.slot == slot);
+            connection.map(|connection| connection.name.clone())
+        };
+        let is_held = |held: &&Held| held.management() == session;
+        if current.policy.ssh_session()
+            && current.session.as_ref().is_some_and(|held| is_held(&held))
+            && let Some(held) = self.watch.session.as_ref().filter(is_held)
+        {
+            return held.typed(&current.rules, name);
+        }
+        let inside = sealed_by(session, &current.rules).and_then(name);
+        inside.map_or(Comes::Clear, Comes::Inside)
     }
 
     /// Has the lifeline follow when the session is seen to come in another way than it was thought to.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::difference::Difference;
 use crate::engine::Engine;
-use crate::held::Held;
+use crate::held::{Comes, Held};
 use crate::order::{Applied, ApplyRequest, Reply};
 use crate::policy_file::PolicyFile;
 use crate::prepare::{ApplyError, Prepared};
@@ -71,11 +71,13 @@ impl Engine {
         self.record_session();
     }
 
-    /// A session as it was taken to be some time ago, or as it was seen to come since.
-    fn as_last_seen(&self, then: Option<Held>) -> Option<Held> {
+    /// A session as it was taken to be some time ago, or inside ESP if it was seen to come so since. What else was seen, anybody may have sent.
+    pub(crate) fn as_last_seen(&self, then: Option<Held>) -> Option<Held> {
         let now = self.watch.session.as_ref();
         match now.zip(then.as_ref()) {
-            Some((now, then)) if now.session == then.session => Some(now.clone()),
+            Some((now, then)) if now.session == then.session && matches!(now.comes, Comes::Inside(_)) => {
+                Some(now.clone())
+            }
             _ => then,
         }
     }

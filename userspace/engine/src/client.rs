@@ -12,7 +12,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::control::{ControlError, LONGEST, Whole, collect};
+use crate::held::Comes;
 use crate::order::{Applied, ApplyRequest, SaDeleted, SaSelector, paths};
+use crate::session::Session;
 use crate::status::{PolicyStatus, SaEntry, Status};
 
 /// How long an answer may take that needs no work.
@@ -64,6 +66,15 @@ pub fn roll_back(socket: &Path) -> Result<PolicyStatus, ControlError> {
 /// [`ControlError::Unknown`] if it is of a build that cannot be told so.
 pub fn keep_filter(socket: &Path) -> Result<(), ControlError> {
     exchange(socket, &Method::POST, paths::KEEP, &(), PATIENCE)
+}
+
+/// Asks a running engine how a session comes in which something was typed just now.
+///
+/// # Errors
+///
+/// [`ControlError::Unknown`] if it is of a build that cannot tell.
+pub(crate) fn fetch_comes(socket: &Path, session: Session) -> Result<Comes, ControlError> {
+    exchange(socket, &Method::POST, paths::SESSION, &session, PATIENCE)
 }
 
 /// Asks a running engine for its SAs.

@@ -167,6 +167,10 @@ where
         (&Method::POST, paths::CONFIRM) => ask(orders, Order::Confirm).await,
         (&Method::POST, paths::ROLLBACK) => ask(orders, Order::RollBack).await,
         (&Method::POST, paths::KEEP) => ask(orders, Order::Keep).await,
+        (&Method::POST, paths::SESSION) => match read(request.into_body()).await {
+            Ok(session) => ask(orders, |reply| Order::Session(session, reply)).await,
+            Err(error) => Err((StatusCode::BAD_REQUEST, error)),
+        },
         (&Method::GET, paths::SAS) => ask(orders, Order::Sas).await,
         (&Method::DELETE, path) if let Some(spi) = spi_in(path) => match spi {
             Ok(spi) => match read_or_default(request.into_body()).await {
@@ -178,12 +182,13 @@ where
         _ => Err((
             StatusCode::NOT_FOUND,
             format!(
-                "there is GET {}, POST {}, POST {}, POST {}, POST {}, GET {sas} and DELETE {sas}/SPI",
+                "there is GET {}, POST {}, POST {}, POST {}, POST {}, POST {}, GET {sas} and DELETE {sas}/SPI",
                 paths::STATUS,
                 paths::POLICY,
                 paths::CONFIRM,
                 paths::ROLLBACK,
                 paths::KEEP,
+                paths::SESSION,
                 sas = paths::SAS
             ),
         )),

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::arrivals::Arrivals;
 use crate::attach::{AttachError, Attachments, Mode, filters_egress};
 use crate::change::{Job, Work};
+use crate::client::fetch_comes;
 use crate::control::Control;
 use crate::delete::Deletion;
 use crate::device::Device;
@@ -474,12 +475,16 @@ fn first_session(
     let Some(asking) = asking else {
         return Ok((recorded, strange));
     };
-    if let Some(held) = recorded.filter(|held| held.management() == asking) {
-        return Ok((Some(held), strange));
-    }
     // Without a filter it cannot be protected.
     let comes = match options.role {
-        Role::Host if stands => Comes::Unknown,
+        Role::Host if stands => {
+            let recorded = recorded.filter(|held| held.management() == asking);
+            // An engine that is to be replaced knows by its rules, even of a session that it does not hold.
+            fetch_comes(&options.control, asking.into())
+                .ok()
+                .or(recorded.map(|held| held.comes))
+                .unwrap_or(Comes::Unknown)
+        }
         _ => Comes::Clear,
     };
     Ok((Some(Held::new(asking, comes)), strange))

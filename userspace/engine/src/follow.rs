@@ -75,6 +75,7 @@ impl Engine {
                     },
                     policy.generation
                 );
+                self.watch.session = self.as_last_seen(session.clone());
                 self.moved |= self.watch.session != session;
                 self.record_session();
                 if let Some(note) = note.filter(|_| otherwise) {

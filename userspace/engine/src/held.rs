@@ -2,8 +2,9 @@
 //!
 //! Somebody works over this connection while the rules change, so it must go on; but one that comes inside ESP must not come to be in the clear by
 //! that. So its lifeline depends on how it comes, which is known from the policy before: whatever has the command typed has passed that.
-//! Where it is not known (a start where a filter stands already), and where it may change because the peer begins to protect, either way is
-//! accepted, and the packets that arrive tell. What was opened under a key outweighs what anybody can send.
+//! Where it is not known (a start where a filter stands already), the rules alone decide. Where it may change, either way is accepted, and the
+//! packets that arrive tell: what was opened under a key takes it into ESP at once. What anybody can send takes it out only where the rules
+//! permit it in the clear, and never beyond recall.
 
 use std::fmt;
 
@@ -37,6 +38,13 @@ pub(crate) enum Comes {
     Unknown,
     /// Inside ESP of the connection of this name.
     Inside(String),
+    /// In the clear as far as can be seen, which the rules permitted when it came to that; but anybody can make it look so.
+    Left {
+        /// The connection that it came inside before.
+        inside: String,
+        /// Whether a command was typed in it since, as far as its caller says.
+        vouched: bool,
+    },
 }
 
 /// What has arrived for it since it was looked at last.
@@ -62,6 +70,8 @@ enum View {
 pub(crate) struct Hold {
     /// Its lifeline; `None` leaves it to the rules.
     pub(crate) path: Option<SessionPath>,
+    /// How it comes if it is to come at all.
+    pub(crate) comes: Comes,
     /// In a sentence.
     pub(crate) note: String,
 }
@@ -90,7 +100,9 @@ impl Held {
             Role::Filter | Role::Gateway => None,
         };
         let named = |connection: usize| &policy.connections()[connection].name;
+        let position = |name: &str| policy.connections().iter().position(|one| one.name == name);
         let either = |inside, answers| Some(SessionPath::Either { inside, answers });
+        let mut comes = self.comes.clone();
         let (path, how) = match (&self.comes, view) {
             (_, Some(View::Lifeline)) => (None, "passes in the clear by the written lifeline".to_owned()),
             (Comes::Clear, Some(View::Protects(connection))) => {
@@ -108,61 +120,101 @@ impl Held {
                 "passes in the clear, whatever the rules say".to_owned(),
             ),
             (Comes::Unknown, Some(View::Protects(connection))) => {
-                let connection = connection as usize;
+                let name = named(connection as usize);
+                comes = Comes::Inside(name.clone());
                 (
-                    either(Some(connection), Answers::ByRules),
+                    None,
                     format!(
-                        "passes as it comes, in the clear or through connection `{}`",
-                        named(connection)
+                        "stays in connection `{name}`, as the rules say: nobody knows how it has come, and if that was in the clear, it is cut"
                     ),
                 )
             }
-            (Comes::Unknown, _) => (
-                either(None, Answers::ByRules),
-                "passes as soon as it is seen to come in the clear".to_owned(),
+            (Comes::Unknown, Some(View::Permits)) => {
+                (None, "passes in the clear, as the rules say".to_owned())
+            }
+            (Comes::Unknown, Some(View::Blocks)) => (
+                None,
+                "is blocked, as the rules say: nobody knows how it has come".to_owned(),
             ),
-            (Comes::Inside(_), Some(View::Protects(connection))) => (
+            (Comes::Left { inside, vouched }, Some(view)) if *vouched || view == View::Permits => {
+                let connection = match view {
+                    View::Protects(connection) => Some(connection as usize),
+                    _ => position(inside),
+                };
+                match connection {
+                    Some(connection) => (
+                        either(Some(connection), Answers::Clear),
+                        format!(
+                            "passes in the clear, until it comes through connection `{}`",
+                            named(connection)
+                        ),
+                    ),
+                    None => (
+                        Some(SessionPath::Clear),
+                        "passes in the clear, whatever the rules say".to_owned(),
+                    ),
+                }
+            }
+            (Comes::Inside(_) | Comes::Left { .. }, Some(View::Protects(connection))) => (
                 None,
                 format!(
                     "comes through ESP and stays in connection `{}`; it has no lifeline in the clear",
                     named(connection as usize)
                 ),
             ),
-            (Comes::Inside(name), Some(view)) => {
-                let at = policy.connections().iter().position(|one| one.name == *name);
-                match at {
-                    Some(connection) if view == View::Permits => (
-                        either(Some(connection), Answers::Inside(connection)),
-                        format!(
-                            "stays in connection `{name}` until it comes in the clear, which the rules permit"
-                        ),
+            (Comes::Inside(name) | Comes::Left { inside: name, .. }, Some(view)) => match position(name) {
+                Some(connection) if view == View::Permits => (
+                    either(Some(connection), Answers::Inside(connection)),
+                    format!(
+                        "stays in connection `{name}` until it comes in the clear, which the rules permit"
                     ),
-                    Some(connection) => (
-                        Some(SessionPath::Inside(connection)),
-                        format!("stays in connection `{name}`, whatever the rules say"),
+                ),
+                Some(connection) => (
+                    Some(SessionPath::Inside(connection)),
+                    format!("stays in connection `{name}`, whatever the rules say"),
+                ),
+                None => (
+                    None,
+                    format!(
+                        "came through connection `{name}`, which is not in this policy, and is not let into the clear: it is left to the rules"
                     ),
-                    None => (
-                        None,
-                        format!(
-                            "came through connection `{name}`, which is not in this policy, and is not let into the clear: it is left to the rules"
-                        ),
-                    ),
-                }
-            }
+                ),
+            },
         };
         Hold {
             path,
+            comes,
             note: format!("{self} {how}"),
         }
     }
 
-    /// How it comes after something has arrived for it; `inside` is the connection that the packets were accepted in.
+    /// How it comes after something has arrived for it, where either way is accepted; `inside` is the connection that the packets were accepted
+    /// in.
     pub(crate) fn after(&self, arrived: Arrived, inside: Option<&str>) -> Comes {
-        match (arrived, inside) {
-            (Arrived { inside: true, .. }, Some(name)) => Comes::Inside(name.to_owned()),
-            // Where clear packets are no proof of anything, their rule does not accept them.
-            (Arrived { clear: true, .. }, _) => Comes::Clear,
-            _ => self.comes.clone(),
+        match (arrived, inside, &self.comes) {
+            (Arrived { inside: true, .. }, Some(name), _) => Comes::Inside(name.to_owned()),
+            // Clear packets of what comes inside ESP are accepted only where the rules permit them.
+            (Arrived { clear: true, .. }, _, Comes::Inside(name)) => Comes::Left {
+                inside: name.clone(),
+                vouched: false,
+            },
+            (_, _, comes) => comes.clone(),
+        }
+    }
+
+    /// How it comes if a command was typed in it just now, which has passed `rules`.
+    pub(crate) fn typed(&self, rules: &RuleSet, name: impl FnOnce(u32) -> Option<String>) -> Comes {
+        match &self.comes {
+            Comes::Left { inside, .. } => Comes::Left {
+                inside: inside.clone(),
+                vouched: true,
+            },
+            Comes::Unknown => match View::of(self.management(), rules, |_| false) {
+                View::Protects(slot) => name(slot).map_or(Comes::Unknown, Comes::Inside),
+                View::Permits | View::Lifeline => Comes::Clear,
+                View::Blocks => Comes::Unknown,
+            },
+            known => known.clone(),
         }
     }
 }
@@ -259,16 +311,31 @@ inbound = { spi = 0x2001, key-file = "b" }
         let clear = Some(SessionPath::Clear);
         let either = |inside, answers| Some(SessionPath::Either { inside, answers });
         let inside = || Comes::Inside("c".to_owned());
+        let left = |vouched| Comes::Left {
+            inside: "c".to_owned(),
+            vouched,
+        };
         for (comes, text, expected) in [
             (Comes::Clear, &*protects, either(Some(0), Answers::Clear)),
             (Comes::Clear, &blocks, clear),
             (Comes::Clear, &permits, clear),
-            (Comes::Unknown, &protects, either(Some(0), Answers::ByRules)),
-            (Comes::Unknown, &blocks, either(None, Answers::ByRules)),
+            // What anybody can send is not even accepted.
+            (Comes::Unknown, &protects, None),
+            (Comes::Unknown, &blocks, None),
+            (Comes::Unknown, &permits, None),
             (inside(), &protects, None),
             (inside(), &blocks, Some(SessionPath::Inside(0))),
             (inside(), &permits, either(Some(0), Answers::Inside(0))),
             (inside(), gone, None),
+            // The next packet that is opened takes it back; until then it is not let into the clear where the rules forbid that.
+            (left(false), &permits, either(Some(0), Answers::Clear)),
+            (left(false), &protects, None),
+            (left(false), &blocks, Some(SessionPath::Inside(0))),
+            (left(false), gone, None),
+            (left(true), &permits, either(Some(0), Answers::Clear)),
+            (left(true), &protects, either(Some(0), Answers::Clear)),
+            (left(true), &blocks, either(Some(0), Answers::Clear)),
+            (left(true), gone, clear),
             // Which port its client has is not known.
             (inside(), &some(65_535), None),
             (inside(), &some(1023), either(Some(0), Answers::Inside(0))),
@@ -292,12 +359,58 @@ inbound = { spi = 0x2001, key-file = "b" }
     #[test]
     fn what_was_opened_outweighs_what_anybody_can_send() {
         let arrived = |clear, inside| Arrived { clear, inside };
-        let unknown = held(Comes::Unknown);
-        assert_eq!(unknown.after(arrived(false, false), Some("c")), Comes::Unknown);
-        assert_eq!(unknown.after(arrived(true, false), Some("c")), Comes::Clear);
-        assert_eq!(
-            unknown.after(arrived(true, true), Some("c")),
-            Comes::Inside("c".to_owned())
+        let inside = Comes::Inside("c".to_owned());
+        let left = Comes::Left {
+            inside: "c".to_owned(),
+            vouched: false,
+        };
+        for (comes, after_clear) in [
+            (Comes::Clear, &Comes::Clear),
+            (Comes::Unknown, &Comes::Unknown),
+            (inside.clone(), &left),
+            (left.clone(), &left),
+        ] {
+            let held = held(comes.clone());
+            assert_eq!(held.after(arrived(false, false), Some("c")), comes);
+            assert_eq!(held.after(arrived(true, false), Some("c")), *after_clear);
+            for clear in [false, true] {
+                assert_eq!(held.after(arrived(clear, true), Some("c")), inside);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_command_was_typed_in_has_passed_the_rules() {
+        let permits = format!("default = \"permit\"\n{CONNECTION}");
+        let blocks = format!("default = \"block\"\n{CONNECTION}");
+        let inside = || Comes::Inside("c".to_owned());
+        let left = |vouched| Comes::Left {
+            inside: "c".to_owned(),
+            vouched,
+        };
+        for (comes, text, expected) in [
+            (Comes::Unknown, &format!("{PEER}{CONNECTION}"), inside()),
+            (Comes::Unknown, &permits, Comes::Clear),
+            (Comes::Unknown, &blocks, Comes::Unknown),
+            (inside(), &permits, inside()),
+            (left(false), &permits, left(true)),
+        ] {
+            let (policy, _) = Policy::parse(text, "p").unwrap();
+            let rules = compile(&policy).unwrap();
+            let typed = held(comes.clone()).typed(&rules, |_| Some("c".to_owned()));
+            assert_eq!(typed, expected, "{comes:?} {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_and_protected_counts_as_protected() {
+        let (policy, _) = Policy::parse(&format!("{PEER}{CONNECTION}"), "p").unwrap();
+        let hold = held(Comes::Unknown).under(&policy, &compile(&policy).unwrap(), Role::Host);
+        assert_eq!(hold.comes, Comes::Inside("c".to_owned()));
+        assert!(
+            hold.note.contains("if that was in the clear, it is cut"),
+            "{}",
+            hold.note
         );
     }
 }

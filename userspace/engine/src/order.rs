@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::held::Comes;
 use crate::session::Session;
 use crate::status::{PolicyStatus, SaDirection, SaEntry, Status};
 
@@ -20,6 +21,8 @@ pub(crate) mod paths {
     pub(crate) const ROLLBACK: &str = "/v1/rollback";
     /// POST: nothing.
     pub(crate) const KEEP: &str = "/v1/keep";
+    /// POST [`Session`](crate::Session): how it comes.
+    pub(crate) const SESSION: &str = "/v1/session";
     /// GET: a list of [`SaEntry`](crate::SaEntry). DELETE [`SaSelector`](crate::SaSelector) below it, by SPI:
     /// [`SaDeleted`](crate::SaDeleted).
     pub(crate) const SAS: &str = "/v1/sas";
@@ -102,6 +105,7 @@ pub(crate) enum Order {
     Confirm(Reply<PolicyStatus>),
     RollBack(Reply<PolicyStatus>),
     Keep(Reply<()>),
+    Session(Session, Reply<Comes>),
     Sas(Reply<Vec<SaEntry>>),
     DeleteSa(u32, SaSelector, Reply<SaDeleted>),
 }

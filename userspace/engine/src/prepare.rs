@@ -177,7 +177,7 @@ impl Prepared {
         } else {
             Arc::clone(file.policy())
         };
-        let hold = hold(&mut policy, session.as_ref(), role)?;
+        let (session, hold) = hold(&mut policy, session, role)?;
         let keys = if role.seals() {
             reading.begin(format!("a key file of {}", file.path().display()));
             let keys = StaticKeys::read(&policy);
@@ -214,7 +214,7 @@ impl Prepared {
     ) -> Result<Option<Self>, ApplyError> {
         let (policy, warnings) = file.policy().resolve(&surroundings)?;
         let mut policy = Arc::new(policy);
-        let hold = hold(&mut policy, session.as_ref(), role)?;
+        let (session, hold) = hold(&mut policy, session, role)?;
         if (&*policy, session.as_ref()) == current {
             return Ok(None);
         }
@@ -232,16 +232,24 @@ impl Prepared {
     }
 }
 
-/// Gives a session its lifeline in a policy that has none of a session.
-fn hold(policy: &mut Arc<Policy>, session: Option<&Held>, role: Role) -> Result<Option<Hold>, ApplyError> {
-    let Some(session) = session.filter(|_| policy.ssh_session()) else {
-        return Ok(None);
+/// Gives a session its lifeline in a policy that has none of a session. How that comes may be clear by the policy.
+fn hold(
+    policy: &mut Arc<Policy>,
+    session: Option<Held>,
+    role: Role,
+) -> Result<(Option<Held>, Option<Hold>), ApplyError> {
+    let Some(mut session) = session else {
+        return Ok((None, None));
     };
+    if !policy.ssh_session() {
+        return Ok((Some(session), None));
+    }
     let hold = session.under(policy, &compile(policy)?, role);
     if let Some(path) = hold.path {
         Arc::make_mut(policy).hold(Some((&session.management(), path)));
     }
-    Ok(Some(hold))
+    session.comes.clone_from(&hold.comes);
+    Ok((Some(session), Some(hold)))
 }
 
 fn compiled(policy: &Policy) -> Result<RuleSet, ApplyError> {

@@ -284,6 +284,14 @@ impl Engine {
                 self.keeps_filter = true;
                 drop(reply.send(Ok(())));
             }
+            Order::Session(session, reply) => {
+                let answer = match session.admit(&self.watch.surroundings.own) {
+                    Ok(Some(session)) => Ok(self.comes(session)),
+                    Ok(None) => Err("that is a connection within this machine".to_owned()),
+                    Err(strange) => Err(strange.to_string()),
+                };
+                drop(reply.send(answer));
+            }
             Order::RollBack(reply) => {
                 let result = self
                     .enforcement

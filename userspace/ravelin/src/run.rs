@@ -1,7 +1,7 @@
 //! `ravelin run`: the daemon.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -237,11 +237,12 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
 
 /// Refuses a place whose folder is the whole machine: the engine, and its unit, may write to that folder.
 fn in_a_folder(option: &str, place: &Path) -> Result<()> {
-    let place = std::path::absolute(place)?;
-    if place.parent().is_none_or(|folder| folder.parent().is_none()) {
+    let is_in_root = |place: &Path| place.parent().is_none_or(|folder| folder.parent().is_none());
+    let written = std::path::absolute(place)?;
+    if is_in_root(&written) || is_in_root(&resolved(&written)) {
         bail!(
             "{option} {}: its folder is /, and the engine could write to the whole machine; choose a place in a folder of its own, such as {}",
-            place.display(),
+            written.display(),
             match option {
                 "--control" => "/run/ravelin/NAME.sock",
                 _ => "/var/lib/ravelin/NAME",
@@ -249,6 +250,17 @@ fn in_a_folder(option: &str, place: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// An absolute path as the system follows it: links and `..` lead where they lead, and what does not exist yet is no link.
+fn resolved(place: &Path) -> PathBuf {
+    place.components().fold(PathBuf::new(), |mut path, part| {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            part => path.push(part),
+        }
+        path.canonicalize().unwrap_or(path)
+    })
 }
 
 fn provider(text: &str) -> Result<Provider> {

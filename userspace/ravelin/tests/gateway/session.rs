@@ -9,6 +9,7 @@ use crate::support::daemon::{Gateway, succeeded};
 use crate::support::echo::Echo;
 use crate::support::hosts::{A, B, Hosts};
 use crate::support::lab::PORT;
+use crate::support::scapy::Scapy;
 use crate::support::{PATIENCE, wait_until};
 
 /// IPv4 between the hosts, as the action says; the connection is there in any case.
@@ -182,11 +183,15 @@ fn a_session_outlives_the_engine_in_the_way_in_which_it_comes() {
     command.arg("--replace");
     let second = a.start_as(command);
     daemon.ended();
-    assert!(second.log().contains("passes as it comes"), "{}", second.log());
+    // The one that was there knew.
+    assert!(
+        second
+            .log()
+            .contains("comes through ESP and stays in connection `c`"),
+        "{}",
+        second.log()
+    );
     goes_on(&hosts, &mut old);
-    wait_until("the engine to notice", || {
-        second.log().contains("stays in connection `c`")
-    });
     second.kill();
     let third = a.start();
     goes_on(&hosts, &mut old);
@@ -194,7 +199,7 @@ fn a_session_outlives_the_engine_in_the_way_in_which_it_comes() {
     assert_eq!(in_the_clear(&capture, mark), 0);
     drop(third);
 
-    // In the clear, of which no record tells either: what arrives does.
+    // In the clear, of which no record tells either: the one that was there does.
     succeeded(&a.detach());
     succeeded(&b.client("stop").arg("--yes").output().unwrap());
     std::fs::write(&a.policy, policy(&hosts, 0, PERMIT)).unwrap();
@@ -205,10 +210,121 @@ fn a_session_outlives_the_engine_in_the_way_in_which_it_comes() {
     command.arg("--replace");
     let second = a.start_as(command);
     first.ended();
-    goes_on(&hosts, &mut old);
-    wait_until("the engine to notice", || {
+    assert!(
         second
             .log()
-            .contains("in the clear, until it comes through connection `c`")
-    });
+            .contains("in the clear, until it comes through connection `c`"),
+        "{}",
+        second.log()
+    );
+    goes_on(&hosts, &mut old);
+}
+
+/// Puts a clear segment from the client's address to the session's port on the wire, as anybody there can.
+fn forge(hosts: &Hosts, capture: &Capture) {
+    let packet = Scapy::start().build(&format!(
+        "IP(src='{}', dst='{}')/TCP(sport=4444, dport={MANAGEMENT}, flags='A')",
+        B[0], A[0]
+    ));
+    let (to, from) = (hosts.a.mac("eth0"), hosts.b.mac("eth0"));
+    capture.send(&[&to[..], &from, &[0x08, 0x00], &packet].concat());
+}
+
+/// Clear packets of the session that a has sent since `mark`.
+fn answered_in_the_clear(capture: &Capture, mark: usize) -> usize {
+    let packets = capture.packets();
+    clear(&packets[mark.min(packets.len())..])
+        .into_iter()
+        .filter(|packet| packet.ports().is_some_and(|(from, _)| from == MANAGEMENT))
+        .count()
+}
+
+#[test]
+fn a_forged_packet_tells_an_engine_that_knows_nothing_of_its_session_nothing() {
+    let hosts = Hosts::new(true);
+    let capture = hosts.capture();
+    let _management = Echo::start(&hosts.a, MANAGEMENT);
+    let (a, b) = (
+        hosts.host(0, |_| policy(&hosts, 0, PROTECT)),
+        hosts.host(1, |_| policy(&hosts, 1, PROTECT)),
+    );
+    let (first, _db) = (a.start(), b.start());
+    let mut old = login(&hosts.b, A[0], MANAGEMENT, PATIENCE).expect("through ESP");
+    goes_on(&hosts, &mut old);
+    first.kill();
+    let record = a.state().join("session.json");
+    assert!(!record.exists(), "nobody has named a session");
+
+    let second = a.start_as(with_session(a.command(), 0));
+    assert!(
+        second.log().contains("stays in connection `c`, as the rules say"),
+        "{}",
+        second.log()
+    );
+    second.expect_drops("clear_not_allowed", 1, || forge(&hosts, &capture));
+    goes_on(&hosts, &mut old);
+    second.expect_drops("clear_not_allowed", 1, || forge(&hosts, &capture));
+    goes_on(&hosts, &mut old);
+    assert_eq!(answered_in_the_clear(&capture, 0), 0);
+    assert!(!second.log().contains("follows how the session comes"));
+    second.kill();
+
+    std::fs::remove_file(record).unwrap();
+    std::fs::write(&a.policy, policy(&hosts, 0, BLOCK)).unwrap();
+    let third = a.start_as(with_session(a.command(), 0));
+    assert!(
+        third.log().contains("is blocked, as the rules say"),
+        "{}",
+        third.log()
+    );
+    // What the service still has to say to its clients is dropped as well.
+    let before = third.drops("rule_block");
+    forge(&hosts, &capture);
+    wait_until("a packet to be dropped", || third.drops("rule_block") > before);
+    assert!(login(&hosts.b, A[0], MANAGEMENT, MOMENT).is_none());
+    assert_eq!(answered_in_the_clear(&capture, 0), 0);
+    assert!(!third.log().contains("follows how the session comes"));
+}
+
+#[test]
+fn a_forged_packet_takes_a_session_out_of_esp_only_where_that_is_permitted_and_not_for_good() {
+    let hosts = Hosts::new(true);
+    let capture = hosts.capture();
+    let _management = Echo::start(&hosts.a, MANAGEMENT);
+    let (a, b) = (
+        hosts.host(0, |_| policy(&hosts, 0, PROTECT)),
+        hosts.host(1, |_| policy(&hosts, 1, PROTECT)),
+    );
+    let (da, _db) = (a.start(), b.start());
+    let followed = |count| {
+        wait_until("the engine to notice", || {
+            da.log().matches("follows how the session comes").count() == count
+        });
+    };
+    let mut old = login(&hosts.b, A[0], MANAGEMENT, PATIENCE).expect("through ESP");
+    let said = applied(&a, &policy(&hosts, 0, PERMIT), &[]);
+    assert!(said.contains("until it comes in the clear"), "{said}");
+    goes_on(&hosts, &mut old);
+
+    forge(&hosts, &capture);
+    followed(1);
+    // Its client still sends ESP, which takes it back.
+    goes_on(&hosts, &mut old);
+    followed(2);
+    let mark = capture.packets().len();
+    goes_on(&hosts, &mut old);
+    assert_eq!(answered_in_the_clear(&capture, mark), 0);
+
+    // Where the rules come to forbid the clear, it is over with that at once.
+    forge(&hosts, &capture);
+    followed(3);
+    let said = a.applied(&policy(&hosts, 0, PROTECT), &[]);
+    assert!(
+        said.contains("comes through ESP and stays in connection `c`"),
+        "{said}"
+    );
+    let mark = capture.packets().len();
+    da.expect_drops("clear_not_allowed", 1, || forge(&hosts, &capture));
+    goes_on(&hosts, &mut old);
+    assert_eq!(answered_in_the_clear(&capture, mark), 0);
 }

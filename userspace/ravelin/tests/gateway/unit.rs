@@ -62,6 +62,8 @@ fn systemd_takes_the_unit_and_finds_it_confined() {
         ("--control", "/c.sock"),
         ("--state-dir", "/state"),
         ("--state-dir", "/"),
+        ("--control", "/run/../c.sock"),
+        ("--state-dir", "/var/lib/ravelin/../../../state"),
     ] {
         let options = ["--policy", policy, "--outer", "eth0", option, place];
         let mut command = Command::new(RAVELIN);
