@@ -4,9 +4,10 @@
 //! devices, and apart from filters that are taken away: they stay until the machine is booted again, since the keys of one instance must
 //! not serve another. Instances look into each other's pages for that.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,18 +15,23 @@ use std::sync::atomic::AtomicU64;
 use nix::fcntl::{Flock, FlockArg};
 use ravelin_keying::{BootPage, BootPages};
 
-use crate::bpffs::{self, BPFFS};
+use crate::bpffs;
 use crate::pinned_words::PinnedWords;
 
 /// Of the layout of pages. Builds that would not understand each other's do not see them, and go by the marks on disk.
 const VERSION: u32 = 1;
+
+/// Of all instances.
+pub(crate) const FOLDER: &str = "/sys/fs/bpf/ravelin-numbers";
 
 /// The pinned arrays of one instance.
 #[derive(Debug)]
 pub(crate) struct PinnedPages {
     folder: PathBuf,
     /// Held as long as the process lives: one writer.
-    _lock: Flock<File>,
+    lock: Flock<File>,
+    /// Those that were given out, to be pinned again.
+    pages: BTreeMap<u32, Arc<PinnedPage>>,
 }
 
 #[derive(Debug)]
@@ -40,11 +46,19 @@ impl PinnedPages {
     pub(crate) fn open(instance: &str) -> io::Result<Self> {
         bpffs::mount().map_err(io::Error::other)?;
         let folder = folder(instance);
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        let lock = Flock::lock(File::open(&folder)?, FlockArg::LockExclusiveNonblock);
-        let lock = lock.map_err(|(_, error)| error)?;
-        Ok(Self { folder, _lock: lock })
+        Ok(Self {
+            lock: lock(&folder)?,
+            folder,
+            pages: BTreeMap::new(),
+        })
     }
+}
+
+/// Makes a folder if it is not there, and takes it.
+fn lock(folder: &Path) -> io::Result<Flock<File>> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let lock = Flock::lock(File::open(folder)?, FlockArg::LockExclusiveNonblock);
+    lock.map_err(|(_, error)| error.into())
 }
 
 impl Drop for PinnedPages {
@@ -61,11 +75,15 @@ impl BootPages for PinnedPages {
             true => Some(PinnedWords::open_or_make(&path, <dyn BootPage>::WORDS)?),
             false => PinnedWords::open(&path)?,
         };
-        Ok(pinned.map(|pinned| Arc::new(PinnedPage(pinned)) as _))
+        Ok(pinned.map(|pinned| {
+            let page = Arc::new(PinnedPage(pinned));
+            self.pages.insert(number, Arc::clone(&page));
+            page as _
+        }))
     }
 
     fn others(&mut self) -> io::Result<Vec<String>> {
-        let entries = std::fs::read_dir(parent())?.map(|entry| Ok(entry?.path()));
+        let entries = std::fs::read_dir(FOLDER)?.map(|entry| Ok(entry?.path()));
         let entries: io::Result<Vec<PathBuf>> = entries.collect();
         let others = entries?.into_iter().filter(|path| *path != self.folder);
         Ok(others
@@ -76,6 +94,17 @@ impl BootPages for PinnedPages {
     fn page_of(&mut self, other: &str, number: u32) -> io::Result<Option<Arc<dyn BootPage>>> {
         let pinned = PinnedWords::open(&pin(&folder(other), number))?;
         Ok(pinned.map(|pinned| Arc::new(PinnedPage(pinned)) as _))
+    }
+
+    fn name_again(&mut self) -> io::Result<()> {
+        let is_there = match (self.folder.metadata(), self.lock.metadata()) {
+            (Ok(there), Ok(own)) => (there.dev(), there.ino()) == (own.dev(), own.ino()),
+            _ => false,
+        };
+        if !is_there {
+            self.lock = lock(&self.folder)?;
+        }
+        self.pages.values().try_for_each(|page| page.0.pin_again())
     }
 }
 
@@ -90,11 +119,7 @@ fn pin(folder: &Path, number: u32) -> PathBuf {
 }
 
 fn folder(instance: &str) -> PathBuf {
-    parent().join(instance)
-}
-
-fn parent() -> PathBuf {
-    Path::new(BPFFS).join("ravelin-numbers")
+    Path::new(FOLDER).join(instance)
 }
 
 #[cfg(test)]

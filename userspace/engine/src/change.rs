@@ -240,7 +240,6 @@ impl Engine {
             policy = self.policy_status();
             warnings.extend(self.enforcement.strangers(&self.watch.surroundings.own));
             warnings.extend(self.enforcement.missing_sas());
-            warnings.extend(self.enforcement.forgetful());
             eprintln!(
                 "ravelin: {} is in force: {} rules, {} connections, generation {}",
                 policy.file.display(),

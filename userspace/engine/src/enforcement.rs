@@ -15,11 +15,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::adjacency::Adjacencies;
+use crate::boot_pages;
 use crate::bpffs::BpffsError;
 use crate::connection::{Connection, Inbound};
 use crate::difference::Difference;
@@ -165,11 +166,6 @@ impl Enforcement {
         &self.shared
     }
 
-    /// A warning where a crash costs more sequence numbers than it has to.
-    pub(crate) fn forgetful(&self) -> Option<String> {
-        self.sas.forgetful()
-    }
-
     /// Warnings about connections whose own end is none of these addresses.
     pub(crate) fn strangers(&self, own: &[IpAddr]) -> Vec<String> {
         let connections = self.current.policy.connections().iter();
@@ -184,13 +180,15 @@ impl Enforcement {
             .collect()
     }
 
-    /// Makes pins of counters anew that are gone.
+    /// Makes pins of counters and of used sequence numbers anew that are gone.
     ///
     /// # Errors
     ///
     /// [`BpffsError::Pin`].
     pub(crate) fn pin_again(&self) -> Result<(), BpffsError> {
-        self.ledger.pin_again(&self.filter)
+        self.ledger.pin_again(&self.filter)?;
+        let numbers = self.sas.pin_again();
+        numbers.map_err(|error| BpffsError::pin(Path::new(boot_pages::FOLDER), error))
     }
 
     /// What the engine is for.

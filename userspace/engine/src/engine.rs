@@ -194,6 +194,8 @@ impl Engine {
         if role == Role::Host {
             filter.load_host(options.edge)?;
         }
+        // Its trial takes some milliseconds, in which nothing need wait.
+        let provider = options.provider.unwrap_or_else(Provider::preferred);
         take_over().map_err(EngineError::TakeOver)?;
         // Before anything is touched that an engine of the same name may use: this keeps it to one.
         let attachments = Attachments::open(&options.instance)?;
@@ -208,7 +210,7 @@ impl Engine {
             ledger,
             state: options.state.clone(),
             instance: options.instance.clone(),
-            provider: options.provider.unwrap_or_else(Provider::preferred),
+            provider,
             adjacencies: Arc::clone(resolver.adjacencies()),
             outer: outer.name.clone(),
             role,
@@ -221,7 +223,6 @@ impl Engine {
         let mut enforcement = Enforcement::start(means, prepared)?;
         enforcement.filter.set_local(&watch.surroundings.own)?;
         warnings.extend(enforcement.strangers(&watch.surroundings.own));
-        warnings.extend(enforcement.forgetful());
         let (sender, orders) = mpsc::channel(1);
         runtime.spawn(control.serve(sender));
         let mut engine = Self {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use ravelin_esp::{Packet, Reassembly};
+use ravelin_esp::{MAX_BATCH, Packet, Reassembly};
 use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{Address, DropReason, Family, FrameMetadata, Kind};
 use ravelin_xsk::{BATCH, Batch, Frame, Kick, Port, PortError};
@@ -25,6 +25,9 @@ const ETHERNET: usize = 14;
 
 /// How often packets that wait are looked at when there are no news about neighbours: to drop those whose time is up.
 const RETRY: Duration = Duration::from_millis(10);
+
+// A worker's batch goes through the SAs at once.
+const _: () = assert!(BATCH <= MAX_BATCH);
 
 /// One worker's packet path.
 #[derive(Debug)]

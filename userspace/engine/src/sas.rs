@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ravelin_esp::Provider;
-use ravelin_keying::{Holder, KeyingError, StateFolder, StaticConnection, StaticKeys};
+use ravelin_keying::{Holder, KeyingError, KeyingErrors, StateFolder, StaticConnection, StaticKeys};
 use ravelin_policy::{self as policy, Policy};
 
 use crate::boot_pages::PinnedPages;
@@ -26,8 +26,6 @@ pub(crate) struct Sas {
     state: PathBuf,
     /// Names memory that outlives the process.
     instance: String,
-    /// Why there is none of it.
-    forgetful: Option<io::Error>,
     /// Opened with the first connection.
     folder: Option<Arc<StateFolder>>,
     provider: Provider,
@@ -60,7 +58,6 @@ impl Sas {
         Self {
             state,
             instance,
-            forgetful: None,
             folder: None,
             provider,
             pairs: Vec::new(),
@@ -129,7 +126,8 @@ impl Sas {
                 let mut folder = StateFolder::open(&self.state)?;
                 let pages = PinnedPages::open(&self.instance);
                 let remembered = pages.and_then(|pages| folder.remember_in(Box::new(pages)));
-                self.forgetful = remembered.err();
+                // Neither would others know what is used here, nor this one what others use.
+                remembered.map_err(|error| KeyingErrors::from(KeyingError::OthersUnknown(error)))?;
                 Arc::clone(self.folder.insert(Arc::new(folder)))
             }
         };
@@ -214,12 +212,15 @@ impl Sas {
         }
     }
 
-    /// A warning where a crash costs more numbers than it has to.
-    pub(crate) fn forgetful(&self) -> Option<String> {
-        let error = self.forgetful.as_ref()?;
-        Some(format!(
-            "each crash will cost every SA up to a million sequence numbers, since the BPF filesystem cannot keep them: {error}"
-        ))
+    /// Has the memory of used numbers be found again, if somebody has taken its names away.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn pin_again(&self) -> io::Result<()> {
+        self.folder
+            .as_ref()
+            .map_or(Ok(()), |folder| folder.name_memory_again())
     }
 
     /// Limits that SAs have reached since this was asked last.

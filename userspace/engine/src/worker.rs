@@ -23,6 +23,9 @@ use crate::regime::Shared;
 /// How long a worker sleeps at most; then it looks after its devices, of which `poll` tells nothing.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// How long it looks for packets when they come so often that it would not have slept for longer. As KVM's `halt_poll_ns`.
+const LONGEST_SPIN: Duration = Duration::from_micros(200);
+
 /// How long it sleeps while packets wait for a neighbour or a device for room.
 const SHORT_SLEEP: Duration = Duration::from_millis(1);
 
@@ -47,7 +50,7 @@ pub struct WorkerOptions {
     pub umem: UmemOptions,
     /// Rings and mode of both sockets.
     pub port: PortOptions,
-    /// How long to look for packets before sleeping. `Duration::MAX` never sleeps.
+    /// How long to look for packets before sleeping; longer while they come at short intervals. `Duration::MAX` never sleeps.
     pub spin: Duration,
 }
 
@@ -320,7 +323,7 @@ fn begin<'u, P: Port<'u>>(
     }
 }
 
-/// The loop: take batches while there are any, look a little longer, sleep.
+/// The loop: take batches while there are any, look a little longer, sleep. Whose answer comes soon does not wait for a thread to wake.
 fn serve<'u, P: Port<'u>>(
     forwarder: &mut Forwarder<'_, 'u, P>,
     options: &WorkerOptions,
@@ -328,6 +331,7 @@ fn serve<'u, P: Port<'u>>(
 ) -> Result<(), PortError> {
     let mut last_work = Instant::now();
     let mut published = last_work;
+    let mut spin = options.spin;
     while !stop.flag.load(Ordering::Relaxed) {
         forwarder.counters.turns.add(1);
         let turn = match forwarder.turn() {
@@ -347,18 +351,20 @@ fn serve<'u, P: Port<'u>>(
             last_work = now;
             continue;
         }
-        if now.duration_since(last_work) < options.spin {
+        if now.duration_since(last_work) < spin {
             std::hint::spin_loop();
             continue;
         }
         forwarder.counters.sleeps.add(1);
         let short = turn.unsent || turn.holding;
-        if !sleep(
-            forwarder,
-            stop,
-            if short { SHORT_SLEEP } else { LONGEST_SLEEP },
-            true,
-        ) {
+        let longest = if short { SHORT_SLEEP } else { LONGEST_SLEEP };
+        let woken = sleep(forwarder, stop, longest, true);
+        spin = if woken && last_work.elapsed() < LONGEST_SPIN {
+            options.spin.max(LONGEST_SPIN)
+        } else {
+            options.spin
+        };
+        if !woken {
             match forwarder.check() {
                 Ok(()) | Err(PortError::DeviceDown { .. }) => {}
                 Err(error) => return Err(error),

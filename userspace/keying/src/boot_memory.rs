@@ -64,6 +64,12 @@ pub trait BootPages: Debug + Send {
     /// # Errors
     /// The system's.
     fn page_of(&mut self, other: &str, number: u32) -> io::Result<Option<Arc<dyn BootPage>>>;
+
+    /// Has the pages that were given out be found again, by the next process and by others, if somebody has taken their names away.
+    ///
+    /// # Errors
+    /// The system's.
+    fn name_again(&mut self) -> io::Result<()>;
 }
 
 /// The memory of this boot: a record for every key that seals, as long as there is room.
@@ -140,20 +146,25 @@ impl BootMemory {
 
     /// The record of a key, to be used instead of `durable`, the mark on disk; `claimed` are keys whose records stay. `None` when
     /// there is no room: then the file alone has to do.
+    ///
+    /// # Errors
+    /// Those of [`BootPages::page`]. Others would not learn of the key.
     pub(crate) fn record_of(
         &mut self,
         key: Fingerprint,
         durable: u64,
         claimed: &HashSet<Fingerprint>,
-    ) -> Option<BootRecord> {
+    ) -> io::Result<Option<BootRecord>> {
         if let Some(place) = self.index.get(&key) {
-            return Some(self.record(*place));
+            return Ok(Some(self.record(*place)));
         }
         // Half a fingerprint of zeros is what a free record begins with.
         if key.words()[0] == 0 {
-            return None;
+            return Ok(None);
         }
-        let place = self.free_place(claimed)?;
+        let Some(place) = self.free_place(claimed)? else {
+            return Ok(None);
+        };
         let record = BootRecord {
             fresh: true,
             ..self.record(place)
@@ -161,7 +172,12 @@ impl BootMemory {
         record.write(key, durable);
         self.index.insert(key, place);
         self.taken.push_back(key);
-        Some(record)
+        Ok(Some(record))
+    }
+
+    /// See [`BootPages::name_again`].
+    pub(crate) fn name_again(&mut self) -> io::Result<()> {
+        self.pages.name_again()
     }
 
     /// Takes the record of a key back under which nothing was used.
@@ -193,21 +209,21 @@ impl BootMemory {
         Ok(holders)
     }
 
-    fn free_place(&mut self, claimed: &HashSet<Fingerprint>) -> Option<Place> {
+    fn free_place(&mut self, claimed: &HashSet<Fingerprint>) -> io::Result<Option<Place>> {
         let number = self.open.len() as u32;
         if self.free.is_empty()
             && number < MOST_PAGES
-            && let Ok(Some(page)) = self.pages.page(number, true)
+            && let Some(page) = self.pages.page(number, true)?
         {
-            self.take_in(page).ok()?;
+            self.take_in(page)?;
         }
         if let Some(place) = self.free.pop() {
-            return Some(place);
+            return Ok(Some(place));
         }
         // Of a key that nobody seals with now, the mark on disk is enough.
-        let oldest = self.taken.iter().position(|key| !claimed.contains(key))?;
-        let key = self.taken.remove(oldest)?;
-        self.index.remove(&key)
+        let oldest = self.taken.iter().position(|key| !claimed.contains(key));
+        let key = oldest.and_then(|oldest| self.taken.remove(oldest));
+        Ok(key.and_then(|key| self.index.remove(&key)))
     }
 
     fn record(&self, place: Place) -> BootRecord {

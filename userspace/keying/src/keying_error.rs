@@ -153,6 +153,12 @@ impl KeyingErrors {
     }
 }
 
+impl From<KeyingError> for KeyingErrors {
+    fn from(error: KeyingError) -> Self {
+        Self(vec![error])
+    }
+}
+
 impl fmt::Display for KeyingErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {

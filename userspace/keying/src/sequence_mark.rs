@@ -1,5 +1,6 @@
 //! Which sequence numbers may have been used under a key, remembered across crashes and reboots.
 
+use std::io;
 use std::sync::Arc;
 
 use ravelin_esp::{Reservation as _, SequenceCounter, SequenceStart};
@@ -39,6 +40,11 @@ pub enum MarkError {
     /// The file.
     #[error(transparent)]
     File(#[from] MarkFileError),
+    /// Memory of this boot.
+    #[error(
+        "cannot note for other instances on this machine that the key is in use: {0}; look into /sys/fs/bpf/ravelin-numbers"
+    )]
+    Memory(io::Error),
     /// An SA in this process has the key already.
     #[error("SPI {spi:#010x}: its key is already in use for sending")]
     InUse {
@@ -100,7 +106,8 @@ impl SequenceMark {
             return Err(MarkError::OtherDirection { spi, used: "receive" });
         }
         mark.recorded = floor.unwrap_or(0);
-        mark.memory = folder.boot_record(key, mark.recorded).map(Arc::new);
+        let memory = folder.boot_record(key, mark.recorded);
+        mark.memory = memory.map_err(MarkError::Memory)?.map(Arc::new);
         mark.floor = match &mark.memory {
             Some(memory) => memory.settle(mark.recorded),
             None => mark.recorded,

@@ -112,19 +112,35 @@ impl StateFolder {
         })
     }
 
-    /// Also remembers in memory of this boot which numbers may have been used, so that a crash costs few of them.
+    /// Also remembers in memory of this boot which numbers may have been used, so that a crash costs few of them, and others learn which
+    /// keys are used here.
     ///
     /// # Errors
-    /// The system's, when the memory cannot be read; then the marks on disk alone are relied on.
+    /// The system's, when the memory cannot be read.
     pub fn remember_in(&mut self, pages: Box<dyn BootPages>) -> io::Result<()> {
         self.memory = Some(Mutex::new(BootMemory::open(pages)?));
         Ok(())
     }
 
+    /// Has that memory be found again, by the next process and by others, if somebody has taken its names away.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn name_memory_again(&self) -> io::Result<()> {
+        self.lock_memory()
+            .map_or(Ok(()), |mut memory| memory.name_again())
+    }
+
     /// What is remembered of a key whose mark on disk is `durable`.
-    pub(crate) fn boot_record(&self, key: Fingerprint, durable: u64) -> Option<BootRecord> {
+    ///
+    /// # Errors
+    /// The system's, when it cannot be remembered.
+    pub(crate) fn boot_record(&self, key: Fingerprint, durable: u64) -> io::Result<Option<BootRecord>> {
         let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.lock_memory()?.record_of(key, durable, &claimed)
+        match self.lock_memory() {
+            Some(mut memory) => memory.record_of(key, durable, &claimed),
+            None => Ok(None),
+        }
     }
 
     /// Forgets a key that was remembered and never used.

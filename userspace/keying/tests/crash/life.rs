@@ -165,6 +165,10 @@ impl BootPages for Pages {
     fn page_of(&mut self, _other: &str, _number: u32) -> io::Result<Option<Arc<dyn BootPage>>> {
         Ok(None)
     }
+
+    fn name_again(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl BootPage for Page {

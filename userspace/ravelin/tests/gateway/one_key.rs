@@ -25,6 +25,13 @@ fn what_one_instance_has_sealed_with_no_other_seals_with() {
     };
     let daemon = a.start();
     refused("while it runs");
+    // Nor does it help to take the memory away.
+    let numbers = Path::new(NUMBERS).join(&a.instance);
+    std::fs::remove_dir_all(&numbers).unwrap();
+    wait_until("the numbers to be pinned again", || {
+        std::fs::read_dir(&numbers).is_ok_and(|pages| pages.count() > 0)
+    });
+    refused("after its pins were deleted");
     // Whoever was refused has left no trace.
     daemon.kill();
     let daemon = a.start();
@@ -69,4 +76,16 @@ fn another_state_folder_repeats_no_number() {
         g1.extra.drain(..g1.extra.len() - 2);
     }
     assert!(assert_sequence_numbers_fresh(&capture.packets()) >= 6);
+}
+
+#[test]
+fn who_cannot_note_its_keys_does_not_seal() {
+    let lab = Lab::new();
+    let gateway = lab.gateway(1, &Policy::default());
+    let page = Path::new(NUMBERS).join(&gateway.instance).join("1-0");
+    std::fs::create_dir_all(&page).unwrap();
+    let said = gateway.refused();
+    assert!(said.contains(NUMBERS), "{said}");
+    std::fs::remove_dir(&page).unwrap();
+    drop(gateway.start());
 }
