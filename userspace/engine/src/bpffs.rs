@@ -42,7 +42,7 @@ pub enum BpffsError {
     )]
     Unmounted,
     /// A file of the BPF filesystem.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}{}", advice(.error))]
     Pin {
         /// The pin or its folder.
         path: PathBuf,
@@ -65,6 +65,15 @@ impl BpffsError {
             path: path.to_owned(),
             error: error.into(),
         }
+    }
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; Ravelin needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_DAC_OVERRIDE)"
+        }
+        _ => "",
     }
 }
 

@@ -431,11 +431,17 @@ impl Engine {
             };
             self.interfaces.insert(side.name().to_owned(), status);
         }
-        attachments.sweep()?;
         attachments.keep();
+        // The programs are in force, and somebody may have taken their pins away meanwhile: whatever goes wrong from here on, an engine
+        // that ended would open the filter.
+        if let Err(error) = attachments.sweep() {
+            self.warnings.push(error.to_string());
+        }
         self.attachments = Some(attachments);
-        let unserved = self.enforcement.ledger.resume(filter);
-        let unserved = unserved.map_err(|error| counters(&self.instance, error))?;
+        let unserved = self.enforcement.ledger.resume(filter).unwrap_or_else(|error| {
+            self.warnings.push(counters(&self.instance, error).to_string());
+            Vec::new()
+        });
         if !unserved.is_empty() {
             let counts = unserved.iter();
             let counts: Vec<String> = counts

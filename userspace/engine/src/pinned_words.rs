@@ -34,7 +34,11 @@ impl PinnedWords {
         if !path.try_exists()? {
             return Ok(None);
         }
-        let map = MapData::from_pin(path).map_err(io::Error::other)?;
+        let map = match MapData::from_pin(path) {
+            // It has gone since.
+            Err(_) if !path.try_exists()? => return Ok(None),
+            map => map.map_err(io::Error::other)?,
+        };
         let info = map.info().map_err(io::Error::other)?;
         let bytes = info.max_entries() as usize * info.value_size() as usize;
         Self::of(path, map, bytes / size_of::<u64>()).map(Some)

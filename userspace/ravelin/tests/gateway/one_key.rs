@@ -82,10 +82,12 @@ fn another_state_folder_repeats_no_number() {
 fn who_cannot_note_its_keys_does_not_seal() {
     let lab = Lab::new();
     let gateway = lab.gateway(1, &Policy::default());
-    let page = Path::new(NUMBERS).join(&gateway.instance).join("1-0");
-    std::fs::create_dir_all(&page).unwrap();
+    // Others who look find nothing there.
+    let folder = Path::new(NUMBERS).join(&gateway.instance);
+    std::fs::create_dir_all(NUMBERS).unwrap();
+    std::os::unix::fs::symlink("nowhere", &folder).unwrap();
     let said = gateway.refused();
     assert!(said.contains(NUMBERS), "{said}");
-    std::fs::remove_dir(&page).unwrap();
+    std::fs::remove_file(&folder).unwrap();
     drop(gateway.start());
 }
