@@ -167,7 +167,8 @@ impl Scene<'_, '_> {
                 self.flows.now()
             }
             Event::PinsDeleted => {
-                self.side.room.shell("rm -r /sys/fs/bpf/ravelin*");
+                // Folders that the engine makes anew meanwhile are not empty, of which rm complains.
+                self.side.room.shell("rm -r /sys/fs/bpf/ravelin* || true");
                 self.pinned_again()
             }
             Event::BpffsUnmounted => {
