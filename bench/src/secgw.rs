@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Read, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -25,6 +25,23 @@ const TAIL: usize = 4096;
 
 /// What it says when it begins to work.
 const READY: &str = "entering main loop";
+
+/// Options of every bench that has it as a peer.
+#[derive(Debug, clap::Args)]
+pub struct Compiled {
+    /// The peer, compiled
+    #[arg(long = "secgw", value_name = "FILE", hide = true)]
+    pub program: Option<PathBuf>,
+
+    /// Why there is none
+    #[arg(
+        long = "secgw-missing",
+        value_name = "REASON",
+        hide = true,
+        default_value = "it was not compiled"
+    )]
+    pub missing: String,
+}
 
 /// Packet memory and all the rest of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ mod report;
 mod work;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +16,7 @@ use clap::{Parser, ValueEnum};
 use ravelin_bench::huge_pages::HugePages;
 use ravelin_bench::publish::Destination;
 use ravelin_bench::rig::Network;
-use ravelin_bench::secgw::{self, Memory, Secgw, Setup};
+use ravelin_bench::secgw::{self, Compiled, Memory, Secgw, Setup};
 use ravelin_bench::{interrupt, machine};
 use ravelin_esp::Provider;
 use ravelin_xdp_common::Direction;
@@ -63,18 +63,8 @@ struct Args {
     #[command(flatten)]
     destination: Destination,
 
-    /// The peer, compiled
-    #[arg(long, value_name = "FILE", hide = true)]
-    secgw: Option<PathBuf>,
-
-    /// Why there is none
-    #[arg(
-        long,
-        value_name = "REASON",
-        hide = true,
-        default_value = "it was not compiled"
-    )]
-    secgw_missing: String,
+    #[command(flatten)]
+    secgw: Compiled,
 }
 
 /// One of the directions.
@@ -137,9 +127,15 @@ fn main() -> Result<()> {
         folder: &folder,
     };
     let provider = Provider::preferred();
-    let mut report = Report::new(machine, args.quick, provider, args.secgw.is_some(), no_huge_pages);
-    if args.secgw.is_none() {
-        report.peer_missing(&args.secgw_missing);
+    let mut report = Report::new(
+        machine,
+        args.quick,
+        provider,
+        args.secgw.program.is_some(),
+        no_huge_pages,
+    );
+    if args.secgw.program.is_none() {
+        report.peer_missing(&args.secgw.missing);
     }
     let directions: &[Direction] = match args.only {
         None => &[Direction::Outbound, Direction::Inbound],
@@ -148,7 +144,7 @@ fn main() -> Result<()> {
     };
     let memory = ours::memory(pages.is_some())?;
     let peer = Peer {
-        program: args.secgw.as_deref(),
+        program: args.secgw.program.as_deref(),
         pages: pages.as_ref(),
     };
     for sas in counts {

@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use ravelin_bench::huge_pages::HugePages;
 use ravelin_bench::publish::Destination;
+use ravelin_bench::secgw::Compiled;
 use ravelin_bench::{interrupt, machine, namespace};
 
 use crate::gateway::{Gateway, Kind, MEMORY, Means};
@@ -54,18 +55,8 @@ struct Args {
     #[arg(long, value_name = "FILE", hide = true)]
     object: PathBuf,
 
-    /// The peer, compiled
-    #[arg(long, value_name = "FILE", hide = true)]
-    secgw: Option<PathBuf>,
-
-    /// Why there is none
-    #[arg(
-        long,
-        value_name = "REASON",
-        hide = true,
-        default_value = "it was not compiled"
-    )]
-    secgw_missing: String,
+    #[command(flatten)]
+    secgw: Compiled,
 }
 
 fn main() -> Result<()> {
@@ -85,14 +76,14 @@ fn main() -> Result<()> {
     };
     let means = Means {
         ravelin: &args.ravelin,
-        secgw: args.secgw.as_deref(),
+        secgw: args.secgw.program.as_deref(),
         huge_pages: pages.is_some(),
         folder: &folder,
         cpus: &cpus,
     };
     let mut report = Report::new(machine, args.quick, &cpus, no_huge_pages);
-    if args.secgw.is_none() {
-        report.missing(Kind::Secgw, args.secgw_missing.clone());
+    if args.secgw.program.is_none() {
+        report.missing(Kind::Secgw, args.secgw.missing.clone());
     }
     let time = Duration::from_millis(if args.quick { 250 } else { 800 });
     let rounds = if args.quick { 2 } else { args.rounds };

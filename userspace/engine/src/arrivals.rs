@@ -77,8 +77,7 @@ impl Engine {
             clear: now.clear > before.clear,
             inside: now.inside > before.inside,
         };
-        let name = inside.map(|connection| current.policy.connections()[connection].name.as_str());
-        let comes = held.after(arrived, name);
+        let comes = held.after(arrived, &current.policy.connections()[inside].name);
         if comes != held.comes {
             self.watch.session = Some(Held {
                 comes,

@@ -5,17 +5,14 @@
 //! not serve another. Instances look into each other's pages for that.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use nix::fcntl::{Flock, FlockArg};
 use ravelin_keying::{BootPage, BootPages};
 
-use crate::bpffs;
+use crate::bpffs::{self, LockedFolder};
 use crate::pinned_words::PinnedWords;
 
 /// Of the layout of pages. Builds that would not understand each other's do not see them, and go by the marks on disk.
@@ -27,9 +24,8 @@ pub(crate) const FOLDER: &str = "/sys/fs/bpf/ravelin-numbers";
 /// The pinned arrays of one instance.
 #[derive(Debug)]
 pub(crate) struct PinnedPages {
-    folder: PathBuf,
-    /// Held as long as the process lives: one writer.
-    lock: Flock<File>,
+    /// One writer.
+    folder: LockedFolder,
     /// Those that were given out, to be pinned again.
     pages: BTreeMap<u32, Arc<PinnedPage>>,
 }
@@ -45,32 +41,29 @@ impl PinnedPages {
     /// The system's, and `EWOULDBLOCK` when another process has them.
     pub(crate) fn open(instance: &str) -> io::Result<Self> {
         bpffs::mount().map_err(io::Error::other)?;
-        let folder = folder(instance);
         Ok(Self {
-            lock: lock(&folder)?,
-            folder,
+            folder: take(&folder(instance))?,
             pages: BTreeMap::new(),
         })
     }
 }
 
 /// Makes a folder if it is not there, and takes it.
-fn lock(folder: &Path) -> io::Result<Flock<File>> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let lock = Flock::lock(File::open(folder)?, FlockArg::LockExclusiveNonblock);
-    lock.map_err(|(_, error)| error.into())
+fn take(folder: &Path) -> io::Result<LockedFolder> {
+    bpffs::make_folder(folder)?;
+    LockedFolder::take(folder)
 }
 
 impl Drop for PinnedPages {
     /// A start that fails leaves nothing: where there are pages, the folder stays.
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.folder);
+        let _ = std::fs::remove_dir(self.folder.path());
     }
 }
 
 impl BootPages for PinnedPages {
     fn page(&mut self, number: u32, make: bool) -> io::Result<Option<Arc<dyn BootPage>>> {
-        let path = pin(&self.folder, number);
+        let path = pin(self.folder.path(), number);
         let pinned = match make {
             true => Some(PinnedWords::open_or_make(&path, <dyn BootPage>::WORDS)?),
             false => PinnedWords::open(&path)?,
@@ -83,9 +76,8 @@ impl BootPages for PinnedPages {
     }
 
     fn others(&mut self) -> io::Result<Vec<String>> {
-        let entries = std::fs::read_dir(FOLDER)?.map(|entry| Ok(entry?.path()));
-        let entries: io::Result<Vec<PathBuf>> = entries.collect();
-        let others = entries?.into_iter().filter(|path| *path != self.folder);
+        let others = bpffs::entries(Path::new(FOLDER))?.into_iter();
+        let others = others.filter(|path| *path != self.folder.path());
         Ok(others
             .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
             .collect())
@@ -97,12 +89,8 @@ impl BootPages for PinnedPages {
     }
 
     fn name_again(&mut self) -> io::Result<()> {
-        let is_there = match (self.folder.metadata(), self.lock.metadata()) {
-            (Ok(there), Ok(own)) => (there.dev(), there.ino()) == (own.dev(), own.ino()),
-            _ => false,
-        };
-        if !is_there {
-            self.lock = lock(&self.folder)?;
+        if !self.folder.is_there() {
+            self.folder = take(self.folder.path())?;
         }
         self.pages.values().try_for_each(|page| page.0.pin_again())
     }

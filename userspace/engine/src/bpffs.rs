@@ -118,13 +118,66 @@ fn has_private_mounts() -> bool {
         .any(|other| own.as_ref().is_some_and(|own| *own != other))
 }
 
+/// Makes a folder in the BPF filesystem if it is not there.
+///
+/// # Errors
+///
+/// The system's.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// What lies in a folder.
+///
+/// # Errors
+///
+/// The system's.
+pub(crate) fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    std::fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
+}
+
+/// A folder that one process has at a time, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct LockedFolder {
+    path: PathBuf,
+    lock: Flock<File>,
+}
+
+impl LockedFolder {
+    /// Takes a folder.
+    ///
+    /// # Errors
+    ///
+    /// The system's, and `EWOULDBLOCK` when another process has it.
+    pub(crate) fn take(path: &Path) -> io::Result<Self> {
+        let lock = Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock);
+        Ok(Self {
+            path: path.to_owned(),
+            lock: lock.map_err(|(_, error)| error)?,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its path still leads to it: it may have been deleted, and its filesystem unmounted or covered by another.
+    pub(crate) fn is_there(&self) -> bool {
+        let (Ok(there), Ok(own)) = (self.path.metadata(), self.lock.metadata()) else {
+            return false;
+        };
+        (there.dev(), there.ino()) == (own.dev(), own.ino())
+    }
+}
+
 /// An instance's folder, `/sys/fs/bpf/ravelin/INSTANCE`, which one process has at a time.
 #[derive(Debug)]
 pub(crate) struct PinFolder {
     instance: String,
-    path: PathBuf,
-    /// Held as long as the process lives: two engines under one name would take each other's programs away.
-    lock: Flock<File>,
+    /// Two engines under one name would take each other's programs away.
+    folder: LockedFolder,
 }
 
 impl PinFolder {
@@ -136,12 +189,8 @@ impl PinFolder {
     pub(crate) fn open(instance: &str) -> Result<Self, BpffsError> {
         mount()?;
         let path = Self::path_of(instance);
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder
-            .create(&path)
-            .map_err(|error| BpffsError::pin(&path, error))?;
-        Self::lock(instance, path)
+        make_folder(&path).map_err(|error| BpffsError::pin(&path, error))?;
+        Self::lock(instance, &path)
     }
 
     /// The folder if it is there.
@@ -154,15 +203,15 @@ impl PinFolder {
         if !path.exists() {
             return Ok(None);
         }
-        Self::lock(instance, path).map(Some)
+        Self::lock(instance, &path).map(Some)
     }
 
-    fn lock(instance: &str, path: PathBuf) -> Result<Self, BpffsError> {
-        let file = File::open(&path).map_err(|error| BpffsError::pin(&path, error))?;
+    fn lock(instance: &str, path: &Path) -> Result<Self, BpffsError> {
         let instance = instance.to_owned();
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { instance, path, lock }),
-            Err(_) => Err(BpffsError::InUse { instance }),
+        match LockedFolder::take(path) {
+            Ok(folder) => Ok(Self { instance, folder }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(BpffsError::InUse { instance }),
+            Err(error) => Err(BpffsError::pin(path, error)),
         }
     }
 
@@ -175,7 +224,7 @@ impl PinFolder {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
     }
 
     /// What lies in it: nothing when it has been deleted meanwhile, which is no reason for a start to fail.
@@ -184,22 +233,15 @@ impl PinFolder {
     ///
     /// [`BpffsError::Pin`].
     pub(crate) fn pins(&self) -> Result<Vec<PathBuf>, BpffsError> {
-        let failed = |error| BpffsError::pin(&self.path, error);
-        let entries = match std::fs::read_dir(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
-        };
-        entries
-            .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
-            .collect()
+        match entries(self.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => entries.map_err(|error| BpffsError::pin(self.path(), error)),
+        }
     }
 
-    /// Whether its path still leads to it: it may have been deleted, and its filesystem unmounted or covered by another.
+    /// See [`LockedFolder::is_there`].
     pub(crate) fn is_there(&self) -> bool {
-        let (Ok(there), Ok(own)) = (self.path.metadata(), self.lock.metadata()) else {
-            return false;
-        };
-        (there.dev(), there.ino()) == (own.dev(), own.ino())
+        self.folder.is_there()
     }
 
     /// Makes it anew where its path leads now; returns the one before, which [`PinFolder::clear`] is for.
@@ -220,7 +262,7 @@ impl PinFolder {
     pub(crate) fn clear<'a>(&self, pins: impl Iterator<Item = &'a Path>) {
         for name in pins.filter_map(Path::file_name) {
             // Most often it went with its folder.
-            let _ = unlinkat(self.lock.as_fd(), name, UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(self.folder.lock.as_fd(), name, UnlinkatFlags::NoRemoveDir);
         }
     }
 
@@ -230,7 +272,7 @@ impl PinFolder {
     ///
     /// [`BpffsError::Pin`].
     pub(crate) fn remove(&self) -> Result<(), BpffsError> {
-        gone(&self.path, std::fs::remove_dir(&self.path))
+        gone(self.path(), std::fs::remove_dir(self.path()))
     }
 }
 

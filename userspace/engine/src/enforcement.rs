@@ -26,7 +26,7 @@ use crate::connection::{Connection, Inbound};
 use crate::difference::Difference;
 use crate::filter::{Filter, FilterError};
 use crate::installed::{Armed, Installed, armed_of, names};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, add};
 use crate::peer_ports::PeerPorts;
 use crate::preflight::{check_connections, check_mtu};
 use crate::prepare::{ApplyError, Prepared};
@@ -568,11 +568,7 @@ fn enter(ledger: &Ledger, installed: &Installed) {
 
 /// Frees a slot: what its rule has counted goes to those that are gone.
 fn read_out(filter: &mut Filter, ledger: &Ledger, slot: u32) -> Result<(), FilterError> {
-    let mut sum = ledger.rule(slot);
-    for driver in filter.rules([slot])? {
-        sum.packets += driver.packets;
-        sum.bytes += driver.bytes;
-    }
+    let sum = filter.rules([slot])?.into_iter().fold(ledger.rule(slot), add);
     filter.reset_rule(slot)?;
     ledger.remove(slot, sum);
     Ok(())

@@ -108,7 +108,7 @@ impl Held {
             (Comes::Clear, Some(View::Protects(connection))) => {
                 let connection = connection as usize;
                 (
-                    either(Some(connection), Answers::Clear),
+                    either(connection, Answers::Clear),
                     format!(
                         "passes in the clear, until it comes through connection `{}`",
                         named(connection)
@@ -143,7 +143,7 @@ impl Held {
                 };
                 match connection {
                     Some(connection) => (
-                        either(Some(connection), Answers::Clear),
+                        either(connection, Answers::Clear),
                         format!(
                             "passes in the clear, until it comes through connection `{}`",
                             named(connection)
@@ -164,7 +164,7 @@ impl Held {
             ),
             (Comes::Inside(name) | Comes::Left { inside: name, .. }, Some(view)) => match position(name) {
                 Some(connection) if view == View::Permits => (
-                    either(Some(connection), Answers::Inside(connection)),
+                    either(connection, Answers::Inside),
                     format!(
                         "stays in connection `{name}` until it comes in the clear, which the rules permit"
                     ),
@@ -190,15 +190,15 @@ impl Held {
 
     /// How it comes after something has arrived for it, where either way is accepted; `inside` is the connection that the packets were accepted
     /// in.
-    pub(crate) fn after(&self, arrived: Arrived, inside: Option<&str>) -> Comes {
-        match (arrived, inside, &self.comes) {
-            (Arrived { inside: true, .. }, Some(name), _) => Comes::Inside(name.to_owned()),
+    pub(crate) fn after(&self, arrived: Arrived, inside: &str) -> Comes {
+        match (arrived, &self.comes) {
+            (Arrived { inside: true, .. }, _) => Comes::Inside(inside.to_owned()),
             // Clear packets of what comes inside ESP are accepted only where the rules permit them.
-            (Arrived { clear: true, .. }, _, Comes::Inside(name)) => Comes::Left {
+            (Arrived { clear: true, .. }, Comes::Inside(name)) => Comes::Left {
                 inside: name.clone(),
                 vouched: false,
             },
-            (_, _, comes) => comes.clone(),
+            (_, comes) => comes.clone(),
         }
     }
 
@@ -316,7 +316,7 @@ inbound = { spi = 0x2001, key-file = "b" }
             vouched,
         };
         for (comes, text, expected) in [
-            (Comes::Clear, &*protects, either(Some(0), Answers::Clear)),
+            (Comes::Clear, &*protects, either(0, Answers::Clear)),
             (Comes::Clear, &blocks, clear),
             (Comes::Clear, &permits, clear),
             // What anybody can send is not even accepted.
@@ -325,20 +325,20 @@ inbound = { spi = 0x2001, key-file = "b" }
             (Comes::Unknown, &permits, None),
             (inside(), &protects, None),
             (inside(), &blocks, Some(SessionPath::Inside(0))),
-            (inside(), &permits, either(Some(0), Answers::Inside(0))),
+            (inside(), &permits, either(0, Answers::Inside)),
             (inside(), gone, None),
             // The next packet that is opened takes it back; until then it is not let into the clear where the rules forbid that.
-            (left(false), &permits, either(Some(0), Answers::Clear)),
+            (left(false), &permits, either(0, Answers::Clear)),
             (left(false), &protects, None),
             (left(false), &blocks, Some(SessionPath::Inside(0))),
             (left(false), gone, None),
-            (left(true), &permits, either(Some(0), Answers::Clear)),
-            (left(true), &protects, either(Some(0), Answers::Clear)),
-            (left(true), &blocks, either(Some(0), Answers::Clear)),
+            (left(true), &permits, either(0, Answers::Clear)),
+            (left(true), &protects, either(0, Answers::Clear)),
+            (left(true), &blocks, either(0, Answers::Clear)),
             (left(true), gone, clear),
             // Which port its client has is not known.
             (inside(), &some(65_535), None),
-            (inside(), &some(1023), either(Some(0), Answers::Inside(0))),
+            (inside(), &some(1023), either(0, Answers::Inside)),
         ] {
             assert_eq!(
                 path(comes.clone(), text, Role::Host),
@@ -371,10 +371,10 @@ inbound = { spi = 0x2001, key-file = "b" }
             (left.clone(), &left),
         ] {
             let held = held(comes.clone());
-            assert_eq!(held.after(arrived(false, false), Some("c")), comes);
-            assert_eq!(held.after(arrived(true, false), Some("c")), *after_clear);
+            assert_eq!(held.after(arrived(false, false), "c"), comes);
+            assert_eq!(held.after(arrived(true, false), "c"), *after_clear);
             for clear in [false, true] {
-                assert_eq!(held.after(arrived(clear, true), Some("c")), inside);
+                assert_eq!(held.after(arrived(clear, true), "c"), inside);
             }
         }
     }

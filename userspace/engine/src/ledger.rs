@@ -9,9 +9,7 @@
 //! All of it goes with the boot, and when the filter is taken away.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +18,7 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use ravelin_xdp_common::{DropReason, MAX_QUEUES, Pass, RuleCounter, map_names};
 
 use crate::book::{BOOK, Book, Identity, PASSES, REASONS, Table};
-use crate::bpffs::BpffsError;
+use crate::bpffs::{self, BpffsError};
 use crate::counters::{WorkerCounters, words};
 use crate::filter::Filter;
 use crate::pinned_words::PinnedWords;
@@ -98,13 +96,13 @@ impl Ledger {
     pub(crate) fn open(instance: &str, rules: u32, filter: &Filter) -> io::Result<Self> {
         let parent = folder(instance);
         let folder = parent.join(layout(rules));
-        make(&folder)?;
+        bpffs::make_folder(&folder)?;
         for name in MAPS {
             let pin = folder.join(name);
             if pin.try_exists()? && !filter.is_pinned(name, &pin)? {
                 // Another engine has come and gone since this one loaded its programs: what it counted is taken over.
                 std::fs::rename(&folder, folder.with_extension(std::process::id().to_string()))?;
-                make(&folder)?;
+                bpffs::make_folder(&folder)?;
             }
         }
         pin(&folder, filter)?;
@@ -275,7 +273,7 @@ impl Ledger {
         if self.folder.join(BOOK).exists() {
             return Ok(());
         }
-        let pinned = make(&self.folder)
+        let pinned = bpffs::make_folder(&self.folder)
             .and_then(|()| pin(&self.folder, filter))
             .and_then(|()| self.workers.values().try_for_each(|one| one.pin_again()))
             .and_then(|()| self.book.pin_again());
@@ -287,9 +285,8 @@ impl Ledger {
 
     /// The folders of other layouts.
     fn others(&self) -> io::Result<Vec<PathBuf>> {
-        let entries = std::fs::read_dir(&self.parent)?.map(|entry| Ok(entry?.path()));
-        let entries: io::Result<Vec<PathBuf>> = entries.collect();
-        Ok(entries?.into_iter().filter(|one| *one != self.folder).collect())
+        let entries = bpffs::entries(&self.parent)?.into_iter();
+        Ok(entries.filter(|one| *one != self.folder).collect())
     }
 
     fn take_in(&self, carried: &Carried) {
@@ -390,7 +387,8 @@ fn per_cpu<T: Pod>(pin: &Path) -> io::Result<PerCpuArray<MapData, T>> {
     map.and_then(TryInto::try_into).map_err(io::Error::other)
 }
 
-fn add(sum: RuleCounter, one: RuleCounter) -> RuleCounter {
+/// What two have counted.
+pub(crate) fn add(sum: RuleCounter, one: RuleCounter) -> RuleCounter {
     RuleCounter {
         packets: sum.packets + one.packets,
         bytes: sum.bytes + one.bytes,
@@ -406,10 +404,6 @@ fn pin(folder: &Path, filter: &Filter) -> io::Result<()> {
             false => filter.pin(name, &pin),
         }
     })
-}
-
-fn make(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 fn folder(instance: &str) -> PathBuf {

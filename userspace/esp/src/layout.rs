@@ -5,6 +5,8 @@
 //!                '---------- header_len ----------' '-------- ciphertext: align * n --------'
 //! ```
 
+use std::ops::Range;
+
 use ravelin_gcm::{Algorithm, MAX_TAG_LEN};
 
 use crate::ip::IPV6_HEADER_LEN;
@@ -18,6 +20,16 @@ const MAX_ALIGN: usize = 16;
 
 /// Packets that are done at once; longer slices are split.
 pub const MAX_BATCH: usize = 64;
+
+/// Where the packets of each run are, of `len` that are taken in all: `runs` has SAs with how many packets follow each other for each.
+pub(crate) fn ranges<S: Copy>(runs: &[(S, usize)], len: usize) -> impl Iterator<Item = (S, Range<usize>)> {
+    let mut start = 0;
+    runs.iter().map(move |(sa, count)| {
+        let range = start..(start + count).min(len);
+        start = range.end;
+        (*sa, range)
+    })
+}
 
 /// The longest authentication header, that of HMAC-SHA-512-256 over IPv6.
 pub(crate) const MAX_AH_LEN: usize = (12 + MAX_TAG_LEN).next_multiple_of(8);

@@ -116,13 +116,15 @@ impl Management {
             SessionPath::Clear => add(SESSION, towards, &permit),
             SessionPath::Inside(connection) => add(SESSION, towards.reversed(), &protect(connection)),
             SessionPath::Either { inside, answers } => {
-                let arriving = |rule: Rule| Rule { inside, ..rule };
+                let arriving = |rule: Rule| Rule {
+                    inside: Some(inside),
+                    ..rule
+                };
                 add(SESSION, one_way(towards.clone()), &arriving);
                 let back = towards.reversed();
                 match answers {
-                    Answers::ByRules => {}
                     Answers::Clear => add(ANSWERS, one_way(back), &permit),
-                    Answers::Inside(connection) => add(ANSWERS, back, &protect(connection)),
+                    Answers::Inside => add(ANSWERS, back, &protect(inside)),
                 }
             }
         }
@@ -156,7 +158,7 @@ pub enum SessionPath {
     /// It may arrive in the clear, and inside ESP of a connection.
     Either {
         /// The connection.
-        inside: Option<usize>,
+        inside: usize,
         /// How its server answers.
         answers: Answers,
     },
@@ -165,12 +167,10 @@ pub enum SessionPath {
 /// How a session's server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
-    /// As the rules say.
-    ByRules,
     /// In the clear.
     Clear,
-    /// Inside ESP of this connection.
-    Inside(usize),
+    /// Inside ESP of the connection.
+    Inside,
 }
 
 /// `[lifeline]` as it is written.

@@ -14,7 +14,7 @@ use crate::ah::{self, Ah};
 use crate::counters::age;
 use crate::decapsulation::{self, Payload};
 use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_AH, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
-use crate::layout::{FIXED_LEN, MAX_BATCH};
+use crate::layout::{FIXED_LEN, MAX_BATCH, ranges};
 use crate::{Encapsulation, Mode, Packet, nonce};
 
 /// Verifies, decrypts and decapsulates each packet in place, and says in the outcome at the same index how it went. `runs` has SAs
@@ -43,27 +43,21 @@ pub fn open_runs(
                 .map(|(packet, _)| sa.locate(packet, From::Peer)),
         );
     }
+    let len = states.len();
     let mut jobs = ArrayVec::new();
-    let (mut left, mut unasked) = (&mut *packets, &mut states[..]);
-    for (sa, count) in runs {
-        let count = (*count).min(unasked.len());
-        let (these, behind) = left.split_at_mut(count);
-        let (located, others) = unasked.split_at_mut(count);
-        sa.begin(these, located, &mut jobs, now);
-        (left, unasked) = (behind, others);
+    let mut left = &mut *packets;
+    for (sa, range) in ranges(runs, len) {
+        let (these, behind) = left.split_at_mut(range.len());
+        sa.begin(these, &mut states[range], &mut jobs, now);
+        left = behind;
     }
     open_mixed(&mut jobs);
-    let (mut done, mut start) = (jobs.iter(), 0);
-    for (sa, count) in runs {
-        let range = start..(start + count).min(states.len());
-        start = range.end;
+    let mut done = jobs.iter();
+    for (sa, range) in ranges(runs, len) {
         sa.end(&mut done, &mut states[range]);
     }
     drop(jobs);
-    start = 0;
-    for (sa, count) in runs {
-        let range = start..(start + count).min(states.len());
-        start = range.end;
+    for (sa, range) in ranges(runs, len) {
         sa.finish(
             &mut packets[range.clone()],
             &mut states[range.clone()],

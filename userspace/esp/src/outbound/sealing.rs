@@ -13,7 +13,7 @@ use super::{OutboundSa, Running, Sealed};
 use crate::ah::{self, Ah};
 use crate::counters::age;
 use crate::ip::{self, Family, UDP_HEADER_LEN};
-use crate::layout::{FIXED_LEN, MAX_BATCH};
+use crate::layout::{FIXED_LEN, MAX_BATCH, ranges};
 use crate::nonce;
 
 use crate::outer_header::{self, OuterHeader};
@@ -62,23 +62,15 @@ fn seal_planned(
     now: Instant,
 ) {
     let mut jobs = ArrayVec::<_, MAX_BATCH>::new();
-    let (mut left, mut start) = (&mut *packets, 0);
-    for (sa, count) in runs {
-        let count = (*count).min(plans.len() - start);
-        let (these, behind) = left.split_at_mut(count);
-        let range = start..start + count;
+    let mut left = &mut *packets;
+    for (sa, range) in ranges(runs, plans.len()) {
+        let (these, behind) = left.split_at_mut(range.len());
         sa.begin(these, &plans[range.clone()], &mut outcomes[range], &mut jobs, now);
-        (left, start) = (behind, start + count);
+        left = behind;
     }
     seal_mixed(&mut jobs);
     let mut done = jobs.iter();
-    start = 0;
-    for (sa, count) in runs {
-        let range = start..(start + count).min(plans.len());
-        start = range.end;
-        if sa.ah.is_some() {
-            continue;
-        }
+    for (_, range) in ranges(runs, plans.len()).filter(|(sa, _)| sa.ah.is_none()) {
         for (outcome, (_, job)) in outcomes[range]
             .iter_mut()
             .filter(|outcome| outcome.is_ok())
@@ -91,10 +83,7 @@ fn seal_planned(
         }
     }
     drop(jobs);
-    start = 0;
-    for (sa, count) in runs {
-        let range = start..(start + count).min(plans.len());
-        start = range.end;
+    for (sa, range) in ranges(runs, plans.len()) {
         sa.finish(
             &mut packets[range.clone()],
             &plans[range.clone()],
