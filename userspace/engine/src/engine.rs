@@ -22,10 +22,11 @@ use crate::delete::Deletion;
 use crate::device::Device;
 use crate::enforcement::{Enforcement, Means};
 use crate::error::EngineError;
-use crate::filter::{Filter, Side};
+use crate::filter::{Filter, FilterError, Side};
 use crate::follow::Renewal;
 use crate::held::{Comes, Held};
 use crate::host::Host;
+use crate::installed::names;
 use crate::ledger::Ledger;
 use crate::order::Order;
 use crate::peers::Peers;
@@ -189,16 +190,29 @@ impl Engine {
         }
 
         let max_rules = options.max_rules.unwrap_or_else(|| room_for(&prepared.policy));
-        let left = Ledger::left(&options.instance, max_rules);
-        let mut filter = Filter::load_with(max_rules, longest_frame, &left)?;
-        if role == Role::Host {
-            filter.load_host(options.edge)?;
+        let rules = prepared.policy.rules().len();
+        if rules > max_rules as usize {
+            return Err(EngineError::MaxRules { rules, max_rules });
         }
+        let load = |left: &[_]| {
+            let mut filter = Filter::load_with(max_rules, longest_frame, left)?;
+            if role == Role::Host {
+                filter.load_host(options.edge)?;
+            }
+            Ok::<_, FilterError>(filter)
+        };
+        let left = || Ledger::left(&options.instance, max_rules, names(&prepared.policy));
+        let maps = left();
+        let mut filter = load(&maps)?;
         // Its trial takes some milliseconds, in which nothing need wait.
         let provider = options.provider.unwrap_or_else(Provider::preferred);
         take_over().map_err(EngineError::TakeOver)?;
         // Before anything is touched that an engine of the same name may use: this keeps it to one.
         let attachments = Attachments::open(&options.instance)?;
+        // The engine before may have been given so many rules meanwhile that those of this one find no room beside them.
+        if !maps.is_empty() && left().is_empty() {
+            filter = load(&[])?;
+        }
         let ledger = Ledger::open(&options.instance, max_rules, &filter)
             .map_err(|error| counters(&options.instance, error))?;
         let control = {

@@ -94,6 +94,17 @@ pub enum EngineError {
     /// The BPF side.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// More rules than the counters that were asked for.
+    #[error(
+        "the policy has {rules} rules, and `--max-rules {max_rules}` asks for the counters of {max_rules}: leave it out, or give `--max-rules \
+         {}`, room for as many again", (2 * .rules).next_power_of_two()
+    )]
+    MaxRules {
+        /// Those of the policy, its lifelines included.
+        rules: usize,
+        /// Those that there is to be room for.
+        max_rules: u32,
+    },
     /// The counters of the instance.
     #[error("the counters in {COUNTERS}/{instance}: {error}; remove that folder, and they begin at zero")]
     Counters {

@@ -80,9 +80,20 @@ impl Default for Carried {
 }
 
 impl Ledger {
-    /// The maps that an engine before has left for a filter with room for so many rules, by their names.
-    pub(crate) fn left(instance: &str, rules: u32) -> Vec<(&'static str, PathBuf)> {
+    /// The maps that an engine before has left for a filter with room for so many rules, by their names. None if rules with these names
+    /// find no room there, beside those that have counted: then the filter gets maps of its own, what stands in those before is taken
+    /// over as from another layout, and what no rule has that is still there goes into the sum. So old rules never stop a start.
+    pub(crate) fn left<'n>(
+        instance: &str,
+        rules: u32,
+        names: impl Iterator<Item = &'n str>,
+    ) -> Vec<(&'static str, PathBuf)> {
         let folder = folder(instance).join(layout(rules));
+        // A book that cannot be read is made anew, or ends the start, when it is opened in earnest.
+        let book = Book::open(&folder).ok().flatten();
+        if book.is_some_and(|book| slots(&book, rules).check(names).is_err()) {
+            return Vec::new();
+        }
         let pins = MAPS.map(|name| (name, folder.join(name)));
         pins.into_iter().filter(|(_, pin)| pin.exists()).collect()
     }
@@ -100,8 +111,8 @@ impl Ledger {
         for name in MAPS {
             let pin = folder.join(name);
             if pin.try_exists()? && !filter.is_pinned(name, &pin)? {
-                // Another engine has come and gone since this one loaded its programs: what it counted is taken over.
-                std::fs::rename(&folder, folder.with_extension(std::process::id().to_string()))?;
+                // There is no room for the rules in it, or another engine has come and gone since this one loaded its programs.
+                std::fs::rename(&folder, aside(&folder)?)?;
                 bpffs::make_folder(&folder)?;
             }
         }
@@ -178,9 +189,7 @@ impl Ledger {
 
     /// Rules and the slots they have.
     pub(crate) fn slots(&self) -> Slots {
-        let slots = 0..self.rules;
-        let taken = slots.filter_map(|slot| Some((self.book.rule(slot)?, slot)));
-        Slots::new(self.rules, taken)
+        slots(&self.book, self.rules)
     }
 
     /// Writes down which rules have which slots.
@@ -333,6 +342,27 @@ impl Drop for Ledger {
 pub(crate) fn remove(instance: &str) {
     // Nothing depends on their being gone.
     let _ = std::fs::remove_dir_all(folder(instance));
+}
+
+/// The slots of a book, as far as they are among the first `rules`.
+fn slots(book: &Book, rules: u32) -> Slots {
+    let numbers = 0..rules.min(book.slots());
+    let taken = numbers.filter_map(|slot| Some((book.rule(slot)?, slot)));
+    Slots::new(rules, taken)
+}
+
+/// A name that no folder has yet, for one that gives its own to another. Of an engine that was killed before it had taken over what
+/// stands in one, that may still be there.
+fn aside(folder: &Path) -> io::Result<PathBuf> {
+    let layout = folder.file_name().unwrap_or_default().display();
+    // No dot: a BPF filesystem keeps those for itself.
+    let names = (0_u32..).map(|number| folder.with_file_name(format!("{layout}-{number}")));
+    for name in names {
+        if !name.try_exists()? {
+            return Ok(name);
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// What stands in the maps of a folder. A book that this build cannot read counts as none.

@@ -8,10 +8,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ravelin_engine::{RuleCount, Status};
 
-use crate::support::daemon::{Daemon, Gateway, succeeded};
+use crate::support::daemon::{Daemon, Gateway, refusal, succeeded};
 use crate::support::echo::Echo;
 use crate::support::hosts::{B, Hosts};
-use crate::support::lab::{CLEAR_PORT, H2, Lab, PORT, Policy};
+use crate::support::lab::{CLEAR_PORT, H2, Half, Lab, PORT, Policy};
 use crate::support::namespace::Namespace;
 use crate::support::wait_until;
 
@@ -136,6 +136,59 @@ fn counters_and_the_generation_go_on_with_the_next_engine() {
     daemon = g1.start();
     let last = daemon.status();
     assert_eq!((last.policy.generation, counted(&last)["sites"].packets), (1, 0));
+}
+
+/// Rules that are gone have counters still when an engine was killed. They leave the next one whatever room it needs.
+#[test]
+fn the_counters_of_old_rules_stop_no_start() {
+    let half = Half::new();
+    let gateway = half.gateway(&Policy::default()).with("--max-rules", "4");
+    let clear = Echo::start(&half.peer, CLEAR_PORT);
+    let rule = |name: &str| {
+        format!(
+            "[[rules]]\nname = \"{name}\"\nfilter-list = \"clear\"\naction = \"permit\"\nactive = false\n"
+        )
+    };
+    let with = |names: &[&str]| {
+        let rules: String = names.iter().map(|name| rule(name)).collect();
+        Policy::default().text(1) + &rules
+    };
+    let daemon = gateway.start();
+    gateway.applied(&with(&["first", "second"]), &[]);
+    clear.udp_one_way(&half.h1, H2[0], b"permitted");
+    wait_until("it to be counted", || daemon.rule("clear") > 0);
+    let before = daemon.status();
+    daemon.kill();
+
+    // As many as before, and none of those that no traffic meets.
+    std::fs::write(&gateway.policy, with(&["third", "fourth"])).unwrap();
+    let daemon = gateway.start();
+    let after = daemon.status();
+    assert_eq!(counted(&after)["clear"], counted(&before)["clear"]);
+    assert_eq!(counted(&after)["third"], RuleCount::default());
+    assert_eq!(after.policy.generation, before.policy.generation + 1);
+    daemon.kill();
+
+    // Of those that go one has counted.
+    let others = with(&["fifth", "sixth"]).replace("name = \"clear\"", "name = \"monitoring\"");
+    std::fs::write(&gateway.policy, others).unwrap();
+    let daemon = gateway.start();
+    let last = daemon.status();
+    assert_eq!(last.removed_rules, counted(&before)["clear"]);
+    assert_eq!(counted(&last)["monitoring"], RuleCount::default());
+    clear.udp_one_way(&half.h1, H2[0], b"permitted");
+    wait_until("it to be counted", || daemon.rule("monitoring") > 0);
+
+    // Rules of its own policy are another matter, and no reason to end the one that runs.
+    std::fs::write(&gateway.policy, with(&["fifth", "sixth", "seventh"])).unwrap();
+    let mut command = gateway.command();
+    command.arg("--replace");
+    let said = refusal(&command.output().unwrap());
+    assert!(
+        said.contains("5 rules") && said.contains("`--max-rules 16`"),
+        "{said}"
+    );
+    assert_eq!(daemon.status().pid, last.pid);
 }
 
 /// Sends protected packets that must not arrive. To a host's own sender the filter's refusal is an error.
