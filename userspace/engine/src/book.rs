@@ -220,7 +220,7 @@ impl Book {
     ///
     /// The system's.
     pub(crate) fn pin_again(&self) -> io::Result<()> {
-        self.0.pin_again()
+        self.0.pin_again().map(drop)
     }
 
     const fn slot(slot: u32) -> usize {

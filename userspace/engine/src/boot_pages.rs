@@ -4,8 +4,9 @@
 //! devices, and apart from filters that are taken away: they stay until the machine is booted again, since the keys of one instance must
 //! not serve another. Instances look into each other's pages for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -88,11 +89,26 @@ impl BootPages for PinnedPages {
         Ok(pinned.map(|pinned| Arc::new(PinnedPage(pinned)) as _))
     }
 
-    fn name_again(&mut self) -> io::Result<()> {
-        if !self.folder.is_there() {
+    fn others_pages(&mut self) -> io::Result<HashSet<u64>> {
+        let mut pages = HashSet::new();
+        for other in self.others()? {
+            // One that goes meanwhile has none.
+            let pins = bpffs::entries(&folder(&other)).unwrap_or_default();
+            let pins = pins.iter().filter_map(|pin| pin.symlink_metadata().ok());
+            pages.extend(pins.map(|pin| pin.ino()));
+        }
+        Ok(pages)
+    }
+
+    fn name_again(&mut self) -> io::Result<bool> {
+        let folder_gone = !self.folder.is_there();
+        if folder_gone {
             self.folder = take(self.folder.path())?;
         }
-        self.pages.values().try_for_each(|page| page.0.pin_again())
+        let again = self.pages.values().map(|page| page.0.pin_again());
+        again
+            .into_iter()
+            .try_fold(folder_gone, |gone, again| Ok(gone | again?))
     }
 }
 

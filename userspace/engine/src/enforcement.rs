@@ -425,6 +425,11 @@ impl Enforcement {
         needed
     }
 
+    /// Whether a pair's outbound SA seals, or may yet.
+    pub(crate) fn seals_with(&self, pair: u32) -> bool {
+        self.needed().outbound.contains(&pair)
+    }
+
     fn replace(
         &mut self,
         mut prepared: Prepared,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use ravelin_esp::Provider;
+use ravelin_keying::KeyingErrors;
 use ravelin_policy::{Action, Policy, Surroundings};
 use ravelin_xsk::{BusyPoll, PortOptions, UmemOptions};
 use tokio::sync::mpsc;
@@ -34,7 +35,7 @@ use crate::policy_file::PolicyFile;
 use crate::preflight::{
     allowed_cpus, check_connections, devices, host_queues, longest_frame, longest_mtu, packet_memory, queues,
 };
-use crate::prepare::Prepared;
+use crate::prepare::{ApplyError, Prepared};
 use crate::pulse::Pulse;
 use crate::reading::Reading;
 use crate::resolver::{News, Resolver};
@@ -274,6 +275,10 @@ impl Engine {
             (Some(umem), None) => engine.start_host(options, &outer, &umem)?,
             (None, _) => {}
         }
+        // Some time has passed since keys were looked for, and none was used.
+        engine
+            .give_up_shared_keys()
+            .map_err(|error| ApplyError::from(KeyingErrors::from(error)))?;
         engine.attach(options, attachments, &outer, inner.as_ref())?;
         engine.record_session();
         if let Some(note) = session_note {

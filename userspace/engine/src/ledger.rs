@@ -273,18 +273,19 @@ impl Ledger {
         }
     }
 
-    /// Makes pins anew that are gone, once there is a BPF filesystem.
+    /// Makes pins anew that are gone, each for itself, once there is a BPF filesystem.
     ///
     /// # Errors
     ///
     /// [`BpffsError::Pin`].
     pub(crate) fn pin_again(&self, filter: &Filter) -> Result<(), BpffsError> {
-        if self.folder.join(BOOK).exists() {
-            return Ok(());
-        }
         let pinned = bpffs::make_folder(&self.folder)
             .and_then(|()| pin(&self.folder, filter))
-            .and_then(|()| self.workers.values().try_for_each(|one| one.pin_again()))
+            .and_then(|()| {
+                self.workers
+                    .values()
+                    .try_for_each(|one| one.pin_again().map(drop))
+            })
             .and_then(|()| self.book.pin_again());
         pinned.map_err(|error| BpffsError::Pin {
             path: self.folder.clone(),

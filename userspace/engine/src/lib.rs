@@ -78,6 +78,7 @@ mod seal;
 mod serve;
 mod session;
 mod session_record;
+mod shared_keys;
 mod sighting;
 mod slots;
 mod status;

@@ -85,15 +85,16 @@ impl PinnedWords {
         self.words.words()
     }
 
-    /// Makes the pin anew if it is gone. Its folder must be there.
+    /// Makes the pin anew if it is gone; whether it was. Its folder must be there.
     ///
     /// # Errors
     ///
     /// The system's.
-    pub(crate) fn pin_again(&self) -> io::Result<()> {
-        match self.path.try_exists()? {
-            true => Ok(()),
-            false => self.map.pin(&self.path).map_err(io::Error::other),
+    pub(crate) fn pin_again(&self) -> io::Result<bool> {
+        if self.path.try_exists()? {
+            return Ok(false);
         }
+        self.map.pin(&self.path).map_err(io::Error::other)?;
+        Ok(true)
     }
 }

@@ -182,9 +182,19 @@ impl Sas {
         self.pairs.get(number as usize)?.as_ref()
     }
 
-    fn numbered(&self) -> impl Iterator<Item = (u32, &Pair)> {
+    fn numbered(&self) -> impl Iterator<Item = (u32, &Pair)> + Clone {
         let numbered = (0..).zip(&self.pairs);
         numbered.filter_map(|(number, pair)| Some((number, pair.as_ref()?)))
+    }
+
+    /// Where their marks are kept; `None` before there was any.
+    pub(crate) fn folder(&self) -> Option<&StateFolder> {
+        self.folder.as_deref()
+    }
+
+    /// By number.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (u32, &StaticConnection)> + Clone {
+        self.numbered().map(|(number, pair)| (number, &pair.sas))
     }
 
     /// Stops SAs that nobody needs any more: marks are written, keys go with the last worker that has them.

@@ -150,13 +150,17 @@ impl Engine {
             self.enforcement.pin_again()?;
             Ok(again)
         });
+        let pinned = pinned.map_err(|error| error.to_string()).and_then(|again| {
+            let shared = self.give_up_shared_keys();
+            shared.map_err(|error| error.to_string()).map(|()| again)
+        });
         let trouble = match pinned {
             Ok(false) => None,
             Ok(true) => {
                 eprintln!("ravelin: pins of the programs were gone; they are there again");
                 None
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(error),
         };
         if let Some(text) = trouble.as_ref().filter(|_| trouble != self.unpinned) {
             eprintln!("ravelin: {text}");

@@ -12,7 +12,8 @@
 //!
 //! What others of this machine have noted can be looked at as well: a key that two of them sealed with would repeat numbers, since
 //! neither knows what the other has used. Whoever begins with a key notes that first and looks then, so that of two who begin at once
-//! at least one sees the other.
+//! at least one sees the other. Where somebody takes the names of pages away meanwhile, neither may: so they look again whenever that was so, or
+//! somebody has pages that are new, and whoever then sees the other seals no more. That may be both.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -65,11 +66,18 @@ pub trait BootPages: Debug + Send {
     /// The system's.
     fn page_of(&mut self, other: &str, number: u32) -> io::Result<Option<Arc<dyn BootPage>>>;
 
-    /// Has the pages that were given out be found again, by the next process and by others, if somebody has taken their names away.
+    /// What tells the pages that others have from those that they had: a page that is new, or has its name anew, has a number that none had.
     ///
     /// # Errors
     /// The system's.
-    fn name_again(&mut self) -> io::Result<()>;
+    fn others_pages(&mut self) -> io::Result<HashSet<u64>>;
+
+    /// Has the pages that were given out be found again, by the next process and by others, if somebody has taken their names away; whether
+    /// somebody had.
+    ///
+    /// # Errors
+    /// The system's.
+    fn name_again(&mut self) -> io::Result<bool>;
 }
 
 /// The memory of this boot: a record for every key that seals, as long as there is room.
@@ -81,6 +89,17 @@ pub(crate) struct BootMemory {
     free: Vec<Place>,
     /// Places in the order in which they were taken, for when there are no free ones.
     taken: VecDeque<Fingerprint>,
+    /// The pages that others had when this looked last; `None` if it is to look again whatever they have.
+    seen: Option<HashSet<u64>>,
+}
+
+/// Who else has a key.
+#[derive(Debug)]
+struct Claim {
+    key: Fingerprint,
+    other: String,
+    /// A mark was recorded since it was noted, so it may have been sealed with. Else whoever has noted it has yet to look at others.
+    usable: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +133,7 @@ impl BootMemory {
             index: HashMap::new(),
             free: Vec::new(),
             taken: VecDeque::new(),
+            seen: None,
         };
         for page in open {
             memory.take_in(page)?;
@@ -175,9 +195,13 @@ impl BootMemory {
         Ok(Some(record))
     }
 
-    /// See [`BootPages::name_again`].
+    /// See [`BootPages::name_again`]. While they had no names, others have not seen what is noted there.
     pub(crate) fn name_again(&mut self) -> io::Result<()> {
-        self.pages.name_again()
+        let gone = self.pages.name_again();
+        if !matches!(gone, Ok(false)) {
+            self.seen = None;
+        }
+        gone.map(drop)
     }
 
     /// Takes the record of a key back under which nothing was used.
@@ -194,19 +218,52 @@ impl BootMemory {
         &mut self,
         keys: &HashSet<Fingerprint>,
     ) -> io::Result<HashMap<Fingerprint, String>> {
-        let mut holders = HashMap::new();
+        let claims = self.claims(keys)?.into_iter();
+        Ok(claims.map(|claim| (claim.key, claim.other)).collect())
+    }
+
+    /// Who else may by now have sealed with one of these keys, which this one has begun with when nobody else was to be seen: whoever
+    /// began while the pages here had no names. Looks only if others have other pages than when this was asked last, or somebody has taken
+    /// names away here. Whoever is about to be refused is none: it has noted its key and not used it.
+    pub(crate) fn newcomers(
+        &mut self,
+        keys: impl FnOnce() -> HashSet<Fingerprint>,
+    ) -> io::Result<HashMap<Fingerprint, String>> {
+        let pages = self.pages.others_pages()?;
+        if self.seen.as_ref() == Some(&pages) {
+            return Ok(HashMap::new());
+        }
+        self.seen = None;
+        let claims = self.claims(&keys())?;
+        if claims.iter().all(|claim| claim.usable) {
+            // Listed before they were looked at, so that what comes meanwhile is new the next time.
+            self.seen = Some(pages);
+        }
+        let used = claims.into_iter().filter(|claim| claim.usable);
+        Ok(used.map(|claim| (claim.key, claim.other)).collect())
+    }
+
+    /// What others have noted of these keys.
+    fn claims(&mut self, keys: &HashSet<Fingerprint>) -> io::Result<Vec<Claim>> {
+        let mut claims = Vec::new();
         for other in self.pages.others()? {
             for number in 0..MOST_PAGES {
                 let Some(page) = self.pages.page_of(&other, number)? else {
                     break;
                 };
                 let (records, _) = page.words().as_chunks::<RECORD_WORDS>();
-                let taken = records.iter().filter_map(|record| key_of(record));
-                let held = taken.filter(|key| keys.contains(key));
-                holders.extend(held.map(|key| (key, other.clone())));
+                let taken = records
+                    .iter()
+                    .filter_map(|record| Some((key_of(record)?, record)));
+                let held = taken.filter(|(key, _)| keys.contains(key));
+                claims.extend(held.map(|(key, record)| Claim {
+                    key,
+                    other: other.clone(),
+                    usable: record[2].load(Ordering::SeqCst) != record[3].load(Ordering::SeqCst),
+                }));
             }
         }
-        Ok(holders)
+        Ok(claims)
     }
 
     fn free_place(&mut self, claimed: &HashSet<Fingerprint>) -> io::Result<Option<Place>> {

@@ -131,6 +131,21 @@ impl StateFolder {
             .map_or(Ok(()), |mut memory| memory.name_again())
     }
 
+    /// Who else on this machine may by now have sealed with one of these keys that are in use here, if others have anything new since this
+    /// was asked last.
+    ///
+    /// # Errors
+    /// The system's: then nobody knows, and the next call looks again.
+    pub(crate) fn newcomers(
+        &self,
+        keys: impl FnOnce() -> HashSet<Fingerprint>,
+    ) -> io::Result<HashMap<Fingerprint, String>> {
+        match self.lock_memory() {
+            Some(mut memory) => memory.newcomers(keys),
+            None => Ok(HashMap::new()),
+        }
+    }
+
     /// What is remembered of a key whose mark on disk is `durable`.
     ///
     /// # Errors

@@ -148,6 +148,25 @@ impl StaticConnection {
         self.inbound = None;
     }
 
+    /// Those of `connections` that seal with a key with which somebody else on this machine may have sealed since they began, by what they are
+    /// named here, and who that is. Costs little where nothing has changed since this was asked last.
+    ///
+    /// # Errors
+    /// [`KeyingError::OthersUnknown`]; the next call looks again.
+    pub fn held_elsewhere<'c, N>(
+        folder: &StateFolder,
+        connections: impl Iterator<Item = (N, &'c Self)> + Clone,
+    ) -> Result<Vec<(N, String)>, KeyingError> {
+        let sealing = connections.filter(|(_, one)| one.outbound.is_some());
+        let holders = folder.newcomers(|| sealing.clone().map(|(_, one)| one.keys[0]).collect());
+        let holders = holders.map_err(KeyingError::OthersUnknown)?;
+        if holders.is_empty() {
+            return Ok(Vec::new());
+        }
+        let held = sealing.filter_map(|(name, one)| Some((name, holders.get(&one.keys[0])?.clone())));
+        Ok(held.collect())
+    }
+
     /// Keeps sequence numbers ready; to be called about every 100 ms for SAs that send. One write to disk for all that
     /// need it, so never from a worker.
     ///

@@ -1,10 +1,10 @@
 //! One key at two users of one memory: at most one of them may seal, and what was refused leaves nothing.
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
@@ -15,7 +15,7 @@ use ravelin_policy::{Algorithm, Policy};
 /// How often two begin at once.
 const ROUNDS: usize = 50;
 
-/// The memory of a machine, by user and number.
+/// The memory of a machine, by user and number, as far as it has names.
 #[derive(Clone, Debug, Default)]
 struct Machine(Arc<Mutex<Pages>>);
 
@@ -34,6 +34,8 @@ impl BootPage for Page {
 struct User {
     machine: Machine,
     name: String,
+    /// Those that it has been given.
+    own: HashMap<u32, Arc<Page>>,
 }
 
 impl BootPages for User {
@@ -45,7 +47,16 @@ impl BootPages for User {
                 .entry((self.name.clone(), number))
                 .or_insert_with(|| Arc::new(Page(zeros.take(<dyn BootPage>::WORDS).collect())));
         }
-        self.page_of(&self.name.clone(), number)
+        let page = self
+            .machine
+            .0
+            .lock()
+            .unwrap()
+            .get(&(self.name.clone(), number))
+            .cloned();
+        self.own
+            .extend(page.iter().map(|page| (number, Arc::clone(page))));
+        Ok(page.map(|page| page as _))
     }
 
     fn others(&mut self) -> io::Result<Vec<String>> {
@@ -60,8 +71,19 @@ impl BootPages for User {
         Ok(page.map(|page| page as _))
     }
 
-    fn name_again(&mut self) -> io::Result<()> {
-        Ok(())
+    fn others_pages(&mut self) -> io::Result<HashSet<u64>> {
+        let pages = self.machine.0.lock().unwrap();
+        let others = pages.iter().filter(|((name, _), _)| *name != self.name);
+        Ok(others.map(|(_, page)| Arc::as_ptr(page) as u64).collect())
+    }
+
+    fn name_again(&mut self) -> io::Result<bool> {
+        let mut pages = self.machine.0.lock().unwrap();
+        let named = self.own.iter().map(|(number, page)| {
+            let name = (self.name.clone(), *number);
+            pages.insert(name, Arc::clone(page)).is_none()
+        });
+        Ok(named.fold(false, |gone, one| gone | one))
     }
 }
 
@@ -75,20 +97,37 @@ impl Machine {
             .count()
     }
 
+    /// Takes all names away.
+    fn forget(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
     fn start(&self, folder: &Path, name: &str) -> Result<Vec<StaticConnection>, String> {
+        self.start_in(folder, name).map(|(_, started)| started)
+    }
+
+    fn start_in(
+        &self,
+        folder: &Path,
+        name: &str,
+    ) -> Result<(Arc<StateFolder>, Vec<StaticConnection>), String> {
         let policy = policy(folder);
         let mut state = StateFolder::open(&folder.join(name)).unwrap();
         let user = User {
             machine: self.clone(),
             name: name.to_owned(),
+            own: HashMap::new(),
         };
         state.remember_in(Box::new(user)).unwrap();
         let keys = StaticKeys::read(&policy).unwrap();
-        let started = keys.start(&policy, &Arc::new(state), Provider::preferred());
-        started.map_err(|errors| match errors.errors() {
-            [KeyingError::KeyElsewhere { instance, .. }] => instance.clone(),
-            _ => panic!("{errors}"),
-        })
+        let state = Arc::new(state);
+        let started = keys.start(&policy, &state, Provider::preferred());
+        started
+            .map(|started| (state, started))
+            .map_err(|errors| match errors.errors() {
+                [KeyingError::KeyElsewhere { instance, .. }] => instance.clone(),
+                _ => panic!("{errors}"),
+            })
     }
 }
 
@@ -152,4 +191,51 @@ fn of_two_that_begin_at_once_at_most_one_seals() {
         assert_eq!(machine.records(), started);
     }
     println!("{began} of {ROUNDS} times one of two began");
+}
+
+/// Who holds the key of these as well.
+fn elsewhere(folder: &StateFolder, connections: &[StaticConnection]) -> Vec<(usize, String)> {
+    StaticConnection::held_elsewhere(folder, connections.iter().enumerate()).unwrap()
+}
+
+#[test]
+fn two_that_began_unseen_both_see_each_other_once_they_have_names() {
+    let (folder, machine) = (keys(), Machine::default());
+    let (first, ours) = machine.start_in(folder.path(), "first").unwrap();
+    assert_eq!(elsewhere(&first, &ours), []);
+    machine.forget();
+    let (second, theirs) = machine.start_in(folder.path(), "second").unwrap();
+    // As long as the first one has no names it is not to be seen.
+    assert_eq!(elsewhere(&second, &theirs), []);
+    first.name_memory_again().unwrap();
+    assert_eq!(elsewhere(&first, &ours), [(0, "second".to_owned())]);
+    assert_eq!(elsewhere(&second, &theirs), [(0, "first".to_owned())]);
+    // Once is enough.
+    first.name_memory_again().unwrap();
+    assert_eq!(elsewhere(&first, &ours), []);
+    assert_eq!(elsewhere(&second, &theirs), []);
+}
+
+/// While one begins and is going to be refused, its note is there for a moment: the one that runs must not mind.
+#[test]
+fn whoever_is_refused_stops_nobody() {
+    let (folder, machine) = (keys(), Machine::default());
+    let (first, ours) = machine.start_in(folder.path(), "first").unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut looks = 0;
+            while !over.load(Ordering::Relaxed) || looks == 0 {
+                assert_eq!(elsewhere(&first, &ours), []);
+                looks += 1;
+            }
+        });
+        for _ in 0..ROUNDS {
+            let refused = machine.start(folder.path(), "second");
+            assert_eq!(refused.err().as_deref(), Some("first"));
+            machine.0.lock().unwrap().retain(|(name, _), _| name == "first");
+        }
+        over.store(true, Ordering::Relaxed);
+        looking.join().unwrap();
+    });
 }

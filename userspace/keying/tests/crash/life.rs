@@ -1,5 +1,6 @@
 //! One process: takes numbers under two keys and says on its output which ones it sent.
 
+use std::collections::HashSet;
 use std::env;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -166,8 +167,12 @@ impl BootPages for Pages {
         Ok(None)
     }
 
-    fn name_again(&mut self) -> io::Result<()> {
-        Ok(())
+    fn others_pages(&mut self) -> io::Result<HashSet<u64>> {
+        Ok(HashSet::new())
+    }
+
+    fn name_again(&mut self) -> io::Result<bool> {
+        Ok(false)
     }
 }
 

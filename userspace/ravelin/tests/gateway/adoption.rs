@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +15,9 @@ use crate::support::hosts::{B, Hosts};
 use crate::support::lab::{CLEAR_PORT, H2, Half, Lab, PORT, Policy};
 use crate::support::namespace::Namespace;
 use crate::support::wait_until;
+
+/// Where the folders of instances with their counters are.
+const COUNTERS: &str = "/sys/fs/bpf/ravelin-counters";
 
 /// Protected packets sent while nobody serves.
 const SENT: u64 = 40;
@@ -189,6 +193,36 @@ fn the_counters_of_old_rules_stop_no_start() {
         "{said}"
     );
     assert_eq!(daemon.status().pid, last.pid);
+}
+
+/// Somebody deletes some of the pins of counters. What is counted in them goes on with the next engine all the same.
+#[test]
+fn pins_of_counters_come_again_one_by_one() {
+    let half = Half::new();
+    let gateway = half.gateway(&Policy::default());
+    let clear = Echo::start(&half.peer, CLEAR_PORT);
+    let daemon = gateway.start();
+    clear.udp_one_way(&half.h1, H2[0], b"permitted");
+    wait_until("it to be counted", || daemon.rule("clear") > 0);
+    let before = daemon.status();
+    let files = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let layouts = files(&Path::new(COUNTERS).join(&gateway.instance));
+    let [layout] = &layouts[..] else {
+        panic!("{layouts:?}")
+    };
+    let pins = files(layout);
+    // The maps of programs, the book, and one of a worker.
+    assert!(pins.len() >= 6, "{pins:?}");
+    for pin in &pins {
+        std::fs::remove_file(pin).unwrap();
+        wait_until("the pin to be there again", || pin.exists());
+    }
+    daemon.kill();
+    let daemon = gateway.start();
+    goes_on("kill -9", &before, &daemon.status());
 }
 
 /// Sends protected packets that must not arrive. To a host's own sender the filter's refusal is an error.

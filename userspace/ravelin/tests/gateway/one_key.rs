@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use crate::support::capture::assert_sequence_numbers_fresh;
-use crate::support::daemon::{NUMBERS, succeeded};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ravelin_engine::SaState;
+
+use crate::support::daemon::{Gateway, NUMBERS, refusal, succeeded};
 use crate::support::echo::Echo;
 use crate::support::lab::{H2, Lab, PORT, Policy, keygen};
 use crate::support::wait_until;
@@ -53,6 +57,38 @@ fn what_one_instance_has_sealed_with_no_other_seals_with() {
     succeeded(&b.detach());
     let said = a.refused();
     assert!(said.contains(&format!("instance `{}`", b.instance)), "{said}");
+}
+
+/// Two that could not see each other when they began, because somebody had taken the notes of one away.
+#[test]
+fn two_that_began_unseen_seal_no_more() {
+    let lab = Lab::new();
+    let policy = Policy::default();
+    let (a, b) = (
+        lab.gateway(1, &policy),
+        Gateway::new(&lab.g2, lab.folder.path(), &policy.text(1)),
+    );
+    let first = a.start();
+    let process = Pid::from_raw(first.pid() as i32);
+    kill(process, Signal::SIGSTOP).unwrap();
+    std::fs::remove_dir_all(Path::new(NUMBERS).join(&a.instance)).unwrap();
+    let second = b.start();
+    assert_eq!(second.status().connections[0].outbound.state, SaState::InUse);
+    kill(process, Signal::SIGCONT).unwrap();
+    for (daemon, other) in [(&first, &b), (&second, &a)] {
+        let said = format!(
+            "connection `c`: instance `{}` on this machine seals with the key of its outbound SA 0x00001001 too",
+            other.instance
+        );
+        wait_until("either to see the other", || daemon.log().contains(&said));
+        wait_until("the SA to be gone", || {
+            daemon.status().connections[0].outbound.state == SaState::Deleted
+        });
+    }
+    // Both have left a note, so a start does not help either of them.
+    second.kill();
+    let said = refusal(&b.command().output().unwrap());
+    assert!(said.contains(&format!("instance `{}`", a.instance)), "{said}");
 }
 
 #[test]
