@@ -106,6 +106,8 @@ pub struct Filter {
     rule_set: ArrayOfMaps<MapData, Array<MapData, Line>>,
     /// What is in it.
     in_force: Option<InForce>,
+    /// An array for the first rule set. The kernel takes ten milliseconds to clear one, in which an engine that takes over would seal nothing.
+    spare: Option<MapData>,
     tunnels: Tunnels,
 }
 
@@ -169,6 +171,7 @@ impl Filter {
             logger,
             rule_set,
             in_force: None,
+            spare: Some(rule_array()?),
             tunnels: Tunnels::default(),
         })
     }
@@ -211,14 +214,10 @@ impl Filter {
     /// [`FilterError::Map`]; the old set stays in force.
     pub fn apply(&mut self, rules: &RuleSet, generation: u32) -> Result<(), FilterError> {
         let name = map_names::RULE_SET;
-        let array = aya_obj::Map::new_from_params(
-            BPF_MAP_TYPE_ARRAY,
-            size_of::<u32>() as u32,
-            size_of::<Line>() as u32,
-            LINE_SLOTS as u32,
-            RULE_SET_FLAGS,
-        );
-        let array = MapData::create(array, "ravelin_rules", None).map_err(map_error(name))?;
+        let array = match self.spare.take() {
+            Some(spare) => spare,
+            None => rule_array()?,
+        };
         let header = Header {
             generation,
             ..rules.header()
@@ -552,6 +551,18 @@ fn program_error(program: &'static str) -> impl Fn(ProgramError) -> FilterError 
         program,
         error: Box::new(error),
     }
+}
+
+/// An array for the lines of a rule set.
+fn rule_array() -> Result<MapData, FilterError> {
+    let array = aya_obj::Map::new_from_params(
+        BPF_MAP_TYPE_ARRAY,
+        size_of::<u32>() as u32,
+        size_of::<Line>() as u32,
+        LINE_SLOTS as u32,
+        RULE_SET_FLAGS,
+    );
+    MapData::create(array, "ravelin_rules", None).map_err(map_error(map_names::RULE_SET))
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> FilterError {

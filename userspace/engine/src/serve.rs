@@ -53,6 +53,7 @@ impl Engine {
         if self.enforcement.deadline().is_some() {
             self.roll_back("the engine stops");
         }
+        self.workers.iter().for_each(Worker::dismiss);
         result
     }
 

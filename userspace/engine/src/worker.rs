@@ -239,14 +239,20 @@ impl Worker {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
+    /// Tells the thread to end, and does not wait for it. The kernel takes tens of milliseconds to close a worker's sockets: that is to be
+    /// waited for once, not for each.
+    pub fn dismiss(&self) {
+        self.stop.flag.store(true, Ordering::Relaxed);
+        self.nudge();
+    }
+
     /// Ends the thread, or learns why it ended.
     ///
     /// # Errors
     ///
     /// Why it had ended before it was told to.
     pub fn join(&mut self) -> Result<(), WorkerError> {
-        self.stop.flag.store(true, Ordering::Relaxed);
-        let _ = self.stop.wake.write(1);
+        self.dismiss();
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err(WorkerError::Panicked { queue: self.queue }),
