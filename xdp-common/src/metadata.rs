@@ -67,6 +67,7 @@ impl FrameMetadata {
 
     /// Reads the bytes in front of a packet; `None` if no program of ours wrote them.
     #[must_use]
+    #[inline]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::LENGTH] = bytes.try_into().ok()?;
         let word = |index: usize| {

@@ -98,7 +98,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         outbound.sa.seal_unfitted(packet, now)?;
         self.shared.sealed.set(outbound.pair);
         let mtu = connection.outer_mtu(snapshot.outer.mtu, now) as usize;
-        let destination = (connection.remote, connection.remote_address);
+        let destination = &connection.remote_address;
         if packet.len() <= mtu {
             let frame = self.frame_of(packet.bytes()).ok_or(DropReason::NoFrame)?;
             self.forward(frame, Side::Outer, destination, snapshot, now);

@@ -90,7 +90,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                         Errand::Keepalive { .. } => self.counters.keepalives.add(1),
                         Errand::Dummy { .. } => self.counters.dummies.add(1),
                     }
-                    let destination = (connection.remote, connection.remote_address);
+                    let destination = &connection.remote_address;
                     self.forward(frame, Side::Outer, destination, snapshot, now);
                 }
                 Err(reason) => self.counters.dropped(reason),

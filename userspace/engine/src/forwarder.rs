@@ -2,7 +2,6 @@
 //! clear side. No allocation, no lock, no log here; what it cannot do at once waits in the hold.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::IpAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{Address, DropReason, Family, FrameMetadata, Kind};
 use ravelin_xsk::{BATCH, Batch, Frame, Kick, Port, PortError};
 
+use crate::address::from_address;
 use crate::adjacency::{Hop, Question, Snapshot};
 use crate::counters::WorkerCounters;
 use crate::device::Mac;
@@ -87,6 +87,7 @@ pub(crate) struct Admitted<'u> {
 
 impl<'u> Admitted<'u> {
     /// Reads what the driver wrote in front of a frame and checks it against the frame.
+    #[inline]
     pub(crate) fn new(frame: Frame<'u>) -> Result<Self, DropReason> {
         let metadata = frame
             .metadata(FrameMetadata::LENGTH)
@@ -301,12 +302,29 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         }
     }
 
+    /// Takes a frame in, if the driver's word about it is whole, and of a kind that is asked for; else it is dropped and counted.
+    #[inline(always)]
+    pub(crate) fn admit(&self, frame: Frame<'u>, asked: impl FnOnce(Kind) -> bool) -> Option<Admitted<'u>> {
+        match Admitted::new(frame) {
+            Ok(one) if asked(one.metadata.kind) => Some(one),
+            Ok(_) => {
+                self.counters.dropped(DropReason::MetadataInvalid);
+                None
+            }
+            Err(reason) => {
+                self.counters.dropped(reason);
+                None
+            }
+        }
+    }
+
     /// Sends an IP packet towards a destination beyond a device, or lets it wait for the neighbour.
+    #[inline]
     pub(crate) fn forward(
         &mut self,
         frame: Frame<'u>,
         side: Side,
-        (destination, address): (IpAddr, Address),
+        destination: &Address,
         snapshot: &Snapshot,
         now: Instant,
     ) {
@@ -314,26 +332,45 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             // The stack is no neighbour that had to be asked for.
             return self.emit(frame, side, snapshot.outer.mac, snapshot);
         }
-        if let Some((last_side, last_address, mac)) = self.last_hop
-            && (last_side, last_address) == (side, address)
-        {
-            return self.emit(frame, side, mac, snapshot);
+        match &self.last_hop {
+            Some((last_side, last, mac)) if *last_side == side && last == destination => {
+                let mac = *mac;
+                self.emit(frame, side, mac, snapshot);
+            }
+            _ => self.forward_elsewhere(frame, side, *destination, snapshot, now),
         }
-        match snapshot.hop(side, address) {
+    }
+
+    /// The same, where the packet before went to another destination.
+    #[inline(never)]
+    fn forward_elsewhere(
+        &mut self,
+        frame: Frame<'u>,
+        side: Side,
+        destination: Address,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        match snapshot.hop(side, destination) {
             Some(Hop::Ready(mac)) => {
-                self.last_hop = Some((side, address, mac));
+                self.last_hop = Some((side, destination, mac));
                 self.emit(frame, side, mac, snapshot);
             }
             Some(Hop::Closed(reason)) => self.counters.dropped(reason),
             unknown => {
                 if unknown.is_none() {
+                    let family = match version(&frame) {
+                        6 => Family::V6,
+                        _ => Family::V4,
+                    };
+                    let destination = from_address(destination, family);
                     self.shared.adjacencies().ask(Question { side, destination });
                 }
                 self.hold.push(
                     Waiting {
                         frame,
                         side,
-                        destination: address,
+                        destination,
                     },
                     now,
                     self.counters,
@@ -343,14 +380,19 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
     }
 
     /// Puts the Ethernet header in front of an IP packet and queues the frame.
-    fn emit(&mut self, mut frame: Frame<'u>, side: Side, destination: Mac, snapshot: &Snapshot) {
-        let ether_type = match frame.data().first().map(|first| first >> 4) {
-            Some(6) => [0x86, 0xdd],
+    #[inline(always)]
+    fn emit(&mut self, frame: Frame<'u>, side: Side, destination: Mac, snapshot: &Snapshot) {
+        // It moves before it is changed: what was written in parts just now cannot be read as a whole at once.
+        let Some(frame) = self.queue(frame, side) else {
+            return;
+        };
+        let ether_type = match version(frame) {
+            6 => [0x86, 0xdd],
             _ => [0x08, 0x00],
         };
         let Ok(header) = frame.prepend(ETHERNET) else {
-            self.counters.dropped(DropReason::FrameShort);
-            return;
+            self.batch(side).pop();
+            return self.counters.dropped(DropReason::FrameShort);
         };
         header[..6].copy_from_slice(&destination);
         header[6..12].copy_from_slice(&snapshot.port(side).mac);
@@ -359,11 +401,18 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             Side::Outer => self.counters.sealed.add(1),
             Side::Inner => self.counters.opened.add(1),
         }
-        self.queue(frame, side);
     }
 
-    /// Queues a whole frame for a device. When the device takes no more, the frame is dropped and counted.
-    pub(crate) fn queue(&mut self, frame: Frame<'u>, side: Side) {
+    fn batch(&mut self, side: Side) -> &mut Batch<'u> {
+        match side {
+            Side::Outer => &mut self.to_outer,
+            Side::Inner => &mut self.to_inner,
+        }
+    }
+
+    /// Queues a whole frame for a device, and shows it as it waits there. When the device takes no more, it is dropped and counted.
+    #[inline(always)]
+    pub(crate) fn queue(&mut self, frame: Frame<'u>, side: Side) -> Option<&mut Frame<'u>> {
         let (port, batch) = match side {
             Side::Outer => (&mut self.outer, &mut self.to_outer),
             Side::Inner => (&mut self.inner, &mut self.to_inner),
@@ -373,7 +422,9 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         }
         if batch.push(frame).is_err() {
             self.counters.dropped(DropReason::TransmitFailed);
+            return None;
         }
+        batch.last_mut()
     }
 }
 
@@ -424,9 +475,10 @@ pub(crate) fn transform<S, T: Copy>(
     }
 }
 
-/// The address of a packet's destination in both forms.
-pub(crate) fn destination_of(address: Address, family: Family) -> (IpAddr, Address) {
-    (crate::address::from_address(address, family), address)
+/// The version of IP in a frame that begins with its IP header.
+#[inline]
+fn version(frame: &Frame<'_>) -> u8 {
+    frame.data().first().map_or(0, |first| first >> 4)
 }
 
 #[cfg(test)]

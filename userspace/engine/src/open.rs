@@ -10,7 +10,7 @@ use ravelin_xsk::{BATCH, Frame, Port};
 use crate::adjacency::Snapshot;
 use crate::filter::Side;
 use crate::forward;
-use crate::forwarder::{Admitted, Forwarder, destination_of, transform};
+use crate::forwarder::{Admitted, Forwarder, transform};
 use crate::icmp::IcmpError;
 use crate::mss;
 use crate::regime::Regime;
@@ -22,19 +22,25 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let mut received = std::mem::take(&mut self.received);
         let mut admitted = ArrayVec::new();
         for frame in received.drain() {
-            let Some(one) = self.admit_sealed(frame, now) else {
+            let Some(one) = self.admit(frame, |kind| kind != Kind::Seal) else {
                 continue;
             };
-            match one.metadata.kind {
-                Kind::Reassemble => {}
-                Kind::PathMtu => {
-                    self.learn_path_mtu(one.frame.data(), one.metadata.slot, (regime, snapshot), now);
-                    continue;
-                }
-                _ => {
-                    admitted.push(one);
-                    continue;
-                }
+            // It moves before it is changed: what was written in parts just now cannot be read as a whole at once.
+            admitted.push(one);
+            let Some(one) = admitted.last_mut() else { continue };
+            let kind = one.metadata.kind;
+            let checked = self.admit_sealed(one, now);
+            if checked.is_ok() && !matches!(kind, Kind::Reassemble | Kind::PathMtu) {
+                continue;
+            }
+            let Some(one) = admitted.pop() else { continue };
+            if let Err(reason) = checked {
+                self.counters.dropped(reason);
+                continue;
+            }
+            if kind == Kind::PathMtu {
+                self.learn_path_mtu(one.frame.data(), one.metadata.slot, (regime, snapshot), now);
+                continue;
             }
             let whole = reassembly
                 .as_mut()
@@ -91,19 +97,14 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         }
     }
 
-    fn admit_sealed(&mut self, frame: Frame<'u>, now: Instant) -> Option<Admitted<'u>> {
-        let mut one = match Admitted::new(frame) {
-            Ok(one) if one.metadata.kind != Kind::Seal => one,
-            Ok(_) => return self.drop(DropReason::MetadataInvalid),
-            Err(reason) => return self.drop(reason),
-        };
+    /// Checks a packet from the wire before anything is spent on it, and leaves its IP packet.
+    #[inline]
+    fn admit_sealed(&mut self, one: &mut Admitted<'u>, now: Instant) -> Result<(), DropReason> {
         if one.metadata.kind == Kind::Moved && !self.moved_budget.take(now) {
-            return self.drop(DropReason::SpiWrongEndpoint);
+            return Err(DropReason::SpiWrongEndpoint);
         }
-        match forward::verify_checksum(one.packet_mut()).and_then(|()| one.trim()) {
-            Ok(()) => Some(one),
-            Err(reason) => self.drop(reason),
-        }
+        forward::verify_checksum(one.packet_mut())?;
+        one.trim()
     }
 
     /// Takes a fragment; the packet that it completes, if it does.
@@ -139,7 +140,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             .and_then(|packet| {
                 self.clamp(whole.packet.bytes_mut(), pair, there, now);
                 let frames = self.outward(whole.packet.bytes_mut(), pair, there, now)?;
-                let destination = destination_of(packet.flow.destination, packet.flow.family);
+                let destination = &packet.flow.destination;
                 for frame in frames {
                     self.forward(frame, Side::Inner, destination, snapshot, now);
                 }
@@ -161,7 +162,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     ) {
         let snapshot = there.1;
         self.clamp(frame.data_mut(), pair, there, now);
-        let destination = destination_of(packet.flow.destination, packet.flow.family);
+        let destination = &packet.flow.destination;
         if self.for_host {
             return self.forward(frame, Side::Inner, destination, snapshot, now);
         }

@@ -17,12 +17,26 @@ use crate::mss;
 use crate::regime::Regime;
 use crate::unfinished;
 
-/// A clear packet that is to be sealed.
-enum Clear<'u> {
-    /// With it comes the longest packet that the SA takes: a longer one may be cut.
-    Packet(Admitted<'u>, usize),
+/// How a clear packet is to be sealed.
+#[derive(Clone, Copy)]
+enum Clear {
+    /// The longest packet that the SA takes, in bytes: a longer one may be cut.
+    Packet(usize),
     /// To be fragmented once it is sealed, or a fragment of one.
-    Datagram(Admitted<'u>),
+    Datagram,
+}
+
+/// Why a clear packet is not sealed, and what its sender is told.
+#[derive(Clone, Copy)]
+struct Refusal {
+    reason: DropReason,
+    answer: Option<IcmpError>,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, answer: None }
+    }
 }
 
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
@@ -31,41 +45,63 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let mut received = std::mem::take(&mut self.received);
         let mut admitted = ArrayVec::new();
         for frame in received.drain() {
-            let (one, inner_mtu) = match self.admit_clear(frame, regime, snapshot, now) {
-                None => continue,
-                Some(Clear::Packet(one, inner_mtu)) => (one, inner_mtu),
-                Some(Clear::Datagram(one)) => {
-                    // What came before goes first.
-                    self.seal_admitted(&mut admitted, regime, snapshot, now);
-                    self.seal_datagram(one, regime, snapshot, now);
-                    continue;
-                }
+            let Some(one) = self.admit(frame, |kind| kind == Kind::Seal) else {
+                continue;
             };
-            if one.frame.len() <= inner_mtu {
-                self.push(one, &mut admitted, regime, snapshot, now);
+            // It moves before it is changed: what was written in parts just now cannot be read as a whole at once.
+            self.push(one, &mut admitted, regime, snapshot, now);
+            let Some(one) = admitted.last_mut() else { continue };
+            let clear = self.admit_clear(one, regime, snapshot, now);
+            if matches!(clear, Ok(Clear::Packet(inner_mtu)) if one.frame.len() <= inner_mtu) {
                 continue;
             }
-            let pieces = Fragmentation::new(one.frame.data(), inner_mtu);
-            match pieces.and_then(|pieces| self.cut(pieces)) {
-                Ok(pieces) => {
-                    for piece in pieces {
-                        self.push(
-                            Admitted::inside(piece, one.metadata.slot),
-                            &mut admitted,
-                            regime,
-                            snapshot,
-                            now,
-                        );
-                    }
-                }
-                Err(reason) => self.counters.dropped(reason),
+            if let Some(one) = admitted.pop() {
+                self.seal_apart(one, clear, &mut admitted, regime, snapshot, now);
             }
         }
         self.received = received;
         self.seal_admitted(&mut admitted, regime, snapshot, now);
     }
 
+    /// Does with a packet what is not just to seal it among others.
+    #[cold]
+    fn seal_apart(
+        &mut self,
+        one: Admitted<'u>,
+        clear: Result<Clear, Refusal>,
+        admitted: &mut ArrayVec<Admitted<'u>, BATCH>,
+        regime: &Regime,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        let inner_mtu = match clear {
+            Ok(Clear::Packet(inner_mtu)) => inner_mtu,
+            Ok(Clear::Datagram) => {
+                // What came before goes first.
+                self.seal_admitted(admitted, regime, snapshot, now);
+                return self.seal_datagram(one, regime, snapshot, now);
+            }
+            Err(Refusal { reason, answer }) => {
+                if let Some(error) = answer {
+                    self.tell_sender(one, error, snapshot, now);
+                }
+                return self.counters.dropped(reason);
+            }
+        };
+        let pieces = Fragmentation::new(one.frame.data(), inner_mtu);
+        match pieces.and_then(|pieces| self.cut(pieces)) {
+            Ok(pieces) => {
+                for piece in pieces {
+                    let piece = Admitted::inside(piece, one.metadata.slot);
+                    self.push(piece, admitted, regime, snapshot, now);
+                }
+            }
+            Err(reason) => self.counters.dropped(reason),
+        }
+    }
+
     /// Puts a packet among those to be sealed; when there are as many as go at once, they are.
+    #[inline]
     fn push(
         &mut self,
         one: Admitted<'u>,
@@ -98,7 +134,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         for one in admitted.drain(..) {
             match (one.outcome, regime.connection(one.metadata.slot)) {
                 (Ok(()), Some(connection)) => {
-                    let destination = (connection.remote, connection.remote_address);
+                    let destination = &connection.remote_address;
                     self.forward(one.frame, Side::Outer, destination, snapshot, now);
                 }
                 (Ok(()), None) => self.counters.dropped(DropReason::SaMissing),
@@ -107,23 +143,20 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         }
     }
 
-    /// Checks a clear packet as a router does, before anything is spent on it.
+    /// Checks a clear packet as a router does, before anything is spent on it, and leaves it as it is to be sealed; if it is refused
+    /// it was not trimmed.
+    #[inline]
     fn admit_clear(
-        &mut self,
-        frame: Frame<'u>,
+        &self,
+        one: &mut Admitted<'u>,
         regime: &Regime,
         snapshot: &Snapshot,
         now: Instant,
-    ) -> Option<Clear<'u>> {
-        let mut one = match Admitted::new(frame) {
-            Ok(one) if one.metadata.kind == Kind::Seal => one,
-            Ok(_) => return self.drop(DropReason::MetadataInvalid),
-            Err(reason) => return self.drop(reason),
-        };
+    ) -> Result<Clear, Refusal> {
         let connection = regime.sealing(&one.metadata);
         let Some((connection, outbound)) = connection.and_then(|one| Some((one, one.outbound.as_ref()?)))
         else {
-            return self.drop(DropReason::SaMissing);
+            return Err(DropReason::SaMissing.into());
         };
         // Here, and not for all SAs when the MTU changes: there may be many, and few are in use.
         outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
@@ -146,51 +179,46 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             }
             forward::decrement_ttl(one.packet_mut())
         });
-        match checked.and_then(|()| one.trim()) {
-            Ok(()) => {
-                // What comes from this host's own stack is complete: its edge sees to that.
-                if !self.for_host {
-                    unfinished::complete(one.frame.data_mut());
-                }
-                if connection.settings.tcp_mss_clamp && mss::clamp(one.frame.data_mut(), || Some(inner_mtu)) {
-                    self.counters.mss_clamped.add(1);
-                }
-                match self.with_room(one.frame, &outbound.sa) {
-                    Ok(frame) if whole => Some(Clear::Datagram(Admitted { frame, ..one })),
-                    Ok(frame) => Some(Clear::Packet(Admitted { frame, ..one }, inner_mtu as usize)),
-                    Err(reason) => self.drop(reason),
-                }
-            }
-            Err(reason) => {
-                outbound.sa.dropped(reason);
-                let error = match reason {
-                    DropReason::PacketTooBig => Some(IcmpError::TooBig(inner_mtu)),
-                    DropReason::TtlExceeded => Some(IcmpError::TimeExceeded),
-                    _ => None,
-                };
-                if let Some(error) = error {
-                    self.tell_sender(one, error, snapshot, now);
-                }
-                self.drop(reason)
-            }
+        let checked = checked.and_then(|()| one.trim());
+        if let Err(reason) = checked {
+            outbound.sa.dropped(reason);
+            let answer = match reason {
+                DropReason::PacketTooBig => Some(IcmpError::TooBig(inner_mtu)),
+                DropReason::TtlExceeded => Some(IcmpError::TimeExceeded),
+                _ => None,
+            };
+            return Err(Refusal { reason, answer });
         }
+        // What comes from this host's own stack is complete: its edge sees to that.
+        if !self.for_host {
+            unfinished::complete(one.frame.data_mut());
+        }
+        if connection.settings.tcp_mss_clamp && mss::clamp(one.frame.data_mut(), || Some(inner_mtu)) {
+            self.counters.mss_clamped.add(1);
+        }
+        if self.outer.umem().has_large_frames() {
+            self.make_room(&mut one.frame, &outbound.sa)?;
+        }
+        Ok(if whole {
+            Clear::Datagram
+        } else {
+            Clear::Packet(inner_mtu as usize)
+        })
     }
 
-    /// The packet in a frame that has room for the trailer, and for padding: where packets may have several chunks, one that just
+    /// Has the frame hold its packet with room for the trailer, and for padding: where packets may have several chunks, one that just
     /// fits into a chunk has none behind it.
-    fn with_room(&self, frame: Frame<'u>, sa: &OutboundSa) -> Result<Frame<'u>, DropReason> {
-        let memory = self.outer.umem();
-        if !memory.has_large_frames() {
-            return Ok(frame);
-        }
+    fn make_room(&self, frame: &mut Frame<'u>, sa: &OutboundSa) -> Result<(), DropReason> {
         let padded = frame.len().max(sa.tfc_length().unwrap_or(0) as usize) + MAX_TAILROOM;
         if padded <= frame.len() + frame.tailroom() {
-            return Ok(frame);
+            return Ok(());
         }
-        let mut larger = memory.frame_for(padded).ok_or(DropReason::NoFrame)?;
+        let larger = self.outer.umem().frame_for(padded);
+        let mut larger = larger.ok_or(DropReason::NoFrame)?;
         let room = larger.append(frame.len()).map_err(|_| DropReason::FrameShort)?;
         room.copy_from_slice(frame.data());
-        Ok(larger)
+        *frame = larger;
+        Ok(())
     }
 
     /// The fragments of a packet, each in a frame of its own.
@@ -274,12 +302,6 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let mut frame = self.outer.umem().frame_for(packet.len())?;
         frame.append(packet.len()).ok()?.copy_from_slice(packet);
         Some(frame)
-    }
-
-    /// Counts a packet that ends here.
-    pub(crate) fn drop<T>(&self, reason: DropReason) -> Option<T> {
-        self.counters.dropped(reason);
-        None
     }
 }
 

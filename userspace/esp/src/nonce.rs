@@ -8,11 +8,13 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// Bytes of the longest salt.
 const MAX_SALT_LEN: usize = 4;
 
-/// The secret first part of every nonce of an SA.
+/// The secret first part of every nonce of an SA: a nonce without the rest, its first byte the lowest.
+///
+/// Numbers, since a nonce put together byte by byte would have to be read back in words before the stores are through.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Salt {
-    bytes: [u8; MAX_SALT_LEN],
-    len: u8,
+    first: u128,
+    bits: u32,
 }
 
 impl Salt {
@@ -20,22 +22,33 @@ impl Salt {
     pub(crate) fn new(salt: &[u8]) -> Option<Self> {
         let mut bytes = [0; MAX_SALT_LEN];
         bytes.get_mut(..salt.len())?.copy_from_slice(salt);
-        Some(Self {
-            bytes,
-            len: salt.len() as u8,
-        })
+        let salt = Self {
+            first: u32::from_le_bytes(bytes).into(),
+            bits: salt.len() as u32 * u8::BITS,
+        };
+        bytes.zeroize();
+        Some(salt)
     }
 
     /// RFC 4106 section 4: the salt, then the IV that travels in the packet. `iv` has at most 16 bytes with the salt.
+    #[inline]
     pub(crate) fn nonce(&self, iv: &[u8]) -> Nonce {
-        let mut nonce = [0; MAX_NONCE_LEN];
-        let (salt, rest) = nonce.split_at_mut(self.len.into());
-        salt.copy_from_slice(&self.bytes[..salt.len()]);
-        for (byte, iv) in rest.iter_mut().zip(iv) {
-            *byte = *iv;
-        }
-        nonce
+        let rest = match <[u8; 8]>::try_from(iv) {
+            Ok(iv) => u64::from_le_bytes(iv).into(),
+            Err(_) => long(iv),
+        };
+        (self.first | rest << self.bits).to_le_bytes()
     }
+}
+
+/// An IV of another length than most have.
+#[cold]
+fn long(iv: &[u8]) -> u128 {
+    let mut bytes = [0; MAX_NONCE_LEN];
+    for (byte, iv) in bytes.iter_mut().zip(iv) {
+        *byte = *iv;
+    }
+    u128::from_le_bytes(bytes)
 }
 
 impl fmt::Debug for Salt {
@@ -46,6 +59,7 @@ impl fmt::Debug for Salt {
 
 /// RFC 4106 section 5: SPI and sequence number, which is 64 bits long with extended sequence numbers although only its
 /// low half is sent.
+#[inline]
 pub(crate) fn associated_data(spi: u32, sequence: u64, extended: bool) -> AssociatedData {
     let spi = spi.to_be_bytes();
     let number = sequence.to_be_bytes();

@@ -27,6 +27,7 @@ pub(crate) struct Plan {
 impl OutboundSa {
     /// Decides how `packet` will be sealed to at most `longest` bytes, as if it had `padded` bytes where it has less and can be
     /// padded.
+    #[inline(always)]
     pub(crate) fn plan(
         &self,
         packet: &mut Packet<'_>,
@@ -89,6 +90,7 @@ impl OutboundSa {
         self.fit(plan, packet, longest)
     }
 
+    #[inline]
     fn in_tunnel(&self, outer: &OuterHeader, header: IpHeader, next_header: u8) -> Plan {
         Plan {
             header,
@@ -113,6 +115,7 @@ impl OutboundSa {
     }
 
     /// Completes a plan, if the path and the packet's buffer have room for it.
+    #[inline]
     fn fit(&self, mut plan: Plan, packet: &Packet<'_>, longest: usize) -> Result<Plan, DropReason> {
         let payload_len = plan.header.total_len - plan.kept;
         let (front, behind) = self.around(self.wire_family(&plan.header), payload_len, plan.padded_len);

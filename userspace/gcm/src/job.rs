@@ -56,6 +56,7 @@ impl AssociatedData {
 }
 
 impl From<[u8; 8]> for AssociatedData {
+    #[inline]
     fn from(value: [u8; 8]) -> Self {
         let mut bytes = [0; MAX_AAD_LEN];
         bytes[..8].copy_from_slice(&value);
@@ -64,6 +65,7 @@ impl From<[u8; 8]> for AssociatedData {
 }
 
 impl From<[u8; 12]> for AssociatedData {
+    #[inline]
     fn from(value: [u8; 12]) -> Self {
         let mut bytes = [0; MAX_AAD_LEN];
         bytes[..12].copy_from_slice(&value);
@@ -87,6 +89,7 @@ pub struct SealJob<'a> {
 
 impl<'a> SealJob<'a> {
     /// A job not done yet.
+    #[inline]
     pub fn new(nonce: Nonce, aad: impl Into<AssociatedData>, data: &'a mut [u8], tag: &'a mut [u8]) -> Self {
         Self {
             nonce,
@@ -125,6 +128,7 @@ pub struct OpenJob<'a> {
 
 impl<'a> OpenJob<'a> {
     /// A job not done yet.
+    #[inline]
     pub fn new(nonce: Nonce, aad: impl Into<AssociatedData>, data: &'a mut [u8], tag: &'a [u8]) -> Self {
         Self {
             nonce,

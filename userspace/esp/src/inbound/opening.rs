@@ -169,11 +169,11 @@ impl InboundSa {
             return self.verify(ah, packets, states);
         }
         for (packet, state) in packets.iter_mut().zip(states) {
-            *state = state.and_then(|located| {
-                let job = self.open_job(packet, &located).ok_or(DropReason::EspTruncated)?;
-                jobs.push((&*self.aead, job));
-                Ok(located)
-            });
+            let Ok(located) = state else { continue };
+            match self.open_job(packet, located) {
+                Some(job) => jobs.push((&*self.aead, job)),
+                None => *state = Err(DropReason::EspTruncated),
+            }
         }
     }
 
@@ -238,6 +238,7 @@ impl InboundSa {
     }
 
     /// Finds the ESP header and checks all that needs no key.
+    #[inline(always)]
     fn locate(&self, packet: &mut Packet<'_>, from: From) -> Result<Located, DropReason> {
         let header = IpHeader::parse(packet.bytes())?;
         packet.truncate(header.total_len);
@@ -308,10 +309,12 @@ impl InboundSa {
     fn check_window(&self, states: &mut [Result<Located, DropReason>]) {
         let Some(window) = self.lock_window() else { return };
         for state in states {
-            *state = state.and_then(|mut located| {
-                located.sequence = window.check(located.sequence as u32)?;
-                Ok(located)
-            });
+            // In place: what is as long as this is not to be moved for a word of it.
+            let Ok(located) = state else { continue };
+            match window.check(located.sequence as u32) {
+                Ok(sequence) => located.sequence = sequence,
+                Err(reason) => *state = Err(reason),
+            }
         }
     }
 
@@ -363,6 +366,7 @@ impl InboundSa {
         }
     }
 
+    #[inline(always)]
     fn open_job<'p>(&self, packet: &'p mut Packet<'_>, located: &Located) -> Option<OpenJob<'p>> {
         let (header, sealed) = packet
             .bytes_mut()
@@ -385,7 +389,10 @@ impl InboundSa {
             return;
         };
         for state in states {
-            *state = state.and_then(|located| window.accept(located.sequence).map(|()| located));
+            let Ok(located) = state else { continue };
+            if let Err(reason) = window.accept(located.sequence) {
+                *state = Err(reason);
+            }
         }
     }
 }

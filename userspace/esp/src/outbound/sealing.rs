@@ -61,7 +61,7 @@ fn seal_planned(
     outcomes: &mut [Result<Sealed, DropReason>],
     now: Instant,
 ) {
-    let mut jobs = ArrayVec::<_, MAX_BATCH>::new();
+    let mut jobs = ArrayVec::new();
     let mut left = &mut *packets;
     for (sa, range) in ranges(runs, plans.len()) {
         let (these, behind) = left.split_at_mut(range.len());
@@ -92,6 +92,9 @@ fn seal_planned(
         );
     }
 }
+
+/// Packets on their way to be encrypted, each with its SA's key.
+type Jobs<'s, 'p> = ArrayVec<(&'s dyn Aead, SealJob<'p>), MAX_BATCH>;
 
 /// The sequence numbers of a batch.
 struct Numbers {
@@ -156,7 +159,7 @@ impl OutboundSa {
         packets: &'p mut [Packet<'_>],
         plans: &[Result<Plan, DropReason>],
         outcomes: &mut [Result<Sealed, DropReason>],
-        jobs: &mut ArrayVec<(&'s dyn Aead, SealJob<'p>), MAX_BATCH>,
+        jobs: &mut Jobs<'s, 'p>,
         now: Instant,
     ) {
         let age = age(self.since, now);
@@ -170,11 +173,8 @@ impl OutboundSa {
         for ((packet, plan), outcome) in packets.iter_mut().zip(plans).zip(outcomes) {
             *outcome = plan.as_ref().map_err(|reason| *reason).and_then(|plan| {
                 let number = numbers.next()?;
-                let (job, sealed) = self
-                    .lay_out(packet, plan, number)
-                    .map_err(|NoRoom| DropReason::FrameShort)?;
-                jobs.push((&*self.aead, job));
-                Ok(sealed)
+                self.lay_out(packet, plan, number, jobs)
+                    .map_err(|NoRoom| DropReason::FrameShort)
             });
         }
     }
@@ -276,13 +276,15 @@ impl OutboundSa {
         Ok(())
     }
 
-    /// Writes everything around the payload and makes the job that encrypts it.
-    fn lay_out<'p>(
-        &self,
+    /// Writes everything around the payload and leaves it among `jobs` to be encrypted.
+    #[inline]
+    fn lay_out<'s, 'p>(
+        &'s self,
         packet: &'p mut Packet<'_>,
         plan: &Plan,
         number: SequenceNumber,
-    ) -> Result<(SealJob<'p>, Sealed), NoRoom> {
+        jobs: &mut Jobs<'s, 'p>,
+    ) -> Result<Sealed, NoRoom> {
         let sequence = number.into_value();
         self.wrap(packet, plan, sequence)?;
         let payload_len = plan.header.total_len - plan.kept;
@@ -312,7 +314,8 @@ impl OutboundSa {
         plaintext[payload_len..plan.padded_len].fill(0);
         trailer::write(&mut plaintext[plan.padded_len..], plan.next_header);
         let aad = nonce::associated_data(self.spi, sequence, self.extended);
-        Ok((SealJob::new(nonce, aad, plaintext, icv), Sealed { sequence }))
+        jobs.push((&*self.aead, SealJob::new(nonce, aad, plaintext, icv)));
+        Ok(Sealed { sequence })
     }
 
     /// UDP over IPv6 carries a checksum over the ciphertext.
