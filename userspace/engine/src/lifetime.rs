@@ -16,7 +16,7 @@ const MOST_TOLD: usize = 16;
 pub struct SaLifetime {
     /// Seconds since its start in this process.
     pub seconds: Usage,
-    /// Bytes encrypted or decrypted in this process, padding included.
+    /// Bytes encrypted or decrypted, padding included: under its key where the policy limits them, else in this process.
     pub bytes: Usage,
     /// Packets under its key, with those that may have been sent before this process.
     pub packets: Usage,

@@ -35,6 +35,8 @@ pub(crate) struct Sas {
     spent: BTreeSet<u32>,
     /// Pairs whose inbound SA has seen numbers that are to be recorded.
     seen: BTreeSet<u32>,
+    /// Pairs of which either SA was used since bytes were recorded last.
+    used: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl Sas {
             pairs: Vec::new(),
             spent: BTreeSet::new(),
             seen: BTreeSet::new(),
+            used: BTreeSet::new(),
         }
     }
 
@@ -206,6 +209,12 @@ impl Sas {
                 (!needed.inbound.contains(&number)).then_some(&mut pair.sas)
             });
             let _ = StaticConnection::record_received(folder, gone);
+            let gone = (0..).zip(&mut self.pairs).filter_map(|(number, pair)| {
+                let pair = pair.as_mut()?;
+                let kept = needed.inbound.contains(&number) && needed.outbound.contains(&number);
+                (!kept).then_some(&mut pair.sas)
+            });
+            let _ = StaticConnection::record_bytes(folder, gone);
         }
         for (number, place) in (0..).zip(&mut self.pairs) {
             let Some(Pair { sas, .. }) = place else { continue };
@@ -264,7 +273,10 @@ impl Sas {
         let Some(folder) = &self.folder else {
             return Ok(());
         };
-        self.spent.extend(shared.sealed.take());
+        for pair in shared.sealed.take() {
+            self.used.insert(pair);
+            self.spent.insert(pair);
+        }
         let extended = StaticConnection::extend(folder, among(&mut self.pairs, &self.spent));
         match &extended {
             // Those of which one could not be recorded at all come again; one that sends no more does not.
@@ -272,9 +284,14 @@ impl Sas {
             _ => self.spent.clear(),
         }
         if record {
-            self.seen.extend(shared.opened.take());
+            for pair in shared.opened.take() {
+                self.used.insert(pair);
+                self.seen.insert(pair);
+            }
             StaticConnection::record_received(folder, among(&mut self.pairs, &self.seen))?;
             self.seen.clear();
+            StaticConnection::record_bytes(folder, among(&mut self.pairs, &self.used))?;
+            self.used.clear();
         }
         extended
     }
@@ -286,6 +303,8 @@ impl Drop for Sas {
         if let Some(folder) = &self.folder {
             let all = self.pairs.iter_mut().flatten().map(|pair| &mut pair.sas);
             let _ = StaticConnection::record_received(folder, all);
+            let all = self.pairs.iter_mut().flatten().map(|pair| &mut pair.sas);
+            let _ = StaticConnection::record_bytes(folder, all);
         }
     }
 }

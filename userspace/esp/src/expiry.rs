@@ -15,6 +15,8 @@ pub(crate) struct Expiry {
     hard: Thresholds,
     /// Packets before the SA's start.
     before: u64,
+    /// Bytes before the SA's start.
+    bytes_before: u64,
     /// Outbound: the sequence number it started after.
     last_used: u64,
     /// What stops the SA when it has no packet left.
@@ -41,7 +43,7 @@ const HARD: u8 = 2;
 pub struct LifetimeStatus {
     /// Since the SA's start.
     pub age: Duration,
-    /// Bytes encrypted or decrypted, with padding.
+    /// Bytes encrypted or decrypted, with padding, and with those before the SA's start.
     pub bytes: u64,
     /// Packets sealed or accepted, with those before the SA's start.
     pub packets: u64,
@@ -64,6 +66,7 @@ impl Expiry {
             soft,
             hard,
             before: lifetime.packets_before,
+            bytes_before: lifetime.bytes_before,
             last_used,
             no_packet_left: if hard.packets < numbers {
                 DropReason::LifetimeExpired
@@ -80,6 +83,7 @@ impl Expiry {
             soft,
             hard,
             before: lifetime.packets_before,
+            bytes_before: lifetime.bytes_before,
             last_used: 0,
             no_packet_left: DropReason::LifetimeExpired,
         }
@@ -87,7 +91,13 @@ impl Expiry {
 
     /// What is spent when the SA starts.
     pub(crate) fn begin(&self) -> Spent {
-        let spent = Spent::default();
+        let spent = Spent {
+            bytes: AtomicU64::new(self.bytes_before),
+            ..Spent::default()
+        };
+        if self.bytes_before >= self.hard.bytes {
+            spent.stop(Measure::Bytes);
+        }
         self.notice(&spent, 0, self.before);
         spent
     }
@@ -290,6 +300,7 @@ mod tests {
             soft,
             hard,
             before: 0,
+            bytes_before: 0,
             last_used: 0,
             no_packet_left: DropReason::LifetimeExpired,
         }

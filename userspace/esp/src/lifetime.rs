@@ -38,6 +38,8 @@ pub struct Lifetime {
     pub packets: Limits,
     /// Packets that may have been sent under the same key before this SA was started; they count too.
     pub packets_before: u64,
+    /// Bytes that may have been encrypted or decrypted under the same key before; they count too.
+    pub bytes_before: u64,
     /// By how many per cent at most soft limits come earlier, 0 to 50: so that not all SAs of a machine are replaced at
     /// once.
     pub jitter_percent: u8,

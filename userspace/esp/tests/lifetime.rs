@@ -298,6 +298,38 @@ fn run(workers: u64, work: impl Fn(u64) + Sync) {
     });
 }
 
+/// The same for bytes.
+#[test]
+fn bytes_before_the_start_count() {
+    let now = Instant::now();
+    let clear = vec![ipv4(0, &[], &[]); 10];
+    let each = encrypted(&clear[0]);
+    let wire: Vec<Vec<u8>> = seal_at(&outbound(Lifetime::default(), 0, now), &clear, now)
+        .into_iter()
+        .map(|sealed| sealed.expect("no limit"))
+        .collect();
+    for (before, fit) in [(0, 10), (each * 7, 3), (each * 10, 0), (u64::MAX, 0)] {
+        let lifetime = Lifetime {
+            bytes: hard(each * 10),
+            bytes_before: before,
+            ..Lifetime::default()
+        };
+        let (sender, receiver) = (outbound(lifetime, 0, now), inbound(lifetime, 0, now));
+        if fit == 0 {
+            for event in [sender.lifetime_event(now), receiver.lifetime_event(now)] {
+                assert_eq!(event, Some(LifetimeEvent::Hard(Measure::Bytes)));
+            }
+        }
+        for outcomes in [seal_at(&sender, &clear, now), open_at(&receiver, &wire, now)] {
+            assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), fit);
+        }
+        for status in [sender.lifetime(now), receiver.lifetime(now)] {
+            assert_eq!(status.bytes, before.max(each * 10));
+            assert_eq!(status.reached, Some(LifetimeEvent::Hard(Measure::Bytes)));
+        }
+    }
+}
+
 /// A key that was used before has that much less to give; where the sequence numbers stand does not matter.
 #[test]
 fn packets_before_the_start_count() {

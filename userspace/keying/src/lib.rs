@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod boot_memory;
+mod byte_mark;
 mod durable_folder;
 mod fingerprint;
 pub mod key_file;

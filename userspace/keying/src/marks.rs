@@ -25,8 +25,11 @@ use crate::mark_record::{Kind, Mark, RECORD_LEN, Record};
 use crate::sequence_mark::RESERVE;
 use crate::state_folder::Folder;
 
-/// Name in the state folder.
-const NAME: &str = "marks";
+/// Name in the state folder of the file of sequence numbers.
+pub(crate) const NUMBERS: &str = "marks";
+
+/// Name of the file of bytes, in which `highest` is how many. Builds without it begin them anew.
+pub(crate) const BYTES: &str = "bytes";
 
 /// Bytes in front of the records.
 const HEADER_LEN: usize = 4096;
@@ -44,7 +47,7 @@ const CHUNK: u32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum MarkFileError {
     /// They cannot be read.
-    #[error("{}: cannot read which sequence numbers were used: {error}", .path.display())]
+    #[error("{}: cannot read how far keys were used: {error}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -52,7 +55,7 @@ pub enum MarkFileError {
         error: io::Error,
     },
     /// They cannot be written durably.
-    #[error("{}: cannot record sequence numbers: {error}", .path.display())]
+    #[error("{}: cannot record how far keys are used: {error}", .path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -61,7 +64,7 @@ pub enum MarkFileError {
     },
     /// The file is not ours, or not whole.
     #[error(
-        "{}: damaged, so nobody knows which sequence numbers were used; make new keys for all connections on both ends \
+        "{}: damaged, so nobody knows how far keys were used; make new keys for all connections on both ends \
          (`ravelin keygen`), then delete the file", .path.display()
     )]
     Damaged {
@@ -93,6 +96,8 @@ pub enum MarkFileError {
 /// The file of marks, and what is in it.
 #[derive(Debug)]
 pub(crate) struct Marks {
+    /// In the state folder.
+    name: &'static str,
     /// `None` until there is something to record.
     file: Option<File>,
     /// Records that there is room for.
@@ -120,13 +125,14 @@ impl Marks {
     ///
     /// # Errors
     /// [`MarkFileError`], other than `Lost`.
-    pub(crate) fn open(folder: &Folder) -> Result<Self, MarkFileError> {
-        let path = folder.path().join(NAME);
+    pub(crate) fn open(folder: &Folder, name: &'static str) -> Result<Self, MarkFileError> {
+        let path = folder.path().join(name);
         let read = |error| MarkFileError::Read {
             path: path.clone(),
             error,
         };
         let mut marks = Self {
+            name,
             file: None,
             capacity: 0,
             used: 0,
@@ -134,7 +140,7 @@ impl Marks {
             index: HashMap::new(),
         };
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = match openat(folder, NAME, flags, Mode::empty()) {
+        let file = match openat(folder, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(nix::errno::Errno::ENOENT) => return Ok(marks),
             Err(error) => return Err(read(error.into())),
@@ -163,7 +169,7 @@ impl Marks {
         match self.index.get(&(kind, key)) {
             Some(entry) if entry.highest > 0 => Ok(Some(entry.highest)),
             _ if self.lost > 0 => Err(MarkFileError::Lost {
-                path: folder.path().join(NAME),
+                path: folder.path().join(self.name),
                 lost: self.lost,
             }),
             _ => Ok(None),
@@ -177,7 +183,7 @@ impl Marks {
     /// [`MarkFileError::Write`].
     pub(crate) fn record(&mut self, folder: &Folder, batch: &[Mark]) -> Result<(), MarkFileError> {
         self.write(folder, batch).map_err(|error| MarkFileError::Write {
-            path: folder.path().join(NAME),
+            path: folder.path().join(self.name),
             error,
         })
     }
@@ -243,7 +249,7 @@ impl Marks {
         let Some(own) = self.file.as_ref().and_then(|file| file.metadata().ok()) else {
             return false;
         };
-        fstatat(folder, NAME, AtFlags::AT_SYMLINK_NOFOLLOW)
+        fstatat(folder, self.name, AtFlags::AT_SYMLINK_NOFOLLOW)
             .is_ok_and(|named| (named.st_dev, named.st_ino) == (own.dev(), own.ino()))
     }
 
@@ -271,7 +277,7 @@ impl Marks {
             .collect();
         let mut header = render(capacity, self.lost).into_bytes();
         header.resize(HEADER_LEN, 0);
-        let file = folder.replace(NAME, |file| {
+        let file = folder.replace(self.name, |file| {
             file.write_all_at(&header, 0)?;
             for copy in 0..=1 {
                 for first in (0..capacity).step_by(CHUNK as usize) {

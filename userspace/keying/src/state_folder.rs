@@ -16,7 +16,7 @@ use crate::boot_memory::{BootMemory, BootPages, BootRecord};
 use crate::durable_folder::make_folder;
 use crate::fingerprint::Fingerprint;
 use crate::mark_record::{Kind, Mark};
-use crate::marks::{MarkFileError, Marks};
+use crate::marks::{BYTES, MarkFileError, Marks, NUMBERS};
 
 /// A folder of mode 0700 that one process at a time may use. The lock goes with the process.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct StateFolder {
     /// Keys whose numbers somebody in this process gives out.
     claimed: Mutex<HashSet<Fingerprint>>,
     marks: Mutex<Marks>,
+    /// Read when an SA asks whose bytes are limited.
+    bytes: Mutex<Option<Marks>>,
     memory: Option<Mutex<BootMemory>>,
 }
 
@@ -103,11 +105,12 @@ impl StateFolder {
             Err(TryLockError::Error(error)) => return Err(StateFolderError::Open { path, error }),
         }
         let folder = Folder { path, file: folder };
-        let marks = Marks::open(&folder)?;
+        let marks = Marks::open(&folder, NUMBERS)?;
         Ok(Self {
             folder,
             claimed: Mutex::default(),
             marks: Mutex::new(marks),
+            bytes: Mutex::default(),
             memory: None,
         })
     }
@@ -217,6 +220,37 @@ impl StateFolder {
     /// [`MarkFileError::Write`].
     pub(crate) fn record(&self, batch: &[Mark]) -> Result<(), MarkFileError> {
         self.lock_marks().record(&self.folder, batch)
+    }
+
+    /// How many bytes are recorded for a key; 0 for a new one.
+    ///
+    /// # Errors
+    /// [`MarkFileError`].
+    pub(crate) fn bytes(&self, kind: Kind, key: Fingerprint) -> Result<u64, MarkFileError> {
+        self.with_bytes(|bytes, folder| Ok(bytes.highest(folder, kind, key)?.unwrap_or(0)))
+    }
+
+    /// The same for bytes as [`StateFolder::record`] for sequence numbers.
+    ///
+    /// # Errors
+    /// [`MarkFileError`].
+    pub(crate) fn record_bytes(&self, batch: &[Mark]) -> Result<(), MarkFileError> {
+        match batch {
+            [] => Ok(()),
+            batch => self.with_bytes(|bytes, folder| bytes.record(folder, batch)),
+        }
+    }
+
+    fn with_bytes<T>(
+        &self,
+        what: impl FnOnce(&mut Marks, &Folder) -> Result<T, MarkFileError>,
+    ) -> Result<T, MarkFileError> {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = match &mut *bytes {
+            Some(bytes) => bytes,
+            None => bytes.insert(Marks::open(&self.folder, BYTES)?),
+        };
+        what(bytes, &self.folder)
     }
 
     fn lock_marks(&self) -> MutexGuard<'_, Marks> {

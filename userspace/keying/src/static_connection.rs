@@ -8,13 +8,15 @@ use ravelin_esp::{
 };
 use ravelin_policy::{self as policy, Connection, StaticSa};
 
+use crate::byte_mark::ByteMark;
 use crate::fingerprint::Fingerprint;
 use crate::keying_error::KeyingError;
-use crate::lifetime::lifetime;
+use crate::lifetime::{lifetime, limits_bytes};
+use crate::mark_record::Kind;
 use crate::marks::MarkFileError;
 use crate::outer_options::outer_options;
 use crate::received_mark::ReceivedMark;
-use crate::sequence_mark::SequenceMark;
+use crate::sequence_mark::{MarkError, SequenceMark};
 use crate::state_folder::StateFolder;
 
 /// A connection's two SAs and what keeps its sequence numbers safe. Each can go before the other: then its key is gone
@@ -32,12 +34,16 @@ pub struct StaticConnection {
 struct Sealing {
     sa: Arc<OutboundSa>,
     mark: SequenceMark,
+    /// Where the policy limits them.
+    bytes: Option<ByteMark>,
 }
 
 #[derive(Debug)]
 struct Opening {
     sa: Arc<InboundSa>,
     mark: ReceivedMark,
+    /// Where the policy limits them.
+    bytes: Option<ByteMark>,
 }
 
 /// The keys of one connection.
@@ -87,13 +93,22 @@ impl StaticConnection {
         let sent = SequenceMark::open(folder, outbound.spi.value(), fingerprints[0]).map_err(failed_mark)?;
         let received =
             ReceivedMark::open(folder, inbound.spi.value(), fingerprints[1]).map_err(failed_mark)?;
+        let limits = connection.keys.lifetime;
+        let bytes = |kind, sa: &StaticSa, key| {
+            let mark = limits_bytes(limits)
+                .then(|| ByteMark::open(folder, kind, sa.spi.value(), key).map_err(MarkError::from));
+            mark.transpose().map_err(failed_mark)
+        };
+        let sealed = bytes(Kind::Sent, outbound, fingerprints[0])?;
+        let opened = bytes(Kind::Received, inbound, fingerprints[1])?;
+        let before = |mark: &Option<ByteMark>| mark.as_ref().map_or(0, ByteMark::before);
         let now = Instant::now();
         let mut outbound = outbound_parameters(connection, keys.outbound);
         // Numbers may have been lost, but not one packet was sent that had none.
-        outbound.lifetime = lifetime(connection.keys.lifetime, sent.last_used());
+        outbound.lifetime = lifetime(limits, sent.last_used(), before(&sealed));
         let outbound = OutboundSa::new(outbound, provider, sent.start(), now).map_err(failed_sa)?;
         let mut inbound = inbound_parameters(connection, keys.inbound);
-        inbound.lifetime = lifetime(connection.keys.lifetime, received.highest());
+        inbound.lifetime = lifetime(limits, received.highest(), before(&opened));
         let inbound = InboundSa::new(inbound, provider, received.highest(), now).map_err(failed_sa)?;
         Ok(Self {
             definition: connection.clone(),
@@ -101,10 +116,12 @@ impl StaticConnection {
             outbound: Some(Sealing {
                 sa: Arc::new(outbound),
                 mark: sent,
+                bytes: sealed,
             }),
             inbound: Some(Opening {
                 sa: Arc::new(inbound),
                 mark: received,
+                bytes: opened,
             }),
         })
     }
@@ -180,7 +197,7 @@ impl StaticConnection {
         let mut result = Ok(());
         let (mut batch, mut due) = (Vec::new(), Vec::new());
         for connection in connections {
-            let Some(Sealing { sa, mark }) = &mut connection.outbound else {
+            let Some(Sealing { sa, mark, .. }) = &mut connection.outbound else {
                 continue;
             };
             let sequence = sa.sequence();
@@ -211,6 +228,36 @@ impl StaticConnection {
         result
     }
 
+    /// Records how many bytes were sealed and opened, where the policy limits them; to be called about every second for SAs that were used,
+    /// and before they are dropped. One write to disk for all that need it, so never from a worker.
+    ///
+    /// # Errors
+    /// [`MarkFileError`]; everything goes on, but the next process does not count these bytes.
+    pub fn record_bytes<'c>(
+        folder: &StateFolder,
+        connections: impl IntoIterator<Item = &'c mut Self>,
+    ) -> Result<(), MarkFileError> {
+        let now = Instant::now();
+        let (mut batch, mut due) = (Vec::new(), Vec::new());
+        for connection in connections {
+            let sealing = connection.outbound.as_mut();
+            let sealed = sealing.and_then(|one| Some((one.bytes.as_mut()?, one.sa.lifetime(now).bytes)));
+            let opening = connection.inbound.as_mut();
+            let opened = opening.and_then(|one| Some((one.bytes.as_mut()?, one.sa.lifetime(now).bytes)));
+            for (mark, used) in sealed.into_iter().chain(opened) {
+                if let Some(wanted) = mark.wanted(used) {
+                    batch.push(wanted);
+                    due.push(mark);
+                }
+            }
+        }
+        folder.record_bytes(&batch)?;
+        for (mark, wanted) in due.into_iter().zip(&batch) {
+            mark.recorded(wanted);
+        }
+        Ok(())
+    }
+
     /// Records how far receiving has come; to be called about every second for SAs that receive, and before many are
     /// dropped: each does it once more by itself. One write to disk for all that need it, so never from a worker.
     ///
@@ -222,7 +269,7 @@ impl StaticConnection {
     ) -> Result<(), MarkFileError> {
         let (mut batch, mut due) = (Vec::new(), Vec::new());
         for connection in connections {
-            let Some(Opening { sa, mark }) = &mut connection.inbound else {
+            let Some(Opening { sa, mark, .. }) = &mut connection.inbound else {
                 continue;
             };
             if let Some(wanted) = mark.wanted(sa.highest_sequence().unwrap_or(0)) {

@@ -38,9 +38,15 @@ fn policy(folder: &Path, side: usize, encapsulation: &str) -> Policy {
 }
 
 fn start(policy: &Policy, state: &Path) -> StaticConnection {
-    let state = Arc::new(StateFolder::open(state).expect("a state folder"));
+    start_in(
+        policy,
+        &Arc::new(StateFolder::open(state).expect("a state folder")),
+    )
+}
+
+fn start_in(policy: &Policy, state: &Arc<StateFolder>) -> StaticConnection {
     let keys = StaticKeys::read(policy).unwrap_or_else(|errors| panic!("{errors}"));
-    keys.start(policy, &state, Provider::preferred())
+    keys.start(policy, state, Provider::preferred())
         .unwrap_or_else(|errors| panic!("{errors}"))
         .remove(0)
 }
@@ -340,6 +346,43 @@ fn a_lifetime_goes_on_after_a_restart() {
     );
     soft.dedup();
     assert!(soft.len() > 1, "each draws by itself: {soft:?}");
+}
+
+/// RFC 4301 section 4.4.2.1: a lifetime in bytes is that of the key, and no restart makes it longer.
+#[test]
+fn a_limit_of_bytes_goes_on_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a.key", "b.key"] {
+        key_file::create(&folder.path().join(name), Algorithm::AES_256_GCM).expect("made");
+    }
+    let sides = [0, 1].map(|side| {
+        policy(
+            folder.path(),
+            side,
+            "[connections.c.static.lifetime]\nhard-bytes = 192",
+        )
+    });
+    let now = Instant::now();
+    for packets in 0..6_u64 {
+        let states = ["near", "far"]
+            .map(|name| Arc::new(StateFolder::open(&folder.path().join(name)).expect("a state folder")));
+        let mut near = start_in(&sides[0], &states[0]);
+        let mut far = start_in(&sides[1], &states[1]);
+        let before = outbound(&near).lifetime(now).bytes;
+        assert_eq!(before, inbound(&far).lifetime(now).bytes);
+        assert!(before >= 32 * packets, "{before} bytes of {packets} packets");
+        if outbound(&near).lifetime(now).reached == Some(LifetimeEvent::Hard(Measure::Bytes)) {
+            // Each was counted twice at most.
+            assert!(packets >= 3, "{packets}");
+            return;
+        }
+        let (_, wire) = seal(outbound(&near));
+        open(inbound(&far), &wire).expect("opened");
+        for (sas, state) in [&mut near, &mut far].into_iter().zip(&states) {
+            StaticConnection::record_bytes(state, [sas]).expect("recorded");
+        }
+    }
+    panic!("the limit was never reached");
 }
 
 /// One write to disk makes any number of SAs ready, and each has its own mark.

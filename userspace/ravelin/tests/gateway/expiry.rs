@@ -3,7 +3,7 @@
 use ravelin_engine::{LimitKind, SaStatus};
 
 use crate::support::capture::{Ip, assert_sequence_numbers_fresh, clear};
-use crate::support::daemon::succeeded;
+use crate::support::daemon::{Daemon, succeeded};
 use crate::support::echo::Echo;
 use crate::support::lab::{G1, H2, Lab, PORT, Policy, keygen};
 use crate::support::wait_until;
@@ -98,4 +98,46 @@ fn a_soft_limit_warns_and_a_hard_limit_stops() {
         clear(&packets)
     );
     assert_sequence_numbers_fresh(&packets);
+}
+
+/// RFC 4301 section 4.4.2.1: a limit of bytes is that of the key, and no restart makes it longer.
+#[test]
+fn a_limit_of_bytes_goes_on_with_the_next_engine() {
+    let lab = Lab::new();
+    let limited = Policy {
+        keys: "lifetime = { soft-bytes = 1000, hard-bytes = 4000 }",
+        ..Policy::default()
+    };
+    let (g1, g2) = (lab.gateway(1, &limited), lab.gateway(2, &Policy::default()));
+    let _d2 = g2.start();
+    let echo = Echo::start(&lab.h2, PORT);
+    let text = [0x5a; 200];
+    let works = || echo.udp(&lab.h1, H2[0], &text);
+    let used = |daemon: &Daemon| {
+        let connection = &daemon.status().connections[0];
+        [&connection.outbound, &connection.inbound].map(|sa| {
+            let lifetime = sa.lifetime.as_ref().expect("limits");
+            lifetime.bytes.used
+        })
+    };
+    let mut before = [0, 0];
+    let mut daemon = g1.start();
+    for round in 0..3 {
+        let now = used(&daemon);
+        assert!(
+            now[0] >= before[0] && now[1] >= before[1],
+            "round {round}: {now:?} after {before:?}"
+        );
+        wait_until("protected UDP", works);
+        wait_until("it to be counted", || used(&daemon)[1] > now[1]);
+        before = used(&daemon);
+        let (status, log) = daemon.stop();
+        assert!(status.success(), "{log}");
+        daemon = g1.start();
+    }
+    // One engine alone could have sealed as many again.
+    let soft = Some((LimitKind::Soft, "bytes".to_owned()));
+    wait_until("the soft limit", || {
+        reached(&daemon.status().connections[0].outbound) == soft
+    });
 }
