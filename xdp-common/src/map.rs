@@ -45,6 +45,8 @@ pub mod map_names {
     pub const OUTER_PROGRAM: &str = "ravelin_outer";
     /// XDP program of the inner device.
     pub const INNER_PROGRAM: &str = "ravelin_inner";
+    /// XDP program that drops everything.
+    pub const CLOSED_PROGRAM: &str = "ravelin_closed";
     /// tcx egress program of the outer device.
     pub const EGRESS_PROGRAM: &str = "ravelin_egress";
     /// Array of one [`crate::HostEdge`].

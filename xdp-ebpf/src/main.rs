@@ -47,6 +47,12 @@ pub fn ravelin_inner(ctx: XdpContext) -> u32 {
     )
 }
 
+/// XDP that drops everything, for the moment in which a device is given its program anew: drivers take no notice of one they have.
+#[xdp(frags)]
+pub const fn ravelin_closed(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
 /// tcx egress on the device of the wire.
 #[classifier]
 pub fn ravelin_egress(ctx: TcContext) -> i32 {

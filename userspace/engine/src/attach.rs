@@ -8,6 +8,7 @@
 //! process, so it looks after its pins and makes them anew.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,12 +17,12 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachType};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 use nix::errno::Errno;
-use ravelin_xsk::BpfLink;
+use ravelin_xsk::{BpfLink, queue_count};
 use thiserror::Error;
 
 use crate::bpffs::{self, BpffsError, PinFolder};
 use crate::device::Device;
-use crate::filter::{Filter, FilterError, Side};
+use crate::filter::{Filter, FilterError, Side, program_error};
 use crate::ledger;
 use crate::link::device_of;
 use crate::pair::Pair;
@@ -90,6 +91,18 @@ pub enum AttachError {
         /// The kernel's answer.
         error: Box<ProgramError>,
     },
+    /// A device that has other receive queues than before could not be given its program anew.
+    #[error(
+        "device {device}: giving its receive queues the {what} program anew: {error}; `ravelin run --replace` or restart Ravelin"
+    )]
+    Renew {
+        /// The device.
+        device: String,
+        /// `outer` or `inner`.
+        what: &'static str,
+        /// The kernel's answer.
+        error: io::Error,
+    },
     /// The kernel knows no BPF links for this program type.
     #[error(
         "device {device}: this kernel cannot pin the {what} program's link; Ravelin needs Linux 6.6 or newer"
@@ -130,6 +143,19 @@ struct Attached {
     path: PathBuf,
     link: BpfLink,
     adopted: bool,
+    /// XDP: of which side it is the program, the device's name, and how many receive queues that had.
+    queues: Option<(Side, String, u32)>,
+}
+
+/// A device whose receive queues have changed in number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requeued {
+    /// Its name.
+    pub device: String,
+    /// How many it had.
+    pub before: u32,
+    /// How many it has.
+    pub now: u32,
 }
 
 impl Attachments {
@@ -165,7 +191,7 @@ impl Attachments {
         {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
                 Ok(_) => {
-                    self.push(path, held, true);
+                    self.push_xdp(path, held, true, side, device);
                     return Ok(mode);
                 }
                 Err(error) => give_up(&path, error, device, side.name())?,
@@ -187,7 +213,7 @@ impl Attachments {
                 Ok(link) => {
                     let link = FdLink::try_from(link).map_err(|_| no_link(device, side.name()))?;
                     let link = pin(link, &path)?;
-                    self.push(path, link, false);
+                    self.push_xdp(path, link, false, side, device);
                     return Ok(*attempt);
                 }
                 Err(error) if *attempt == Mode::Native => {
@@ -324,6 +350,43 @@ impl Attachments {
         Ok(true)
     }
 
+    /// Gives devices their XDP program anew that have more or fewer receive queues than before; which do.
+    ///
+    /// veth begins to receive on a new queue without the program that it has (`veth_enable_range_safe` in `drivers/net/veth.c`), and hands
+    /// everything on to the stack, until it is told of a program. It is not told of the one that it has, so what drops everything comes
+    /// in between.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Renew`]: then the device drops everything, or it is gone.
+    pub fn renew(&mut self, filter: &mut Filter) -> Result<Vec<Requeued>, AttachError> {
+        let mut changed = Vec::new();
+        for Attached { link, queues, .. } in &mut self.links {
+            let Some((side, name, before)) = queues else {
+                continue;
+            };
+            let Ok(now) = queue_count(name) else { continue };
+            if now == *before {
+                continue;
+            }
+            let failed = |error| AttachError::Renew {
+                device: name.clone(),
+                what: side.name(),
+                error,
+            };
+            let closed = filter.closed()?.fd().map_err(program_error(side.name()))?;
+            link.update(closed.as_fd()).map_err(failed)?;
+            let open = filter.xdp(*side)?.fd().map_err(program_error(side.name()))?;
+            link.update(open.as_fd()).map_err(failed)?;
+            changed.push(Requeued {
+                device: name.clone(),
+                before: std::mem::replace(before, now),
+                now,
+            });
+        }
+        Ok(changed)
+    }
+
     /// Lets the programs stay when this process ends, however it ends.
     pub const fn keep(&mut self) {
         self.keep = true;
@@ -351,7 +414,22 @@ impl Attachments {
     }
 
     fn push(&mut self, path: PathBuf, link: BpfLink, adopted: bool) {
-        self.links.push(Attached { path, link, adopted });
+        self.links.push(Attached {
+            path,
+            link,
+            adopted,
+            queues: None,
+        });
+    }
+
+    fn push_xdp(&mut self, path: PathBuf, link: BpfLink, adopted: bool, side: Side, device: &Device) {
+        let queues = queue_count(&device.name).unwrap_or(0);
+        self.links.push(Attached {
+            path,
+            link,
+            adopted,
+            queues: Some((side, device.name.clone(), queues)),
+        });
     }
 }
 

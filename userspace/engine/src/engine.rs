@@ -121,6 +121,8 @@ pub struct Engine {
     pub(crate) keeps_filter: bool,
     /// Why programs are not pinned that should be, once that was said.
     pub(crate) unpinned: Option<String>,
+    /// Why a device could not be given its program anew, once that was said.
+    pub(crate) unfiltered: Option<String>,
     pub(crate) pulse: Pulse,
     pub(crate) supervisor: Supervisor,
     /// With the control socket, which is served in it.
@@ -266,6 +268,7 @@ impl Engine {
             last_error: None,
             keeps_filter: false,
             unpinned: None,
+            unfiltered: None,
             pulse: Pulse::default(),
             supervisor: Supervisor::new(),
             runtime: Some(runtime),

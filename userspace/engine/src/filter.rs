@@ -157,6 +157,8 @@ impl Filter {
             let name = side.program();
             xdp(&mut bpf, name)?.load().map_err(program_error(name))?;
         }
+        let name = map_names::CLOSED_PROGRAM;
+        xdp(&mut bpf, name)?.load().map_err(program_error(name))?;
         let name = map_names::EGRESS_PROGRAM;
         classifier(&mut bpf, name)?.load().map_err(program_error(name))?;
         #[cfg(feature = "log")]
@@ -394,6 +396,15 @@ impl Filter {
         xdp(&mut self.bpf, side.program())
     }
 
+    /// The XDP program that drops everything.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Missing`].
+    pub fn closed(&mut self) -> Result<&mut Xdp, FilterError> {
+        xdp(&mut self.bpf, map_names::CLOSED_PROGRAM)
+    }
+
     /// The tcx egress program of the outer device.
     ///
     /// # Errors
@@ -546,7 +557,7 @@ fn classifier<'a>(bpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sched
     program.try_into().map_err(program_error(name))
 }
 
-fn program_error(program: &'static str) -> impl Fn(ProgramError) -> FilterError {
+pub(crate) fn program_error(program: &'static str) -> impl Fn(ProgramError) -> FilterError {
     move |error| FilterError::Program {
         program,
         error: Box::new(error),

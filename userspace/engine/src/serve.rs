@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ravelin_xdp_common::DropReason;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::attach::Requeued;
 use crate::change::{MOST_WAITING, Work, prepared};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -127,6 +128,7 @@ impl Engine {
             }
         }
         self.look_after_pins();
+        self.look_after_queues();
         self.take_pulse();
         self.lose_patience();
         if let Err(error) = self.attend_session() {
@@ -167,6 +169,29 @@ impl Engine {
             eprintln!("ravelin: {text}");
         }
         self.unpinned = trouble;
+    }
+
+    /// Has receive queues that a device was given in the meantime decided by the filter like all others.
+    fn look_after_queues(&mut self) {
+        let Some(attachments) = &mut self.attachments else {
+            return;
+        };
+        let trouble = match attachments.renew(&mut self.enforcement.filter) {
+            Ok(changed) => {
+                for Requeued { device, before, now } in changed {
+                    eprintln!(
+                        "ravelin: device {device} has {now} receive queues, {before} before: all are filtered, but what is to be \
+                         protected or opened in those without a worker is dropped; start Ravelin again (`ravelin run --replace`)"
+                    );
+                }
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(text) = trouble.as_ref().filter(|_| trouble != self.unfiltered) {
+            eprintln!("ravelin: {text}");
+        }
+        self.unfiltered = trouble;
     }
 
     /// Notes what was dropped while this engine served. What it cannot read now it reads next time.

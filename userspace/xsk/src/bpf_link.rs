@@ -35,6 +35,15 @@ impl BpfLink {
         syscall::pin(self.0.as_fd(), &c_path(path)?)
     }
 
+    /// Puts another program in the place of the present one; the driver hears of it unless it is the same.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: `ENOLINK` when the device is gone.
+    pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        syscall::update_link(self.0.as_fd(), program)
+    }
+
     /// Takes the program off its device, whoever else has the link or a pin of it.
     ///
     /// # Errors

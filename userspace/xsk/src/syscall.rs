@@ -279,6 +279,13 @@ pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &link.as_raw_fd()).map(drop)
 }
 
+/// Puts another program in the place of a link's (`link_update` in `kernel/bpf/syscall.c`).
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // link_fd, new_prog_fd, flags, old_prog_fd.
+    let attr: [RawFd; 4] = [link.as_raw_fd(), program.as_raw_fd(), 0, 0];
+    bpf(BPF_LINK_UPDATE, &attr).map(drop)
+}
+
 /// Gives something of BPF's a name in a BPF filesystem (`bpf_obj_pin` in `kernel/bpf/syscall.c`).
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &ObjectAttr::new(path, object.as_raw_fd())).map(drop)
@@ -305,6 +312,7 @@ impl ObjectAttr {
 /// `enum bpf_cmd` of `linux/bpf.h`.
 const BPF_OBJ_PIN: c_int = 6;
 const BPF_OBJ_GET: c_int = 7;
+const BPF_LINK_UPDATE: c_int = 29;
 const BPF_LINK_DETACH: c_int = 34;
 
 fn bpf<T>(command: c_int, attr: &T) -> io::Result<c_int> {

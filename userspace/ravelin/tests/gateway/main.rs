@@ -21,6 +21,7 @@ mod mistakes;
 mod nat;
 mod one_key;
 mod path_mtu;
+mod queues;
 mod rekeying;
 mod routers;
 mod sas;
