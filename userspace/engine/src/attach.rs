@@ -82,7 +82,7 @@ pub enum AttachError {
         error: Errno,
     },
     /// Anything else the kernel said.
-    #[error("device {device}: attaching the {what} program: {error}")]
+    #[error("device {device}: attaching the {what} program: {}", reason(.error))]
     Attach {
         /// The device.
         device: String,
@@ -606,6 +606,20 @@ fn attach_error(error: ProgramError, device: &Device, what: &'static str) -> Att
             what,
             error: Box::new(error),
         },
+    }
+}
+
+/// What the kernel said, which aya keeps behind the name of the call, and what to do about it.
+fn reason(error: &ProgramError) -> String {
+    let advice = match errno(error) {
+        Some(Errno::ENOSPC) => {
+            "; a veth device needs as many receive queues as its peer has transmit queues (`ethtool -L DEVICE rx N`)"
+        }
+        _ => "",
+    };
+    match error {
+        ProgramError::SyscallError(error) => format!("{error}: {}{advice}", error.io_error),
+        _ => error.to_string(),
     }
 }
 

@@ -85,7 +85,7 @@ pub enum WorkerError {
         error: OpenError,
     },
     /// A device is gone.
-    #[error("worker {queue}: {error}; protected traffic is dropped until Ravelin is started again")]
+    #[error("worker {queue}: {error}; {}", consequence(.error))]
     Port {
         /// Its queue.
         queue: u32,
@@ -108,6 +108,16 @@ pub enum WorkerError {
         /// Its queue.
         queue: u32,
     },
+}
+
+/// What becomes of traffic when a worker ends for this.
+const fn consequence(error: &PortError) -> &'static str {
+    match error {
+        PortError::DeviceGone { .. } => {
+            "its filter went with it: should it come again, nothing there is filtered or protected until Ravelin is started again"
+        }
+        _ => "protected traffic is dropped until Ravelin is started again",
+    }
 }
 
 /// A started worker: its sockets are open and wait for their slots in the XSK maps.

@@ -47,7 +47,10 @@ const CHUNK: u32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum MarkFileError {
     /// They cannot be read.
-    #[error("{}: cannot read how far keys were used: {error}", .path.display())]
+    #[error(
+        "{}: cannot open the record of how far keys were used: {error}; Ravelin must be able to read and write it \
+         (`--state-dir` names its folder)", .path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,
