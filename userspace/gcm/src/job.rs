@@ -44,13 +44,15 @@ impl AssociatedData {
     }
 
     /// How many bytes.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len.into()
     }
 
     /// The first 16 bytes, zeros where there are fewer.
-    pub(crate) fn first_block(&self) -> [u8; 16] {
-        let [block @ .., _, _, _, _] = self.bytes;
+    #[inline]
+    pub(crate) fn first_block(&self) -> &[u8; 16] {
+        let [block @ .., _, _, _, _] = &self.bytes;
         block
     }
 }

@@ -3,12 +3,13 @@
 //! One packet of 64 bytes waits for most of its time: a round of AES takes four cycles, and there is nothing else to do. So
 //! the packets of a batch go through AES together, and while they do, others are hashed.
 //!
-//! A [`cpu::Cpu`] is a width of registers, one module for each; what is made of them is the same code for all: the
-//! [`batch`] is sorted by length; whole [`segments`] of long packets are encrypted and hashed one after the other; their
+//! A [`cpu::Cpu`] is a width of registers, one module for each; what is made of them is the same code for all: [short packets of
+//! equal length](across) are done side by side; the rest of a [`batch`] is sorted by length; whole [`segments`] of long packets are encrypted and hashed one after the other; their
 //! [`tails`] and short packets several at a time. Only the modules of the CPUs have unsafe code: their instructions.
 //!
 //! No branch and no address depends on a key, on data or on a tag, but on lengths only; tags are compared all at once.
 
+mod across;
 mod aead_key;
 mod aes_ctr;
 #[expect(unsafe_code, reason = "instructions of the CPU")]
@@ -16,7 +17,9 @@ mod aes_ni;
 mod batch;
 mod cpu;
 mod ghash;
+mod item;
 mod key;
+mod many;
 mod message;
 mod scratch;
 mod segments;
@@ -25,7 +28,7 @@ mod tails;
 mod vaes_avx2;
 
 use crate::{Aead, KeyMaterial, OpenJob, Provider, SealJob};
-use aead_key::{AeadKey, finish_open, finish_seal, mixed};
+use aead_key::{AeadKey, mixed};
 use aes_ni::AesNi;
 use cpu::Cpu as _;
 use vaes_avx2::VaesAvx2;
@@ -55,28 +58,20 @@ pub(crate) const MAX_BATCH: usize = batch::MAX_BATCH;
 
 /// Seals jobs with a key for each; false, and nothing is done, unless all keys are of the implementation of the first.
 pub(crate) fn seal_mixed(jobs: &mut [(&dyn Aead, SealJob<'_>)]) -> bool {
-    let tags = match jobs.first().map(|(key, _)| key.provider()) {
+    let done = match jobs.first().map(|(key, _)| key.provider()) {
         Some(Provider::VaesAvx2) => mixed::<VaesAvx2, _, true>(jobs),
         Some(Provider::AesNi) => mixed::<AesNi, _, true>(jobs),
         _ => None,
     };
-    let Some(tags) = tags else { return false };
-    for ((key, job), made) in jobs.iter_mut().zip(&tags) {
-        finish_seal(job, key.algorithm(), made);
-    }
-    true
+    done.is_some()
 }
 
 /// Opens jobs as [`seal_mixed`] seals them.
 pub(crate) fn open_mixed(jobs: &mut [(&dyn Aead, OpenJob<'_>)]) -> bool {
-    let tags = match jobs.first().map(|(key, _)| key.provider()) {
+    let done = match jobs.first().map(|(key, _)| key.provider()) {
         Some(Provider::VaesAvx2) => mixed::<VaesAvx2, _, false>(jobs),
         Some(Provider::AesNi) => mixed::<AesNi, _, false>(jobs),
         _ => None,
     };
-    let Some(tags) = tags else { return false };
-    for ((key, job), made) in jobs.iter_mut().zip(&tags) {
-        finish_open(job, key.algorithm(), made);
-    }
-    true
+    done.is_some()
 }

@@ -309,3 +309,57 @@ fn keys_of_other_providers_may_be_mixed_in() {
     seal_mixed(&mut jobs.collect::<Vec<_>>());
     assert!(made.iter().all(|one| *one == (sealed.clone(), tag)));
 }
+
+/// Enough packets of one length to go side by side, with others between them: each ends as if it had been alone, and the one
+/// that was changed on its way is erased.
+#[test]
+fn batches_of_every_short_length_under_one_key() {
+    for (provider, len) in ours()
+        .into_iter()
+        .flat_map(|one| (1..150).map(move |len| (one, len)))
+    {
+        let algorithm = Algorithm::AesGcm(
+            AES_KEYS[len % 3],
+            [IcvLen::Icv16, IcvLen::Icv12, IcvLen::Icv8][len / 3 % 3],
+        );
+        let bytes = noise(len as u64, algorithm.key_len());
+        let (ours, oracle) = (
+            key(provider, algorithm, &bytes),
+            key(Provider::RustCrypto, algorithm, &bytes),
+        );
+        let packets = (0..32).map(|at: u64| {
+            let len = if at % 5 == 4 { len * 3 } else { len };
+            let aad = AssociatedData::new(&noise(at + 1, [8, 12, 0, 20][at as usize % 7 % 4])).unwrap();
+            (nonce(at), aad, noise(at, len))
+        });
+        let packets: Vec<_> = packets.collect();
+        let mut made: Vec<_> = packets
+            .iter()
+            .map(|(_, _, data)| (data.clone(), vec![0; algorithm.tag_len()]))
+            .collect();
+        let jobs = made.iter_mut().zip(&packets);
+        let mut jobs: Vec<_> = jobs
+            .map(|((data, tag), (nonce, aad, _))| SealJob::new(*nonce, *aad, data, tag))
+            .collect();
+        ours.seal_batch(&mut jobs);
+        assert!(jobs.iter().all(SealJob::is_sealed), "{provider}: {len} bytes");
+        for ((data, tag), (nonce, aad, plain)) in made.iter().zip(&packets) {
+            let (mut sealed, mut icv) = (plain.clone(), vec![0; algorithm.tag_len()]);
+            oracle.seal(nonce, aad.as_slice(), &mut sealed, &mut icv).unwrap();
+            assert_eq!((data, tag), (&sealed, &icv), "{provider}: {len} bytes");
+        }
+        let changed = len % 32;
+        *made[changed].1.last_mut().unwrap() ^= 1;
+        let jobs = made.iter_mut().zip(&packets);
+        let mut jobs: Vec<_> = jobs
+            .map(|((data, tag), (nonce, aad, _))| OpenJob::new(*nonce, *aad, data, tag))
+            .collect();
+        ours.open_batch(&mut jobs);
+        for (at, (job, (_, _, plain))) in jobs.iter().zip(&packets).enumerate() {
+            let zeros = vec![0; plain.len()];
+            let expected = if at == changed { &zeros } else { plain };
+            assert_eq!(job.is_verified(), at != changed, "{provider}: {len} bytes");
+            assert_eq!(&*job.data, &**expected, "{provider}: {len} bytes");
+        }
+    }
+}

@@ -7,20 +7,14 @@ use std::fmt;
 use arrayvec::ArrayVec;
 
 use super::aes_ni::AesNi;
-use super::batch::{Batch, MAX_BATCH, places};
+use super::batch::{Batch, MAX_BATCH};
 use super::cpu::{BLOCK, Cpu, SEGMENT, Work};
+use super::item::{Item, Job, check_len, give, verify};
 use super::key::Key;
-use super::message::Message;
-use super::scratch::{Room, Scratch, WIDEST, copy_back};
-use crate::{
-    Aead, AeadError, Algorithm, AssociatedData, KeyMaterial, Nonce, OpenJob, Provider, SealJob, constant_time,
-};
-
-/// NIST SP 800-38D section 5.2.1.1: "len(P) ≤ 2^39 - 256" bits.
-const MAX_DATA_LEN: u64 = (1 << 36) - 32;
-
-/// One for each message of a batch.
-pub(super) type Tags = [[u8; BLOCK]; MAX_BATCH];
+use super::many::Many;
+use super::message::{LongAad, Message};
+use super::scratch::{Scratch, WIDEST, copy_back};
+use crate::{Aead, AeadError, Algorithm, KeyMaterial, Nonce, OpenJob, Provider, SealJob};
 
 /// A key, and the proof that the CPU can work with it.
 pub(super) struct AeadKey<C> {
@@ -37,7 +31,7 @@ impl<C: Cpu> AeadKey<C> {
             algorithm: key.algorithm(),
             cpu,
             block,
-            key: Key::new(block, key.encryption())?,
+            key: Key::new(block, key.encryption(), key.algorithm().tag_len())?,
         })
     }
 
@@ -54,13 +48,13 @@ impl<C: Cpu> AeadKey<C> {
     }
 
     /// At most [`MAX_BATCH`] jobs.
-    fn many<J: Job, const SEAL: bool>(&self, jobs: &mut [J], tags: &mut Tags) {
-        let (block, keys) = (self.block, &[&*self.key][..]);
-        self.cpu.enter(Many::<_, SEAL> {
-            block,
-            keys,
-            jobs,
-            tags,
+    fn many<J: Job, const SEAL: bool>(&self, jobs: &mut [J]) {
+        let Self { cpu, block, key, .. } = self;
+        let items = jobs.iter_mut().map(|job| Item { key, job });
+        cpu.enter(Many::<_, SEAL> {
+            block: *block,
+            items: &mut items.collect(),
+            one_key: true,
         });
     }
 }
@@ -107,136 +101,6 @@ impl<C: Cpu, const SEAL: bool> Work<C> for Single<'_, SEAL> {
     }
 }
 
-/// At most [`MAX_BATCH`] jobs, with a key for each, or one for all.
-struct Many<'a, J, const SEAL: bool> {
-    block: AesNi,
-    keys: &'a [&'a Key],
-    jobs: &'a mut [J],
-    tags: &'a mut Tags,
-}
-
-impl<C: Cpu, J: Job, const SEAL: bool> Work<C> for Many<'_, J, SEAL> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, cpu: C) {
-        let Self {
-            block,
-            keys,
-            jobs,
-            tags,
-        } = self;
-        let [first, others @ ..] = keys else { return };
-        let one_key = others.is_empty();
-        let mut room: Room = [[0; WIDEST]; MAX_BATCH];
-        let mut scratch = Scratch::new(&mut room);
-        let mut messages = ArrayVec::<Message<'_>, MAX_BATCH>::new();
-        let (mut sorted, mut last, mut long) = (true, 0, false);
-        for (at, job) in jobs.iter_mut().enumerate() {
-            let key = if one_key { first } else { keys[at] };
-            let (nonce, aad, data) = job.parts();
-            let first = (aad.first_block(), aad.len());
-            messages.push(Message::new::<C>(key, nonce, first, data, &mut scratch));
-            let Some(message) = messages.last_mut() else {
-                continue;
-            };
-            sorted &= last <= message.kind;
-            last = message.kind;
-            long |= message.body.len() >= SEGMENT * C::WIDTH;
-            if aad.len() > BLOCK {
-                block.enter(LongAad {
-                    message,
-                    aad: aad.as_slice(),
-                });
-            }
-        }
-        let ends = scratch.into_copied();
-        if sorted {
-            cpu.enter(Batch::<SEAL> {
-                block,
-                messages: &mut messages,
-                tags,
-                one_key,
-                long,
-            });
-        } else {
-            let places = places(messages.iter().map(|message| message.kind));
-            let count = messages.len();
-            let mut slots = [const { None }; MAX_BATCH];
-            for (message, place) in messages.drain(..).zip(places) {
-                slots[usize::from(place)] = Some(message);
-            }
-            messages.extend(slots.into_iter().flatten());
-            cpu.enter(Batch::<SEAL> {
-                block,
-                messages: &mut messages,
-                tags,
-                one_key,
-                long,
-            });
-            let sorted = *tags;
-            for (tag, place) in tags.iter_mut().zip(places).take(count) {
-                *tag = sorted[usize::from(place)];
-            }
-        }
-        drop(messages);
-        copy_back(&room, ends);
-    }
-}
-
-/// What a batch must know of a job.
-pub(super) type Parts<'a> = (&'a Nonce, &'a AssociatedData, &'a mut [u8]);
-
-pub(super) trait Job {
-    /// Without data if that is too long: the counter would begin again.
-    fn parts(&mut self) -> Parts<'_>;
-}
-
-impl Job for SealJob<'_> {
-    #[inline(always)]
-    fn parts(&mut self) -> Parts<'_> {
-        (&self.nonce, &self.aad, protected(self.data))
-    }
-}
-
-impl Job for OpenJob<'_> {
-    #[inline(always)]
-    fn parts(&mut self) -> Parts<'_> {
-        (&self.nonce, &self.aad, protected(self.data))
-    }
-}
-
-impl<J: Job> Job for (&dyn Aead, J) {
-    #[inline(always)]
-    fn parts(&mut self) -> Parts<'_> {
-        self.1.parts()
-    }
-}
-
-#[inline(always)]
-fn protected(data: &mut [u8]) -> &mut [u8] {
-    if check_len(data.len()).is_ok() {
-        data
-    } else {
-        &mut []
-    }
-}
-
-/// Rare, hence apart.
-struct LongAad<'a, 'b> {
-    message: &'a mut Message<'b>,
-    aad: &'a [u8],
-}
-
-impl Work<AesNi> for LongAad<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, block: AesNi) {
-        self.message.hash_aad(block, self.aad);
-    }
-}
-
 impl<C> fmt::Debug for AeadKey<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AeadKey")
@@ -257,7 +121,7 @@ impl<C: Cpu> Aead for AeadKey<C> {
     fn seal(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &mut [u8]) -> Result<(), AeadError> {
         check_len(data.len())?;
         let made = self.single::<true>(nonce, aad, data);
-        if give(&made, self.algorithm, tag) {
+        if give(&made, self.key.tag_len, tag) {
             return Ok(());
         }
         Err(AeadError::Length)
@@ -266,7 +130,7 @@ impl<C: Cpu> Aead for AeadKey<C> {
     fn open(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &[u8]) -> Result<(), AeadError> {
         check_len(data.len())?;
         let made = self.single::<false>(nonce, aad, data);
-        if verify(&made, self.algorithm, tag) {
+        if verify(&made, self.key.tag_len, tag) {
             return Ok(());
         }
         // Decrypted while it was hashed. Unverified plaintext must not survive in a frame that is used again.
@@ -276,96 +140,38 @@ impl<C: Cpu> Aead for AeadKey<C> {
 
     fn seal_batch(&self, jobs: &mut [SealJob<'_>]) {
         for jobs in jobs.chunks_mut(MAX_BATCH) {
-            let mut tags = [[0; BLOCK]; MAX_BATCH];
-            self.many::<_, true>(jobs, &mut tags);
-            for (job, made) in jobs.iter_mut().zip(&tags) {
-                finish_seal(job, self.algorithm, made);
-            }
+            self.many::<_, true>(jobs);
         }
     }
 
     fn open_batch(&self, jobs: &mut [OpenJob<'_>]) {
         for jobs in jobs.chunks_mut(MAX_BATCH) {
-            let mut tags = [[0; BLOCK]; MAX_BATCH];
-            self.many::<_, false>(jobs, &mut tags);
-            for (job, made) in jobs.iter_mut().zip(&tags) {
-                finish_open(job, self.algorithm, made);
-            }
+            self.many::<_, false>(jobs);
         }
     }
 }
 
-/// The tags of at most [`MAX_BATCH`] jobs with a key for each; `None`, and nothing is done, if one is of another kind.
-pub(super) fn mixed<C: Cpu, J: Job, const SEAL: bool>(jobs: &mut [(&dyn Aead, J)]) -> Option<Tags> {
+/// At most [`MAX_BATCH`] jobs with a key for each; `None`, and nothing is done, if one is of another kind.
+pub(super) fn mixed<C: Cpu, J: Job, const SEAL: bool>(jobs: &mut [(&dyn Aead, J)]) -> Option<()> {
     let (first, _) = jobs.first()?;
     let first: &dyn Any = *first;
     let one: &AeadKey<C> = first.downcast_ref()?;
-    let (mut keys, mut last) = (ArrayVec::<&Key, MAX_BATCH>::new(), one);
+    let (mut items, mut last) = (ArrayVec::<Item<'_, J>, MAX_BATCH>::new(), one);
     let mut one_key = true;
-    for (key, _) in &*jobs {
+    for (key, job) in jobs {
         // Packets of one SA follow each other.
         if !std::ptr::addr_eq(*key, last) {
             let key: &dyn Any = *key;
             last = key.downcast_ref()?;
             one_key = false;
         }
-        keys.try_push(&last.key).ok()?;
+        let key = &last.key;
+        items.try_push(Item { key, job }).ok()?;
     }
-    let mut tags = [[0; BLOCK]; MAX_BATCH];
     one.cpu.enter(Many::<_, SEAL> {
         block: one.block,
-        keys: if one_key { &keys[..1] } else { &keys },
-        jobs,
-        tags: &mut tags,
+        items: &mut items,
+        one_key,
     });
-    Some(tags)
-}
-
-/// Writes the tag, if the message was sealed.
-pub(super) fn finish_seal(job: &mut SealJob<'_>, algorithm: Algorithm, made: &[u8; BLOCK]) {
-    let sealed = give(made, algorithm, job.tag) && check_len(job.data.len()).is_ok();
-    job.finish(sealed);
-}
-
-/// Erases what does not fit its tag.
-pub(super) fn finish_open(job: &mut OpenJob<'_>, algorithm: Algorithm, made: &[u8; BLOCK]) {
-    let verified = verify(made, algorithm, job.tag) && check_len(job.data.len()).is_ok();
-    if !verified {
-        // See `open`.
-        job.data.fill(0);
-    }
-    job.finish(verified);
-}
-
-fn check_len(len: usize) -> Result<(), AeadError> {
-    if len as u64 > MAX_DATA_LEN {
-        return Err(AeadError::Length);
-    }
-    Ok(())
-}
-
-/// Writes as much of the tag as the algorithm has, if there is room for exactly that.
-#[inline(always)]
-fn give(made: &[u8; BLOCK], algorithm: Algorithm, tag: &mut [u8]) -> bool {
-    if tag.len() != algorithm.tag_len() {
-        return false;
-    }
-    match tag.first_chunk_mut() {
-        // A move instead of a call.
-        Some(tag) => *tag = *made,
-        None => tag.copy_from_slice(&made[..tag.len()]),
-    }
-    true
-}
-
-/// Whether the tag is as much of the one made as the algorithm has. The bytes are compared all at once.
-#[inline(always)]
-fn verify(made: &[u8; BLOCK], algorithm: Algorithm, tag: &[u8]) -> bool {
-    if tag.len() != algorithm.tag_len() {
-        return false;
-    }
-    match tag.first_chunk() {
-        Some(tag) => u128::from_ne_bytes(*made) ^ u128::from_ne_bytes(*tag) == 0,
-        None => constant_time::are_equal(&made[..tag.len()], tag),
-    }
+    Some(())
 }

@@ -93,6 +93,11 @@ impl Cpu for AesNi {
     }
 
     #[inline(always)]
+    fn second(self, lanes: __m128i) -> __m128i {
+        lanes
+    }
+
+    #[inline(always)]
     fn zero(self) -> __m128i {
         // SAFETY: see above.
         unsafe { _mm_setzero_si128() }

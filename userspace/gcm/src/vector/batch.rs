@@ -2,6 +2,7 @@
 
 use std::array;
 
+use super::across::MAX_BLOCKS;
 use super::aes_ctr::{masks_of_many_keys, masks_of_one_key};
 use super::aes_ni::AesNi;
 use super::cpu::{BLOCK, Cpu, SEGMENT, Work};
@@ -12,8 +13,10 @@ use super::tails::Tails;
 /// The most packets in a batch.
 pub(super) const MAX_BATCH: usize = 32;
 
-/// Every kind of packet: three numbers of rounds, times the registers in the last segment, of which there may be none.
+/// Every kind of packet: three numbers of rounds, times the registers in the last segment, of which there may be none;
+/// more than there are lengths of packets that go [side by side](super::across::Across).
 const KINDS: usize = 27;
+const _: () = assert!(MAX_BLOCKS < KINDS);
 
 /// Packets sorted by [kind](Message::kind); what becomes of them is in `tags`, which has room for eight registers of them.
 pub(super) struct Batch<'a, 'b, const SEAL: bool> {

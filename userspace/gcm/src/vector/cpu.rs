@@ -63,6 +63,9 @@ pub(super) trait Cpu: Copy + Debug + Send + Sync + 'static {
     /// The first lane.
     fn first(self, lanes: Self::Lanes) -> __m128i;
 
+    /// The second lane; with a single lane that.
+    fn second(self, lanes: Self::Lanes) -> __m128i;
+
     /// All bits clear.
     fn zero(self) -> Self::Lanes;
 

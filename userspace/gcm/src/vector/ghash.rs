@@ -12,7 +12,7 @@ use super::aes_ni::AesNi;
 use super::cpu::{BLOCK, Cpu};
 
 /// The highest power of the hash key that is kept: a packet of 16 blocks between its associated data and its lengths.
-const HIGHEST: usize = 18;
+pub(super) const HIGHEST: usize = 18;
 
 /// A register that begins at the lowest power reaches this far behind it, in blocks.
 const BEHIND: usize = 1;
@@ -52,6 +52,13 @@ impl Powers {
             power = product.reduce(cpu);
         }
         bytes.zeroize();
+    }
+
+    /// A power, and the sum of its halves.
+    #[inline(always)]
+    pub(super) fn power(&self, exponent: usize) -> (&[u8; BLOCK], &[u8; BLOCK]) {
+        let at = HIGHEST - exponent;
+        (&self.powers[at], &self.sums[at])
     }
 
     /// The powers for successive blocks, of which the first has this exponent.
@@ -134,7 +141,7 @@ impl<C: Cpu> Product<C> {
     }
 
     #[inline(always)]
-    fn multiply(&mut self, cpu: C, blocks: C::Lanes, power: C::Lanes, power_sums: C::Lanes) {
+    pub(super) fn multiply(&mut self, cpu: C, blocks: C::Lanes, power: C::Lanes, power_sums: C::Lanes) {
         let sums = cpu.xor(blocks, cpu.swap_halves(blocks));
         self.low = cpu.xor(self.low, cpu.multiply_low(blocks, power));
         self.high = cpu.xor(self.high, cpu.multiply_high(blocks, power));

@@ -19,12 +19,14 @@ pub(super) struct Key {
     pub(super) rounds: usize,
     /// The least [kind](super::message::Message::kind) of packets under this key: nine for each number of rounds.
     pub(super) kind: u8,
+    /// Bytes of its tags, 16 at most.
+    pub(super) tag_len: usize,
     pub(super) powers: Powers,
 }
 
 impl Key {
     /// Expands an AES key of 16, 24 or 32 bytes; `None` for one of another length.
-    pub(super) fn new(cpu: AesNi, key: &[u8]) -> Option<Box<Self>> {
+    pub(super) fn new(cpu: AesNi, key: &[u8], tag_len: usize) -> Option<Box<Self>> {
         let mut made = Box::new(Self {
             round_keys: [[0; BLOCK]; MAX_ROUND_KEYS],
             rounds: match key.len() {
@@ -32,6 +34,7 @@ impl Key {
                 _ => return None,
             },
             kind: (key.len() / 8 - 2) as u8 * 9,
+            tag_len,
             powers: Powers::default(),
         });
         cpu.enter(Expand { made: &mut made, key });
@@ -113,9 +116,9 @@ mod tests {
         ];
         let cpu = AesNi::detect().expect("tests of this module need AES-NI");
         for (key, last) in examples {
-            let made = Key::new(cpu, key).unwrap();
+            let made = Key::new(cpu, key, 16).unwrap();
             assert_eq!(made.round_keys[made.rounds], last);
         }
-        assert!(Key::new(cpu, &[0; 20]).is_none());
+        assert!(Key::new(cpu, &[0; 20], 16).is_none());
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::__m128i;
 
 use super::aes_ni::AesNi;
-use super::cpu::{BLOCK, Cpu, SEGMENT};
+use super::cpu::{BLOCK, Cpu, SEGMENT, Work};
 use super::ghash::Product;
 use super::key::Key;
 use super::scratch::Scratch;
@@ -133,6 +133,21 @@ impl<'a> Message<'a> {
     #[inline(always)]
     pub(super) fn count(&mut self, len: usize) {
         self.counter = self.counter.wrapping_add((len / BLOCK) as u32);
+    }
+}
+
+/// Rare, hence apart.
+pub(super) struct LongAad<'a, 'b> {
+    pub(super) message: &'a mut Message<'b>,
+    pub(super) aad: &'a [u8],
+}
+
+impl Work<AesNi> for LongAad<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, block: AesNi) {
+        self.message.hash_aad(block, self.aad);
     }
 }
 

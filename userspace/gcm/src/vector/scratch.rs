@@ -58,7 +58,7 @@ pub(super) fn copy_back(room: &[[u8; WIDEST]], ends: ArrayVec<&mut [u8], MAX_BAT
 
 /// Copies fewer than 64 bytes.
 #[inline(always)]
-fn copy(from: &[u8], to: &mut [u8]) {
+pub(super) fn copy(from: &[u8], to: &mut [u8]) {
     match from.len() {
         0 => {}
         1 => copy_ends::<1>(from, to),

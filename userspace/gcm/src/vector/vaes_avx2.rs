@@ -70,6 +70,12 @@ impl Cpu for VaesAvx2 {
     }
 
     #[inline(always)]
+    fn second(self, lanes: __m256i) -> __m128i {
+        // SAFETY: see above.
+        unsafe { _mm256_extracti128_si256::<1>(lanes) }
+    }
+
+    #[inline(always)]
     fn zero(self) -> __m256i {
         // SAFETY: see above.
         unsafe { _mm256_setzero_si256() }

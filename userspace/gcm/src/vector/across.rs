@@ -1,0 +1,239 @@
+//! Short packets side by side: a packet to a lane, and a block of each at a time.
+//!
+//! Sixteen packets in eight registers keep the AES units busy, whatever their length, and nothing depends on that but the
+//! number of turns: no packet is taken apart first, the mask of the tag is one block more, and what a lane hashes is
+//! a packet's whole hash. While a block of every packet is encrypted, one of each is hashed, a register between two rounds.
+
+use std::arch::x86_64::__m128i;
+
+use super::aes_ni::AesNi;
+use super::cpu::{BLOCK, Cpu, Work};
+use super::ghash::Product;
+use super::item::{Item, Job};
+use super::key::Key;
+use super::scratch::copy;
+
+/// The most blocks of data for which this is the faster way: longer packets keep the AES units busy a few at a time.
+pub(super) const MAX_BLOCKS: usize = 8;
+
+/// `REGISTERS * LANES` packets of so many blocks, from 1 to [`MAX_BLOCKS`], the last perhaps not full, and not more than a
+/// block of associated data, all under one key.
+pub(super) struct Across<'a, 'i, J, const REGISTERS: usize, const SEAL: bool> {
+    pub(super) block: AesNi,
+    pub(super) items: &'a mut [Item<'i, J>],
+    pub(super) blocks: usize,
+}
+
+impl<C: Cpu, J: Job, const REGISTERS: usize, const SEAL: bool> Work<C>
+    for Across<'_, '_, J, REGISTERS, SEAL>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, cpu: C) {
+        let Self { block, items, blocks } = self;
+        let items = &mut items[..REGISTERS * C::LANES];
+        let key = items[0].key;
+        let (mut counters, mut aad) = ([cpu.zero(); REGISTERS], [cpu.zero(); REGISTERS]);
+        let mut hash = Hash::<C, REGISTERS> {
+            cpu,
+            block,
+            products: [Product::zero(cpu); REGISTERS],
+            data: [cpu.zero(); REGISTERS],
+            exponent: 1,
+        };
+        let mut has_partial = false;
+        for register in 0..REGISTERS {
+            let items = &mut items[register * C::LANES..][..C::LANES];
+            for item in &mut *items {
+                has_partial |= !item.job.data().len().is_multiple_of(BLOCK);
+            }
+            let nonces = lanes(cpu, |lane| block.block(items[lane].job.nonce()));
+            counters[register] = cpu.reverse_nonce(nonces);
+            let first = lanes(cpu, |lane| block.block(items[lane].job.aad().first_block()));
+            aad[register] = cpu.reverse(first);
+            hash.data[register] = lanes(cpu, |lane| {
+                let (aad, data) = (items[lane].job.aad().len(), items[lane].job.data().len());
+                block.halves(aad as u64 * 8, data as u64 * 8)
+            });
+        }
+        // The lengths, hashed last, are known first.
+        let masks = key_stream(cpu, key, &counters, TAG_COUNTER, &mut hash);
+        if SEAL {
+            hash.data = aad;
+        }
+        for number in 0..blocks {
+            if SEAL {
+                // The block before this one.
+                hash.exponent = blocks + 2 - number;
+            } else {
+                hash.exponent = blocks + 1 - number;
+                hash.load(items, number);
+            }
+            let counter = TAG_COUNTER + 1 + number as u32;
+            let streams = key_stream(cpu, key, &counters, counter, &mut hash);
+            for register in 0..REGISTERS {
+                let items = &mut items[register * C::LANES..][..C::LANES];
+                let before = if SEAL {
+                    lanes(cpu, |lane| load(block, items[lane].job.data(), number))
+                } else {
+                    cpu.reverse(hash.data[register])
+                };
+                let after = cpu.xor(streams[register], before);
+                store(block, cpu.first(after), items[0].job.data(), number);
+                if C::LANES > 1 {
+                    store(block, cpu.second(after), items[1].job.data(), number);
+                }
+                if SEAL {
+                    hash.data[register] = cpu.reverse(after);
+                }
+            }
+        }
+        if SEAL {
+            hash.exponent = 2;
+            if has_partial {
+                hash.load(items, blocks - 1);
+            }
+        } else {
+            hash.exponent = blocks + 2;
+            hash.data = aad;
+        }
+        let powers = hash.powers(key);
+        for register in 0..REGISTERS {
+            hash.add(register, powers);
+            let hashes = cpu.reverse(hash.products[register].reduce(cpu));
+            let tags = cpu.xor(hashes, masks[register]);
+            let items = &mut items[register * C::LANES..][..C::LANES];
+            finish(block, cpu.first(tags), &mut items[0]);
+            if C::LANES > 1 {
+                finish(block, cpu.second(tags), &mut items[1]);
+            }
+        }
+    }
+}
+
+/// NIST SP 800-38D section 7.1 counts from 1, and that is the tag's.
+const TAG_COUNTER: u32 = 1;
+
+/// A block of key stream for each packet, while a block of each is hashed.
+#[inline(always)]
+fn key_stream<C: Cpu, const REGISTERS: usize>(
+    cpu: C,
+    key: &Key,
+    counters: &[C::Lanes; REGISTERS],
+    counter: u32,
+    hash: &mut Hash<C, REGISTERS>,
+) -> [C::Lanes; REGISTERS] {
+    let mut states = *counters;
+    let round_key = cpu.broadcast(&key.round_keys[0]);
+    for state in &mut states {
+        *state = cpu.xor(cpu.reverse(cpu.advance(*state, counter)), round_key);
+    }
+    let powers = hash.powers(key);
+    for register in 0..REGISTERS {
+        let round_key = cpu.broadcast(&key.round_keys[register + 1]);
+        for state in &mut states {
+            *state = cpu.aes_round(*state, round_key);
+        }
+        hash.add(register, powers);
+    }
+    // There are at least ten rounds, more than registers.
+    for round_key in &key.round_keys[REGISTERS + 1..key.rounds] {
+        let round_key = cpu.broadcast(round_key);
+        for state in &mut states {
+            *state = cpu.aes_round(*state, round_key);
+        }
+    }
+    let round_key = cpu.broadcast(&key.round_keys[key.rounds]);
+    for state in &mut states {
+        *state = cpu.aes_last(*state, round_key);
+    }
+    states
+}
+
+/// The hash of each packet.
+struct Hash<C: Cpu, const REGISTERS: usize> {
+    cpu: C,
+    block: AesNi,
+    products: [Product<C>; REGISTERS],
+    /// The block of each that is hashed next, reversed.
+    data: [C::Lanes; REGISTERS],
+    /// The power of the hash key that it is multiplied with.
+    exponent: usize,
+}
+
+impl<C: Cpu, const REGISTERS: usize> Hash<C, REGISTERS> {
+    /// Takes the block with this number of each packet.
+    #[inline(always)]
+    fn load<J: Job>(&mut self, items: &mut [Item<'_, J>], number: usize) {
+        for (register, data) in self.data.iter_mut().enumerate() {
+            let items = &mut items[register * C::LANES..][..C::LANES];
+            let blocks = lanes(self.cpu, |lane| load(self.block, items[lane].job.data(), number));
+            *data = self.cpu.reverse(blocks);
+        }
+    }
+
+    /// The power for the next blocks, and the sum of its halves.
+    #[inline(always)]
+    fn powers(&self, key: &Key) -> (C::Lanes, C::Lanes) {
+        let (power, sum) = key.powers.power(self.exponent);
+        (self.cpu.broadcast(power), self.cpu.broadcast(sum))
+    }
+
+    /// Adds the blocks in a register.
+    #[inline(always)]
+    fn add(&mut self, register: usize, (power, sum): (C::Lanes, C::Lanes)) {
+        self.products[register].multiply(self.cpu, self.data[register], power, sum);
+    }
+}
+
+/// A block for each lane.
+#[inline(always)]
+fn lanes<C: Cpu>(cpu: C, mut of: impl FnMut(usize) -> __m128i) -> C::Lanes {
+    let first = of(0);
+    let second = if C::LANES > 1 { of(1) } else { first };
+    cpu.pair(first, second)
+}
+
+/// A block of data, with zeros behind the last byte.
+#[inline(always)]
+fn load(block: AesNi, data: &[u8], number: usize) -> __m128i {
+    let data = &data[number * BLOCK..];
+    match data.first_chunk() {
+        Some(whole) => block.block(whole),
+        None => block.block(&padded(data)),
+    }
+}
+
+/// Overwrites a block of data, as far as that goes.
+#[inline(always)]
+fn store(block: AesNi, after: __m128i, data: &mut [u8], number: usize) {
+    let data = &mut data[number * BLOCK..];
+    match data.first_chunk_mut::<BLOCK>() {
+        Some(whole) => block.store(after, whole),
+        None => {
+            let mut bytes = [0; BLOCK];
+            block.store(after, &mut bytes);
+            cut(&bytes, data);
+        }
+    }
+}
+
+#[cold]
+fn padded(end: &[u8]) -> [u8; BLOCK] {
+    let mut padded = [0; BLOCK];
+    copy(end, &mut padded[..end.len()]);
+    padded
+}
+
+#[cold]
+fn cut(bytes: &[u8; BLOCK], end: &mut [u8]) {
+    copy(&bytes[..end.len()], end);
+}
+
+#[inline(always)]
+fn finish<J: Job>(block: AesNi, tag: __m128i, item: &mut Item<'_, J>) {
+    let mut bytes = [0; BLOCK];
+    block.store(tag, &mut bytes);
+    item.job.finish(&bytes, item.key.tag_len);
+}
