@@ -85,18 +85,18 @@ fn a_rekey_that_cannot_be_recorded_changes_nothing() {
     let before = (list(&g1), d1.status().policy);
     std::fs::remove_dir_all(g1.state()).unwrap();
     let said = refusal(&g1.apply(&policy(1, 2, 60), &[]));
-    assert!(said.contains("cannot record sequence numbers"), "{said}");
+    assert!(said.contains("cannot record how far keys are used"), "{said}");
     assert_eq!((list(&g1), d1.status().policy), before);
     assert!(
         d1.status()
             .last_error
             .unwrap()
-            .contains("cannot record sequence numbers")
+            .contains("cannot record how far keys are used")
     );
     wait_until("the tunnel", || echo.udp(&lab.h1, H2[0], b"after"));
     // Nor does anything of it turn up later.
     let said = refusal(&g1.apply(&policy(1, 2, 60), &[]));
-    assert!(said.contains("cannot record sequence numbers"), "{said}");
+    assert!(said.contains("cannot record how far keys are used"), "{said}");
     assert_eq!(list(&g1), before.0);
 }
 
