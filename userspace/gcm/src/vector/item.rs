@@ -27,14 +27,30 @@ impl<J: Job> Item<'_, J> {
 pub(super) type Parts<'a> = (&'a Nonce, &'a AssociatedData, &'a mut [u8]);
 
 pub(super) trait Job {
-    fn nonce(&self) -> &Nonce;
+    /// With all its data.
+    fn whole(&mut self) -> Parts<'_>;
 
-    fn aad(&self) -> &AssociatedData;
+    #[inline(always)]
+    fn nonce(&mut self) -> &Nonce {
+        self.whole().0
+    }
 
-    fn data(&mut self) -> &mut [u8];
+    #[inline(always)]
+    fn aad(&mut self) -> &AssociatedData {
+        self.whole().1
+    }
+
+    #[inline(always)]
+    fn data(&mut self) -> &mut [u8] {
+        self.whole().2
+    }
 
     /// Without data if that is too long: the counter would begin again.
-    fn parts(&mut self) -> Parts<'_>;
+    #[inline(always)]
+    fn parts(&mut self) -> Parts<'_> {
+        let (nonce, aad, data) = self.whole();
+        (nonce, aad, protected(data))
+    }
 
     /// Ends a job whose tag this is, before it is cut to its length.
     fn finish(&mut self, made: &[u8; BLOCK], tag_len: usize);
@@ -42,23 +58,8 @@ pub(super) trait Job {
 
 impl Job for SealJob<'_> {
     #[inline(always)]
-    fn nonce(&self) -> &Nonce {
-        &self.nonce
-    }
-
-    #[inline(always)]
-    fn aad(&self) -> &AssociatedData {
-        &self.aad
-    }
-
-    #[inline(always)]
-    fn data(&mut self) -> &mut [u8] {
-        self.data
-    }
-
-    #[inline(always)]
-    fn parts(&mut self) -> Parts<'_> {
-        (&self.nonce, &self.aad, protected(self.data))
+    fn whole(&mut self) -> Parts<'_> {
+        (&self.nonce, &self.aad, self.data)
     }
 
     /// Writes the tag, if the message was sealed.
@@ -71,23 +72,8 @@ impl Job for SealJob<'_> {
 
 impl Job for OpenJob<'_> {
     #[inline(always)]
-    fn nonce(&self) -> &Nonce {
-        &self.nonce
-    }
-
-    #[inline(always)]
-    fn aad(&self) -> &AssociatedData {
-        &self.aad
-    }
-
-    #[inline(always)]
-    fn data(&mut self) -> &mut [u8] {
-        self.data
-    }
-
-    #[inline(always)]
-    fn parts(&mut self) -> Parts<'_> {
-        (&self.nonce, &self.aad, protected(self.data))
+    fn whole(&mut self) -> Parts<'_> {
+        (&self.nonce, &self.aad, self.data)
     }
 
     /// Erases what does not fit its tag.

@@ -124,24 +124,18 @@ impl<C: Cpu, J: Job, const SEAL: bool> Work<C> for Others<'_, '_, J, SEAL> {
             }
         }
         let ends = scratch.into_copied();
-        if sorted {
-            cpu.enter(Batch::<SEAL> {
-                block,
-                messages: &mut messages,
-                tags: &mut tags,
-                one_key,
-                long,
-            });
-        } else {
-            let places = places(messages.iter().map(|message| message.kind));
+        let places = (!sorted).then(|| places(messages.iter().map(|message| message.kind)));
+        if let Some(places) = places {
             sort(&mut messages, places);
-            cpu.enter(Batch::<SEAL> {
-                block,
-                messages: &mut messages,
-                tags: &mut tags,
-                one_key,
-                long,
-            });
+        }
+        cpu.enter(Batch::<SEAL> {
+            block,
+            messages: &mut messages,
+            tags: &mut tags,
+            one_key,
+            long,
+        });
+        if let Some(places) = places {
             let (sorted, count) = (tags, messages.len());
             for (tag, place) in tags.iter_mut().zip(places).take(count) {
                 *tag = sorted[usize::from(place)];
