@@ -184,6 +184,9 @@ impl Attachments {
         device: &Device,
         mode: Mode,
     ) -> Result<Mode, AttachError> {
+        // Before it is attached: what changes meanwhile is seen later. Of a number that cannot be read now any other differs.
+        let count = queue_count(&device.name).unwrap_or(0);
+        let queues = (side, device.name.clone(), count);
         let program = filter.xdp(side)?;
         let path = self.path(side.name(), device)?;
         if let Some((link, held)) = adopt(&path)?
@@ -191,7 +194,7 @@ impl Attachments {
         {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
                 Ok(_) => {
-                    self.push_xdp(path, held, true, side, device);
+                    self.push(path, held, true, Some(queues));
                     return Ok(mode);
                 }
                 Err(error) => give_up(&path, error, device, side.name())?,
@@ -213,7 +216,7 @@ impl Attachments {
                 Ok(link) => {
                     let link = FdLink::try_from(link).map_err(|_| no_link(device, side.name()))?;
                     let link = pin(link, &path)?;
-                    self.push_xdp(path, link, false, side, device);
+                    self.push(path, link, false, Some(queues));
                     return Ok(*attempt);
                 }
                 Err(error) if *attempt == Mode::Native => {
@@ -241,7 +244,7 @@ impl Attachments {
         {
             match program.attach_to_link(link).and_then(|id| program.take_link(id)) {
                 Ok(_) => {
-                    self.push(path, held, true);
+                    self.push(path, held, true, None);
                     return Ok(());
                 }
                 Err(error) => give_up(&path, error, device, EGRESS)?,
@@ -253,7 +256,7 @@ impl Attachments {
             .map_err(|error| attach_error(error, device, EGRESS))?;
         let link = FdLink::try_from(link).map_err(|_| no_link(device, EGRESS))?;
         let link = pin(link, &path)?;
-        self.push(path, link, false);
+        self.push(path, link, false, None);
         Ok(())
     }
 
@@ -413,22 +416,12 @@ impl Attachments {
         place(self.folder.path(), what, device)
     }
 
-    fn push(&mut self, path: PathBuf, link: BpfLink, adopted: bool) {
+    fn push(&mut self, path: PathBuf, link: BpfLink, adopted: bool, queues: Option<(Side, String, u32)>) {
         self.links.push(Attached {
             path,
             link,
             adopted,
-            queues: None,
-        });
-    }
-
-    fn push_xdp(&mut self, path: PathBuf, link: BpfLink, adopted: bool, side: Side, device: &Device) {
-        let queues = queue_count(&device.name).unwrap_or(0);
-        self.links.push(Attached {
-            path,
-            link,
-            adopted,
-            queues: Some((side, device.name.clone(), queues)),
+            queues,
         });
     }
 }

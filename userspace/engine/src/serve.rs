@@ -95,10 +95,7 @@ impl Engine {
                         }
                     }
                     let failure = self.enforcement.keep_marks(record).err().map(|error| error.to_string());
-                    if let Some(text) = failure.as_ref().filter(|_| failure != complaint) {
-                        eprintln!("ravelin: {text}");
-                    }
-                    complaint = failure;
+                    complain(&mut complaint, failure);
                 }
             }
         }
@@ -165,10 +162,7 @@ impl Engine {
             }
             Err(error) => Some(error),
         };
-        if let Some(text) = trouble.as_ref().filter(|_| trouble != self.unpinned) {
-            eprintln!("ravelin: {text}");
-        }
-        self.unpinned = trouble;
+        complain(&mut self.unpinned, trouble);
     }
 
     /// Has receive queues that a device was given in the meantime decided by the filter like all others.
@@ -188,10 +182,7 @@ impl Engine {
             }
             Err(error) => Some(error.to_string()),
         };
-        if let Some(text) = trouble.as_ref().filter(|_| trouble != self.unfiltered) {
-            eprintln!("ravelin: {text}");
-        }
-        self.unfiltered = trouble;
+        complain(&mut self.unfiltered, trouble);
     }
 
     /// Notes what was dropped while this engine served. What it cannot read now it reads next time.
@@ -350,6 +341,14 @@ impl Engine {
         }
         self.answer_deletions();
     }
+}
+
+/// Says what is the matter, if that was not said already.
+fn complain(said: &mut Option<String>, trouble: Option<String>) {
+    if let Some(text) = trouble.as_ref().filter(|_| trouble != *said) {
+        eprintln!("ravelin: {text}");
+    }
+    *said = trouble;
 }
 
 /// Ready at `deadline`; never, without one.
