@@ -11,7 +11,6 @@ use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, SliceReader,
 use ravelin_xsk::Port;
 
 use crate::adjacency::Snapshot;
-use crate::filter::Side;
 use crate::forwarder::{Admitted, Forwarder};
 use crate::regime::Regime;
 
@@ -98,15 +97,14 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         outbound.sa.seal_unfitted(packet, now)?;
         self.shared.sealed.set(outbound.pair);
         let mtu = connection.outer_mtu(snapshot.outer.mtu, now) as usize;
-        let destination = &connection.remote_address;
         if packet.len() <= mtu {
             let frame = self.frame_of(packet.bytes()).ok_or(DropReason::NoFrame)?;
-            self.forward(frame, Side::Outer, destination, snapshot, now);
+            self.forward_to_peer(frame, connection, snapshot, now);
             return Ok(());
         }
         let pieces = Fragmentation::at_source(packet.bytes(), mtu, self.identify())?;
         for frame in self.cut(pieces)? {
-            self.forward(frame, Side::Outer, destination, snapshot, now);
+            self.forward_to_peer(frame, connection, snapshot, now);
         }
         Ok(())
     }

@@ -10,7 +10,6 @@ use ravelin_xsk::{Frame, Port};
 
 use crate::adjacency::Snapshot;
 use crate::connection::{Connection, Outbound};
-use crate::filter::Side;
 use crate::forwarder::Forwarder;
 use crate::regime::Regime;
 
@@ -90,8 +89,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                         Errand::Keepalive { .. } => self.counters.keepalives.add(1),
                         Errand::Dummy { .. } => self.counters.dummies.add(1),
                     }
-                    let destination = &connection.remote_address;
-                    self.forward(frame, Side::Outer, destination, snapshot, now);
+                    self.forward_to_peer(frame, connection, snapshot, now);
                 }
                 Err(reason) => self.counters.dropped(reason),
             }

@@ -13,12 +13,15 @@ use ravelin_xsk::{BATCH, Batch, Frame, Kick, Port, PortError};
 
 use crate::address::from_address;
 use crate::adjacency::{Hop, Question, Snapshot};
+use crate::connection::Connection;
 use crate::counters::WorkerCounters;
 use crate::device::Mac;
 use crate::filter::Side;
+use crate::foresight;
 use crate::fragments::Fragments;
 use crate::hold::{Hold, Waiting};
 use crate::icmp::Budget;
+use crate::peer_hops::PeerHops;
 use crate::regime::{Regime, Shared};
 
 const ETHERNET: usize = 14;
@@ -56,8 +59,10 @@ pub struct Forwarder<'a, 'u, P> {
     pub(crate) identification: u32,
     /// The regime's edition and the snapshot's generation that were used last.
     generations: (u64, u64),
-    /// The last next hop found: packets come in trains, and this saves each but the first the look-up.
-    last_hop: Option<(Side, Address, Mac)>,
+    /// The last next hop found on the clear side: packets come in trains, and this saves each but the first the look-up.
+    last_hop: Option<(Address, Mac)>,
+    /// Those found towards peers.
+    peers: PeerHops,
     /// Losses that were counted already: on receiving, on sending, of jumbo packets for their length and for want of memory.
     published: [u64; 4],
     /// The snapshot with which the hold was last looked through, and when.
@@ -178,6 +183,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             identification: 0,
             generations: (0, 0),
             last_hop: None,
+            peers: PeerHops::default(),
             published: [0; 4],
             released: (0, Instant::now()),
         }
@@ -210,6 +216,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         if generations != self.generations {
             self.generations = generations;
             self.last_hop = None;
+            self.peers.renew(regime.places());
             self.counters.taken_up.set(regime.edition());
         }
         self.release(snapshot, now);
@@ -219,10 +226,12 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         let errands = self.run_errands(regime, snapshot, now);
         let mut received = self.inner.rx(&mut self.received);
         if received != 0 {
+            foresight::of_sealing(&self.received, regime, &self.peers);
             self.seal(regime, snapshot, now);
         }
         let opened = self.outer.rx(&mut self.received);
         if opened != 0 {
+            foresight::of_opening(&self.received, regime);
             self.open(regime, snapshot, now);
         }
         received += opened;
@@ -318,30 +327,52 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         }
     }
 
-    /// Sends an IP packet towards a destination beyond a device, or lets it wait for the neighbour.
+    /// Sends a sealed packet to the peer of a connection, or lets it wait for the neighbour.
+    #[inline]
+    pub(crate) fn forward_to_peer(
+        &mut self,
+        frame: Frame<'u>,
+        connection: &Connection,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        if let Some(mac) = self.peers.get(connection.slot) {
+            return self.emit(frame, Side::Outer, mac, snapshot);
+        }
+        let found = self.forward_elsewhere(frame, Side::Outer, connection.remote_address, snapshot, now);
+        if let Some(mac) = found {
+            self.peers.set(connection.slot, mac);
+        }
+    }
+
+    /// Sends an opened IP packet towards its destination, or lets it wait for the neighbour.
     #[inline]
     pub(crate) fn forward(
         &mut self,
         frame: Frame<'u>,
-        side: Side,
         destination: &Address,
         snapshot: &Snapshot,
         now: Instant,
     ) {
-        if self.for_host && side == Side::Inner {
+        if self.for_host {
             // The stack is no neighbour that had to be asked for.
-            return self.emit(frame, side, snapshot.outer.mac, snapshot);
+            return self.emit(frame, Side::Inner, snapshot.outer.mac, snapshot);
         }
         match &self.last_hop {
-            Some((last_side, last, mac)) if *last_side == side && last == destination => {
+            Some((last, mac)) if last == destination => {
                 let mac = *mac;
-                self.emit(frame, side, mac, snapshot);
+                self.emit(frame, Side::Inner, mac, snapshot);
             }
-            _ => self.forward_elsewhere(frame, side, *destination, snapshot, now),
+            _ => {
+                let found = self.forward_elsewhere(frame, Side::Inner, *destination, snapshot, now);
+                if let Some(mac) = found {
+                    self.last_hop = Some((*destination, mac));
+                }
+            }
         }
     }
 
-    /// The same, where the packet before went to another destination.
+    /// The same, where the next hop has to be looked up; returns it, if packets can go there.
     #[inline(never)]
     fn forward_elsewhere(
         &mut self,
@@ -350,11 +381,11 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         destination: Address,
         snapshot: &Snapshot,
         now: Instant,
-    ) {
+    ) -> Option<Mac> {
         match snapshot.hop(side, destination) {
             Some(Hop::Ready(mac)) => {
-                self.last_hop = Some((side, destination, mac));
                 self.emit(frame, side, mac, snapshot);
+                return Some(mac);
             }
             Some(Hop::Closed(reason)) => self.counters.dropped(reason),
             unknown => {
@@ -377,6 +408,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
                 );
             }
         }
+        None
     }
 
     /// Puts the Ethernet header in front of an IP packet and queues the frame.

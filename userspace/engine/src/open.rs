@@ -8,7 +8,6 @@ use ravelin_xdp_common::{Decision, Direction, DropReason, Header, IpPacket, Kind
 use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::Snapshot;
-use crate::filter::Side;
 use crate::forward;
 use crate::forwarder::{Admitted, Forwarder, transform};
 use crate::icmp::IcmpError;
@@ -142,7 +141,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 let frames = self.outward(whole.packet.bytes_mut(), pair, there, now)?;
                 let destination = &packet.flow.destination;
                 for frame in frames {
-                    self.forward(frame, Side::Inner, destination, snapshot, now);
+                    self.forward(frame, destination, snapshot, now);
                 }
                 Ok(())
             });
@@ -164,16 +163,16 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         self.clamp(frame.data_mut(), pair, there, now);
         let destination = &packet.flow.destination;
         if self.for_host {
-            return self.forward(frame, Side::Inner, destination, snapshot, now);
+            return self.forward(frame, destination, snapshot, now);
         }
         let fits = frame.len() as u64 <= u64::from(snapshot.inner.mtu);
         if fits && forward::decrement_ttl(frame.data_mut()).is_ok() {
-            return self.forward(frame, Side::Inner, destination, snapshot, now);
+            return self.forward(frame, destination, snapshot, now);
         }
         match self.outward(frame.data_mut(), pair, there, now) {
             Ok(frames) => {
                 for frame in frames {
-                    self.forward(frame, Side::Inner, destination, snapshot, now);
+                    self.forward(frame, destination, snapshot, now);
                 }
             }
             Err(reason) => self.refuse(pair, reason, there.0),

@@ -132,6 +132,23 @@ impl Regime {
         self.connections.get(slot as usize)?.as_deref()
     }
 
+    /// As many places as the table of connections or that of inbound SAs has, whichever has more.
+    pub(crate) fn places(&self) -> usize {
+        self.connections.len().max(self.inbound.len())
+    }
+
+    /// Where the pointer to the connection in a slot is.
+    #[inline]
+    pub(crate) fn connection_place(&self, slot: u32) -> Option<&Option<Arc<Connection>>> {
+        self.connections.get(slot as usize)
+    }
+
+    /// Where the pointer to the inbound SA of a pair is.
+    #[inline]
+    pub(crate) fn inbound_place(&self, pair: u32) -> Option<&Option<Arc<Inbound>>> {
+        self.inbound.get(pair as usize)
+    }
+
     /// The inbound SA of a pair: a connection's own, or one that stays for a while after a rekey.
     #[must_use]
     pub fn inbound(&self, pair: u32) -> Option<&Inbound> {

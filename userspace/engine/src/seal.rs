@@ -133,10 +133,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         });
         for one in admitted.drain(..) {
             match (one.outcome, regime.connection(one.metadata.slot)) {
-                (Ok(()), Some(connection)) => {
-                    let destination = &connection.remote_address;
-                    self.forward(one.frame, Side::Outer, destination, snapshot, now);
-                }
+                (Ok(()), Some(connection)) => self.forward_to_peer(one.frame, connection, snapshot, now),
                 (Ok(()), None) => self.counters.dropped(DropReason::SaMissing),
                 (Err(reason), _) => self.counters.dropped(reason),
             }

@@ -1,10 +1,11 @@
 //! The receiving side of an SA (RFC 4303 section 3.4).
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use ravelin_gcm::{Aead, Algorithm, Provider};
+use ravelin_gcm::{Aead, Algorithm, Provider, prefetch};
 use ravelin_xdp_common::DropReason;
 
 use crate::ah::Ah;
@@ -41,6 +42,7 @@ pub struct Verified {
 
 /// An SA to receive with, usable from any number of threads at once.
 #[derive(Debug)]
+#[repr(C)]
 pub struct InboundSa {
     spi: u32,
     extended: bool,
@@ -58,6 +60,7 @@ pub struct InboundSa {
     algorithm: Algorithm,
     since: Instant,
     expiry: Expiry,
+    /// Last, with its counters of what goes wrong at the very end: what a batch needs lies together.
     running: Running,
 }
 
@@ -78,7 +81,7 @@ struct Running {
 }
 
 // What a batch without failures writes is two lines.
-const _: () = assert!(std::mem::offset_of!(Running, counters) + Counters::WRITTEN_BY_EVERY_BATCH <= 128);
+const _: () = assert!(offset_of!(Running, counters) + Counters::WRITTEN_BY_EVERY_BATCH <= 128);
 
 impl InboundSa {
     /// Checks `parameters` and expands the key. Only sequence numbers above `highest_seen` are taken, 0 for a new key. The
@@ -156,6 +159,21 @@ impl InboundSa {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Has the cache fetch what opening reads and writes of the SA, but for its [key and window](Self::prefetch_key).
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self, offset_of!(Self, running) + offset_of!(Running, counters));
+    }
+
+    /// The same for its key and the end of its anti-replay window, for which the SA itself is read.
+    #[inline]
+    pub fn prefetch_key(&self) {
+        self.aead.prefetch();
+        if let Some(window) = self.lock_window() {
+            window.prefetch();
+        }
     }
 
     /// The AEAD implementation in use.

@@ -1,10 +1,11 @@
 //! The sending side of an SA (RFC 4303 section 3.3).
 
+use std::mem::offset_of;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Instant;
 
-use ravelin_gcm::{Aead, Algorithm, Provider};
+use ravelin_gcm::{Aead, Algorithm, Provider, prefetch};
 use ravelin_xdp_common::DropReason;
 
 use crate::ah::Ah;
@@ -33,6 +34,7 @@ pub struct Sealed {
 
 /// An SA to send with, usable from any number of threads at once.
 #[derive(Debug)]
+#[repr(C)]
 pub struct OutboundSa {
     spi: u32,
     extended: bool,
@@ -56,6 +58,7 @@ pub struct OutboundSa {
     path_mtu: AtomicU32,
     /// Where UDP goes to; not used without it.
     destination_port: AtomicU16,
+    /// Last, with its counters of what goes wrong at the very end: what a batch needs lies together.
     running: Running,
 }
 
@@ -70,7 +73,7 @@ struct Running {
 }
 
 // What a batch without failures writes is one line.
-const _: () = assert!(std::mem::offset_of!(Running, counters) + Counters::WRITTEN_BY_EVERY_BATCH <= 64);
+const _: () = assert!(offset_of!(Running, counters) + Counters::WRITTEN_BY_EVERY_BATCH <= 64);
 
 impl OutboundSa {
     /// Checks `parameters` and expands the key. Sequence numbers go on after `start`, 0 for a new key; none may be
@@ -156,6 +159,18 @@ impl OutboundSa {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Has the cache fetch what sealing reads and writes of the SA, but for its [key](Self::prefetch_key).
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self, offset_of!(Self, running) + offset_of!(Running, counters));
+    }
+
+    /// The same for its key, for which the SA itself is read.
+    #[inline]
+    pub fn prefetch_key(&self) {
+        self.aead.prefetch();
     }
 
     /// The AEAD implementation in use.

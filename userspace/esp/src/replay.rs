@@ -1,5 +1,6 @@
 //! The anti-replay window (RFC 4303 section 3.4.3 and appendix A).
 
+use ravelin_gcm::prefetch;
 use ravelin_xdp_common::DropReason;
 
 const WORD_BITS: u64 = u64::BITS as u64;
@@ -41,6 +42,13 @@ impl ReplayWindow {
     #[must_use]
     pub fn highest(&self) -> u64 {
         self.highest
+    }
+
+    /// Has the cache fetch the bits of the numbers that will come next.
+    pub(crate) fn prefetch(&self) {
+        if let Some(word) = self.words.get(self.index(self.highest.wrapping_add(1))) {
+            prefetch(word, 8);
+        }
     }
 
     /// The full sequence number of a packet that carries `low`, if that number may still be accepted. Changes

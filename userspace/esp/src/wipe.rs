@@ -20,7 +20,7 @@ fn apart<T>(expand: impl FnOnce() -> T) -> T {
 
 #[inline(never)]
 fn wipe() {
-    let mut frame = [0_u8; DEPTH];
+    let mut frame = [0_u128; DEPTH / size_of::<u128>()];
     frame.zeroize();
     std::hint::black_box(&mut frame);
 }

@@ -40,6 +40,10 @@ pub trait Aead: Any + Send + Sync + Debug {
     /// The algorithm, hence all lengths.
     fn algorithm(&self) -> Algorithm;
 
+    /// Has the cache fetch what a short packet needs of the key, and goes on at once. Where packets are of many keys, whoever asks for
+    /// all keys of a batch before the first is used waits for memory about once.
+    fn prefetch(&self) {}
+
     /// Writes the IV of the packet with this sequence number into `iv`, of [`Algorithm::iv_len`] bytes.
     ///
     /// RFC 4106 section 3.1: "For a given key, the IV MUST NOT repeat. The most natural way to implement this is with a

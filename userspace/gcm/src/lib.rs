@@ -7,7 +7,7 @@
 //! may interleave the packets of a batch, as long as each job ends exactly as if it had been done alone. Every
 //! provider passes the same suite, `tests/conformance.rs`.
 //!
-//! Unsafe code is in the modules of `vector` that name a CPU's instructions, and nowhere else.
+//! Unsafe code is in the modules of `vector` that name a CPU's instructions, one such instruction is in `prefetch`, and nowhere else.
 //!
 //! This crate never chooses nonces, never allocates after a key is made, and never releases plaintext whose tag
 //! did not verify.
@@ -23,6 +23,7 @@ mod job;
 mod key;
 mod key_usage;
 mod mixed;
+mod prefetch;
 mod provider;
 mod rustcrypto;
 mod secret;
@@ -39,5 +40,6 @@ pub use job::{AadTooLong, AssociatedData, MAX_AAD_LEN, OpenJob, SealJob};
 pub use key::{KeyError, KeyMaterial};
 pub use key_usage::KeyUsage;
 pub use mixed::{open_mixed, seal_mixed};
+pub use prefetch::prefetch;
 pub use provider::{Provider, UnknownProvider};
 pub use secret::Secret;

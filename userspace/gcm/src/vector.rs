@@ -45,12 +45,12 @@ pub(crate) fn has_vaes_avx2() -> bool {
 
 /// Expands a key of AES-GCM; `None` if the CPU lacks AES-NI.
 pub(crate) fn expand_aes_ni(key: &KeyMaterial) -> Option<Box<dyn Aead>> {
-    Some(Box::new(AeadKey::<AesNi>::new(key)?))
+    Some(AeadKey::<AesNi>::new(key)?)
 }
 
 /// Expands a key of AES-GCM; `None` if the CPU lacks VAES.
 pub(crate) fn expand_vaes_avx2(key: &KeyMaterial) -> Option<Box<dyn Aead>> {
-    Some(Box::new(AeadKey::<VaesAvx2>::new(key)?))
+    Some(AeadKey::<VaesAvx2>::new(key)?)
 }
 
 /// The most jobs that [`seal_mixed`] and [`open_mixed`] take at a time.

@@ -21,18 +21,20 @@ pub(super) struct AeadKey<C> {
     algorithm: Algorithm,
     cpu: C,
     block: AesNi,
-    key: Box<Key>,
+    key: Key,
 }
 
 impl<C: Cpu> AeadKey<C> {
-    pub(super) fn new(key: &KeyMaterial) -> Option<Self> {
+    pub(super) fn new(key: &KeyMaterial) -> Option<Box<Self>> {
         let (cpu, block) = (C::detect()?, AesNi::detect()?);
-        Some(Self {
+        let mut made = Box::new(Self {
             algorithm: key.algorithm(),
             cpu,
             block,
-            key: Key::new(block, key.encryption(), key.algorithm().tag_len())?,
-        })
+            key: Key::blank(key.encryption().len(), key.algorithm().tag_len())?,
+        });
+        made.key.expand(block, key.encryption());
+        Some(made)
     }
 
     /// One message by itself; its whole tag.
@@ -110,6 +112,10 @@ impl<C> fmt::Debug for AeadKey<C> {
 }
 
 impl<C: Cpu> Aead for AeadKey<C> {
+    fn prefetch(&self) {
+        self.key.prefetch();
+    }
+
     fn provider(&self) -> Provider {
         C::PROVIDER
     }

@@ -10,9 +10,13 @@ use zeroize::Zeroize;
 
 use super::aes_ni::AesNi;
 use super::cpu::{BLOCK, Cpu};
+use crate::prefetch::prefetch;
 
 /// The highest power of the hash key that is kept: a packet of 16 blocks between its associated data and its lengths.
 pub(super) const HIGHEST: usize = 18;
+
+/// The highest power that a packet of up to six blocks needs: with associated data and lengths.
+const LOWEST: usize = 8;
 
 /// A register that begins at the lowest power reaches this far behind it, in blocks.
 const BEHIND: usize = 1;
@@ -52,6 +56,15 @@ impl Powers {
             power = product.reduce(cpu);
         }
         bytes.zeroize();
+    }
+
+    /// Has the cache fetch the powers that short packets need.
+    #[inline]
+    pub(super) fn prefetch_lowest(&self) {
+        for (power, sum) in [1, LOWEST].map(|exponent| self.power(exponent)) {
+            prefetch(power, BLOCK);
+            prefetch(sum, BLOCK);
+        }
     }
 
     /// A power, and the sum of its halves.

@@ -5,6 +5,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::aes_ni::AesNi;
 use super::cpu::{BLOCK, Cpu, Work};
 use super::ghash::Powers;
+use crate::prefetch::prefetch;
 
 /// Round keys of AES-256: one more than its rounds.
 pub(super) const MAX_ROUND_KEYS: usize = 15;
@@ -25,20 +26,30 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Expands an AES key of 16, 24 or 32 bytes; `None` for one of another length.
-    pub(super) fn new(cpu: AesNi, key: &[u8], tag_len: usize) -> Option<Box<Self>> {
-        let mut made = Box::new(Self {
+    /// Room for an AES key of `len` bytes, 16, 24 or 32, that is not [expanded](Self::expand) yet; `None` for another length.
+    pub(super) fn blank(len: usize, tag_len: usize) -> Option<Self> {
+        Some(Self {
             round_keys: [[0; BLOCK]; MAX_ROUND_KEYS],
-            rounds: match key.len() {
-                16 | 24 | 32 => key.len() / 4 + 6,
+            rounds: match len {
+                16 | 24 | 32 => len / 4 + 6,
                 _ => return None,
             },
-            kind: (key.len() / 8 - 2) as u8 * 9,
+            kind: (len / 8 - 2) as u8 * 9,
             tag_len,
             powers: Powers::default(),
-        });
-        cpu.enter(Expand { made: &mut made, key });
-        Some(made)
+        })
+    }
+
+    /// Expands an AES key, of the length that this was made for, where it will stay.
+    pub(super) fn expand(&mut self, cpu: AesNi, key: &[u8]) {
+        cpu.enter(Expand { made: self, key });
+    }
+
+    /// Has the cache fetch what a packet of a few blocks needs.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(self, std::mem::offset_of!(Self, powers));
+        self.powers.prefetch_lowest();
     }
 }
 
@@ -116,9 +127,10 @@ mod tests {
         ];
         let cpu = AesNi::detect().expect("tests of this module need AES-NI");
         for (key, last) in examples {
-            let made = Key::new(cpu, key, 16).unwrap();
+            let mut made = Key::blank(key.len(), 16).unwrap();
+            made.expand(cpu, key);
             assert_eq!(made.round_keys[made.rounds], last);
         }
-        assert!(Key::new(cpu, &[0; 20], 16).is_none());
+        assert!(Key::blank(20, 16).is_none());
     }
 }
