@@ -14,6 +14,9 @@
 //! neither knows what the other has used. Whoever begins with a key notes that first and looks then, so that of two who begin at once
 //! at least one sees the other. Where somebody takes the names of pages away meanwhile, neither may: so they look again whenever that was so, or
 //! somebody has pages that are new, and whoever then sees the other seals no more. That may be both.
+//!
+//! Whoever ends without any number ever having been used withdraws its note: others read it as that of a key that nobody has. It stays there
+//! for the next process of its own, which knows by it that the numbers up to the mark on disk are still to be had.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -88,7 +91,7 @@ pub(crate) struct BootMemory {
     index: HashMap<Fingerprint, Place>,
     free: Vec<Place>,
     /// Places in the order in which they were taken, for when there are no free ones.
-    taken: VecDeque<Fingerprint>,
+    taken: VecDeque<Place>,
     /// The pages that others had when this looked last; `None` if it is to look again whatever they have.
     seen: Option<HashSet<u64>>,
 }
@@ -102,7 +105,7 @@ struct Claim {
     usable: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     page: u32,
     record: u32,
@@ -155,7 +158,7 @@ impl BootMemory {
             match self.record(place).key() {
                 Some(key) if !self.index.contains_key(&key) => {
                     self.index.insert(key, place);
-                    self.taken.push_back(key);
+                    self.taken.push_back(place);
                 }
                 _ => self.free.push(place),
             }
@@ -178,6 +181,12 @@ impl BootMemory {
         if let Some(place) = self.index.get(&key) {
             return Ok(Some(self.record(*place)));
         }
+        if let Some(place) = self.index.remove(&key.withdrawn()) {
+            let record = self.record(place);
+            record.rename(key);
+            self.index.insert(key, place);
+            return Ok(Some(record));
+        }
         // Half a fingerprint of zeros is what a free record begins with.
         if key.words()[0] == 0 {
             return Ok(None);
@@ -191,7 +200,7 @@ impl BootMemory {
         };
         record.write(key, durable);
         self.index.insert(key, place);
-        self.taken.push_back(key);
+        self.taken.push_back(place);
         Ok(Some(record))
     }
 
@@ -204,16 +213,24 @@ impl BootMemory {
         gone.map(drop)
     }
 
-    /// Takes the record of a key back under which nothing was used.
+    /// Takes the record of a key back under which no number was to be had.
     pub(crate) fn forget(&mut self, key: Fingerprint) {
         if let Some(place) = self.index.remove(&key) {
             self.record(place).word(0).store(0, Ordering::SeqCst);
-            self.taken.retain(|taken| *taken != key);
+            self.taken.retain(|taken| *taken != place);
             self.free.push(place);
         }
     }
 
-    /// Who else on this machine has sealed with one of these keys, and with which.
+    /// Has others no longer see the record of a key of which no number was used. This one finds it again.
+    pub(crate) fn withdraw(&mut self, key: Fingerprint) {
+        if let Some(place) = self.index.remove(&key) {
+            self.record(place).rename(key.withdrawn());
+            self.index.insert(key.withdrawn(), place);
+        }
+    }
+
+    /// Who else on this machine has begun with one of these keys, and with which.
     pub(crate) fn holders(
         &mut self,
         keys: &HashSet<Fingerprint>,
@@ -278,9 +295,14 @@ impl BootMemory {
             return Ok(Some(place));
         }
         // Of a key that nobody seals with now, the mark on disk is enough.
-        let oldest = self.taken.iter().position(|key| !claimed.contains(key));
-        let key = oldest.and_then(|oldest| self.taken.remove(oldest));
-        Ok(key.and_then(|key| self.index.remove(&key)))
+        let key = |place: &Place| self.record(*place).key();
+        let mut keys = self.taken.iter().map(key);
+        let oldest = keys.position(|key| key.is_none_or(|key| !claimed.contains(&key)));
+        let place = oldest.and_then(|oldest| self.taken.remove(oldest));
+        if let Some(key) = place.and_then(|place| self.record(place).key()) {
+            self.index.remove(&key);
+        }
+        Ok(place)
     }
 
     fn record(&self, place: Place) -> BootRecord {
@@ -312,6 +334,11 @@ impl BootRecord {
         self.fresh
     }
 
+    /// Gives it the other name of its key, by which others see it or do not. A crash leaves it either.
+    fn rename(&self, key: Fingerprint) {
+        self.word(1).store(key.words()[1], Ordering::SeqCst);
+    }
+
     /// A crash at any moment leaves the old record, a free one, or the new one.
     fn write(&self, key: Fingerprint, durable: u64) {
         let [first, second] = key.words();
@@ -323,7 +350,7 @@ impl BootRecord {
 
     /// The highest number that may have been used, when the file says `durable`. From now on the record says so of that mark.
     pub(crate) fn settle(&self, durable: u64) -> u64 {
-        let (beside, reserved) = (self.durable(), self.word(3).load(Ordering::SeqCst));
+        let (beside, reserved) = (self.durable(), self.reserved());
         if beside == durable {
             return reserved.min(durable);
         }
@@ -338,6 +365,11 @@ impl BootRecord {
     /// The mark that the record was written beside.
     fn durable(&self) -> u64 {
         self.word(2).load(Ordering::SeqCst)
+    }
+
+    /// The highest number that may have been used; 0 if none was since there are marks.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.word(3).load(Ordering::SeqCst)
     }
 
     /// A higher mark is on disk.

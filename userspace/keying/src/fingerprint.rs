@@ -26,6 +26,12 @@ impl Fingerprint {
         Self(bytes)
     }
 
+    /// What stands for this key where others are not to see it, and the other way round.
+    pub(crate) fn withdrawn(self) -> Self {
+        let [first, second] = self.words();
+        Self::from_words([first, !second])
+    }
+
     pub(crate) fn words(self) -> [u64; 2] {
         let (words, _) = self.0.as_chunks();
         [words[0], words[1]].map(u64::from_le_bytes)

@@ -65,10 +65,10 @@ pub enum KeyingError {
     },
     /// A key that another instance on this machine has.
     #[error(
-        "connection `{connection}`: static.outbound.key-file {} holds a key that instance `{instance}` on this machine has sealed \
-         with since it was booted; neither knows which numbers the other has used, and one key in two instances repeats nonces, \
-         which breaks AES-GCM. Give the connection a new key on both ends (`ravelin keygen`), or leave it to instance \
-         `{instance}`; to stop that does not help", .file.display()
+        "connection `{connection}`: static.outbound.key-file {} holds a key that instance `{instance}` on this machine seals with, \
+         or may have sealed with since it was booted; neither knows which numbers the other has used, and one key in two instances \
+         repeats nonces, which breaks AES-GCM. Give the connection a new key on both ends (`ravelin keygen`), or leave it to \
+         instance `{instance}`; to stop that does not help once it has sealed", .file.display()
     )]
     KeyElsewhere {
         /// The connection that wants it.
@@ -80,7 +80,7 @@ pub enum KeyingError {
     },
     /// Nobody knows which keys other instances have.
     #[error(
-        "cannot find out which keys other instances on this machine have sealed with, of which none may be used here: {0}; \
+        "cannot find out which keys other instances on this machine may have sealed with, of which none may be used here: {0}; \
          look into /sys/fs/bpf/ravelin-numbers"
     )]
     OthersUnknown(io::Error),

@@ -188,13 +188,16 @@ impl SequenceMark {
 
 impl Drop for SequenceMark {
     fn drop(&mut self) {
-        // Whoever still has the counter may go on to the mark, so the next one with this key begins there.
         if let Some(memory) = self.memory.take() {
-            if memory.is_fresh() && self.recorded == self.floor {
+            let none = memory.is_fresh() && self.recorded == self.floor;
+            match Arc::try_unwrap(memory) {
                 // No number was to be had: whoever else has the key need not hear of it.
-                self.folder.forget_boot_record(self.key);
-            } else if Arc::strong_count(&memory) > 1 {
-                memory.reserve(self.recorded);
+                _ if none => self.folder.forget_boot_record(self.key),
+                // Nor where nobody has the counter any more and none was ever given out, here or before: it would be reserved.
+                Ok(memory) if memory.reserved() == 0 => self.folder.withdraw_boot_record(self.key),
+                Ok(_) => {}
+                // Whoever still has the counter may go on to the mark, so the next one with this key begins there.
+                Err(memory) => memory.reserve(self.recorded),
             }
         }
         self.folder.release(self.key);

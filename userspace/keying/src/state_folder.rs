@@ -161,14 +161,21 @@ impl StateFolder {
         }
     }
 
-    /// Forgets a key that was remembered and never used.
+    /// Forgets a key that was remembered and of which no number was to be had.
     pub(crate) fn forget_boot_record(&self, key: Fingerprint) {
         if let Some(mut memory) = self.lock_memory() {
             memory.forget(key);
         }
     }
 
-    /// Who else on this machine has sealed with one of these keys. Nobody, where there is no memory of this boot.
+    /// Has others no longer see that a key was remembered of which no number was used.
+    pub(crate) fn withdraw_boot_record(&self, key: Fingerprint) {
+        if let Some(mut memory) = self.lock_memory() {
+            memory.withdraw(key);
+        }
+    }
+
+    /// Who else on this machine has begun with one of these keys. Nobody, where there is no memory of this boot.
     ///
     /// # Errors
     /// The system's: then nobody knows.

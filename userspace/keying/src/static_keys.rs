@@ -170,7 +170,7 @@ impl StaticKeys {
     }
 }
 
-/// Keys to seal with that somebody else on this machine has sealed with.
+/// Keys to seal with that somebody else on this machine has begun with.
 fn held_elsewhere(started: &[StaticConnection], folder: &StateFolder) -> Vec<KeyingError> {
     let keys = started.iter().map(|connection| connection.keys()[0]).collect();
     let holders = match folder.holders(&keys) {

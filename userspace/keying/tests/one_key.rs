@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
-use ravelin_esp::Provider;
+use ravelin_esp::{Provider, SequenceNumber};
 use ravelin_keying::{BootPage, BootPages, KeyingError, StateFolder, StaticConnection, StaticKeys, key_file};
 use ravelin_policy::{Algorithm, Policy};
 
@@ -159,12 +159,71 @@ fn the_second_one_is_refused_and_leaves_nothing() {
         assert_eq!(refused.err().as_deref(), Some("first"));
         assert_eq!(machine.records(), 1);
     }
-    // Its end makes no difference, and neither does that the second was refused.
+    // Once it has used a number its end makes no difference, and neither does that the second was refused.
+    assert_eq!(use_numbers(&first, 1), [1]);
     drop(first);
     let refused = machine.start(folder.path(), "second");
     assert_eq!(refused.err().as_deref(), Some("first"));
     drop(machine.start(folder.path(), "first").unwrap());
     assert_eq!(machine.records(), 1);
+}
+
+/// Uses the next so many numbers of the only connection.
+fn use_numbers(connections: &[StaticConnection], count: u32) -> Vec<u64> {
+    let numbers = connections[0].outbound().unwrap().sequence().reserve(count);
+    numbers.unwrap().map(SequenceNumber::into_value).collect()
+}
+
+/// A start that fails later, for want of a device for instance.
+#[test]
+fn whoever_has_used_no_number_leaves_the_key_to_others() {
+    let (folder, machine) = (keys(), Machine::default());
+    for _ in 0..3 {
+        drop(machine.start(folder.path(), "first").unwrap());
+        // It loses no numbers by that: the next one begins with the first.
+        let started = machine.start(folder.path(), "first").unwrap();
+        // As long as it is there it has the key.
+        let refused = machine.start(folder.path(), "second");
+        assert_eq!(refused.err().as_deref(), Some("first"));
+        drop(started);
+    }
+    assert_eq!(machine.records(), 1);
+    let second = machine.start(folder.path(), "second").unwrap();
+    let refused = machine.start(folder.path(), "first");
+    assert_eq!(refused.err().as_deref(), Some("second"));
+    drop(second);
+    let first = machine.start(folder.path(), "first").unwrap();
+    assert_eq!(use_numbers(&first, 2), [1, 2]);
+    drop(first);
+    // From here on it is its own, whatever it does.
+    drop(machine.start(folder.path(), "first").unwrap());
+    let refused = machine.start(folder.path(), "second");
+    assert_eq!(refused.err().as_deref(), Some("first"));
+}
+
+/// Somebody still has the SA: whoever that is may use its numbers at any time.
+#[test]
+fn a_key_is_not_left_to_others_while_its_sa_is_there() {
+    let (folder, machine) = (keys(), Machine::default());
+    let started = machine.start(folder.path(), "first").unwrap();
+    let sa = Arc::clone(started[0].outbound().unwrap());
+    drop(started);
+    let refused = machine.start(folder.path(), "second");
+    assert_eq!(refused.err().as_deref(), Some("first"));
+    drop(sa);
+}
+
+/// After the machine was booted only the mark on disk says that there was something.
+#[test]
+fn a_key_of_an_earlier_boot_is_not_left_to_others() {
+    let folder = keys();
+    let first = Machine::default().start(folder.path(), "first").unwrap();
+    assert_eq!(use_numbers(&first, 1), [1]);
+    drop(first);
+    let machine = Machine::default();
+    drop(machine.start(folder.path(), "first").unwrap());
+    let refused = machine.start(folder.path(), "second");
+    assert_eq!(refused.err().as_deref(), Some("first"));
 }
 
 #[test]

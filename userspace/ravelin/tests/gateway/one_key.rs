@@ -9,6 +9,7 @@ use ravelin_engine::SaState;
 
 use crate::support::daemon::{Gateway, NUMBERS, refusal, succeeded};
 use crate::support::echo::Echo;
+use crate::support::hosts::Hosts;
 use crate::support::lab::{H2, Lab, PORT, Policy, keygen};
 use crate::support::wait_until;
 
@@ -59,9 +60,28 @@ fn what_one_instance_has_sealed_with_no_other_seals_with() {
     assert!(said.contains(&format!("instance `{}`", b.instance)), "{said}");
 }
 
+/// A device that cannot be served is found out late: keys are noted, workers run. None of them has sealed.
+#[test]
+fn a_start_that_is_refused_leaves_its_keys_to_others() {
+    let hosts = Hosts::new(true);
+    hosts.a.ip("link add name br7 type bridge\nlink set br7 up");
+    for edge in ["tun", "veth"] {
+        let mut refused = hosts.host(0, str::to_owned).with("--host-edge", edge);
+        refused.extra.drain(2..4);
+        refused.outer = "br7".to_owned();
+        let said = refused.refused();
+        assert!(said.contains("device br7"), "{said}");
+        // Nor has anything become of its numbers: the same again begins with the first.
+        assert_eq!(refused.refused(), said);
+    }
+    let daemon = hosts.host(0, str::to_owned).start();
+    assert_eq!(daemon.status().connections[0].outbound.state, SaState::InUse);
+    daemon.kill();
+}
+
 /// Two that could not see each other when they began, because somebody had taken the notes of one away.
 #[test]
-fn two_that_began_unseen_seal_no_more() {
+fn of_two_that_began_unseen_none_seals_after_the_other() {
     let lab = Lab::new();
     let policy = Policy::default();
     let (a, b) = (
@@ -69,23 +89,25 @@ fn two_that_began_unseen_seal_no_more() {
         Gateway::new(&lab.g2, lab.folder.path(), &policy.text(1)),
     );
     let first = a.start();
+    wait_until("the first to seal", || {
+        lab.h1.ping(H2[0]);
+        first.status().connections[0].outbound.packets > 0
+    });
     let process = Pid::from_raw(first.pid() as i32);
     kill(process, Signal::SIGSTOP).unwrap();
     std::fs::remove_dir_all(Path::new(NUMBERS).join(&a.instance)).unwrap();
     let second = b.start();
     assert_eq!(second.status().connections[0].outbound.state, SaState::InUse);
     kill(process, Signal::SIGCONT).unwrap();
-    for (daemon, other) in [(&first, &b), (&second, &a)] {
-        let said = format!(
-            "connection `c`: instance `{}` on this machine seals with the key of its outbound SA 0x00001001 too",
-            other.instance
-        );
-        wait_until("either to see the other", || daemon.log().contains(&said));
-        wait_until("the SA to be gone", || {
-            daemon.status().connections[0].outbound.state == SaState::Deleted
-        });
-    }
-    // Both have left a note, so a start does not help either of them.
+    let said = format!(
+        "connection `c`: instance `{}` on this machine seals with the key of its outbound SA 0x00001001 too",
+        a.instance
+    );
+    wait_until("the second to see the first", || second.log().contains(&said));
+    wait_until("the SA to be gone", || {
+        second.status().connections[0].outbound.state == SaState::Deleted
+    });
+    // What has sealed has left a note, so a start does not help.
     second.kill();
     let said = refusal(&b.command().output().unwrap());
     assert!(said.contains(&format!("instance `{}`", a.instance)), "{said}");
