@@ -23,6 +23,7 @@ use thiserror::Error;
 use crate::bpffs::{self, BpffsError, PinFolder};
 use crate::device::Device;
 use crate::filter::{Filter, FilterError, Side, program_error};
+use crate::host::name_of;
 use crate::ledger;
 use crate::link::device_of;
 use crate::pair::Pair;
@@ -143,8 +144,8 @@ struct Attached {
     path: PathBuf,
     link: BpfLink,
     adopted: bool,
-    /// XDP: of which side it is the program, the device's name, and how many receive queues that had.
-    queues: Option<(Side, String, u32)>,
+    /// XDP: of which side it is the program, the device's index, and how many receive queues that had.
+    queues: Option<(Side, u32, u32)>,
 }
 
 /// A device whose receive queues have changed in number.
@@ -186,7 +187,7 @@ impl Attachments {
     ) -> Result<Mode, AttachError> {
         // Before it is attached: what changes meanwhile is seen later. Of a number that cannot be read now any other differs.
         let count = queue_count(&device.name).unwrap_or(0);
-        let queues = (side, device.name.clone(), count);
+        let queues = (side, device.index, count);
         let program = filter.xdp(side)?;
         let path = self.path(side.name(), device)?;
         if let Some((link, held)) = adopt(&path)?
@@ -365,15 +366,17 @@ impl Attachments {
     pub fn renew(&mut self, filter: &mut Filter) -> Result<Vec<Requeued>, AttachError> {
         let mut changed = Vec::new();
         for Attached { link, queues, .. } in &mut self.links {
-            let Some((side, name, before)) = queues else {
+            let Some((side, index, before)) = queues else {
                 continue;
             };
-            let Ok(now) = queue_count(name) else { continue };
+            // Whatever it is called by now.
+            let Some(device) = name_of(*index) else { continue };
+            let Ok(now) = queue_count(&device) else { continue };
             if now == *before {
                 continue;
             }
             let failed = |error| AttachError::Renew {
-                device: name.clone(),
+                device: device.clone(),
                 what: side.name(),
                 error,
             };
@@ -382,9 +385,9 @@ impl Attachments {
             let open = filter.xdp(*side)?.fd().map_err(program_error(side.name()))?;
             link.update(open.as_fd()).map_err(failed)?;
             changed.push(Requeued {
-                device: name.clone(),
                 before: std::mem::replace(before, now),
                 now,
+                device,
             });
         }
         Ok(changed)
@@ -416,7 +419,7 @@ impl Attachments {
         place(self.folder.path(), what, device)
     }
 
-    fn push(&mut self, path: PathBuf, link: BpfLink, adopted: bool, queues: Option<(Side, String, u32)>) {
+    fn push(&mut self, path: PathBuf, link: BpfLink, adopted: bool, queues: Option<(Side, u32, u32)>) {
         self.links.push(Attached {
             path,
             link,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use ravelin_xdp_common::HostEdge;
 use ravelin_xsk::{Tun, TunError};
 use thiserror::Error;
@@ -156,6 +156,11 @@ impl Host {
         self.edge.mac = mac;
         self.announce(filter)
     }
+}
+
+/// What a device is called now; `None` once it is gone.
+pub(crate) fn name_of(index: u32) -> Option<String> {
+    if_indextoname(index).ok()?.into_string().ok()
 }
 
 fn index_of(name: &str) -> Result<u32, HostError> {

@@ -35,9 +35,11 @@ fn new_receive_queues_are_filtered_like_the_old_ones() {
             assert_eq!(protected.received(), Vec::<Vec<u8>>::new(), "{what}");
         };
         send("with the queues of the start");
-        hosts.b.run("ethtool", &["-L", "eth0", "rx", "4", "tx", "4"]);
+        // Whatever it is called by then.
+        hosts.b.ip("link set eth0 name wan0");
+        hosts.b.run("ethtool", &["-L", "wan0", "rx", "4", "tx", "4"]);
         wait_until("the engine to notice", || {
-            daemon.log().contains("eth0 has 4 receive queues, 2 before")
+            daemon.log().contains("wan0 has 4 receive queues, 2 before")
         });
         hosts.wire.run("ethtool", &["-L", "to-b", "rx", "4", "tx", "4"]);
         send("with all queues");
