@@ -24,7 +24,8 @@ pub struct IpPacket {
     pub flow: Flow,
     /// Bytes from the start of the frame to the IP header.
     pub l3_offset: u16,
-    /// Bytes of the IP packet by its own length field, header included; Ethernet padding is not counted.
+    /// Bytes of the IP packet by its own length field, header included; Ethernet padding is not counted. Of longer ones 65,535: IPv6 packets of
+    /// up to 40 bytes more, and what the kernel has yet to cut into segments.
     pub l3_length: u16,
     /// Bytes from the start of the IP header to the upper-layer header (or to a later fragment's payload).
     pub upper_offset: u16,
@@ -214,7 +215,10 @@ fn parse_ipv4<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
         return Err(DropReason::IpBadVersion);
     }
     let header_length = usize::from(header[0] & 15) * 4;
-    let l3_length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let mut l3_length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    if l3_length == 0 && header[9] == protocol::TCP {
+        l3_length = segments_length(reader, l3_offset);
+    }
     if header_length < 20 || header_length > l3_length {
         return Err(DropReason::IpBadHeaderLength);
     }
@@ -236,13 +240,32 @@ fn parse_ipv4<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
         ports: Ports::Absent,
     };
     packet.l3_offset = l3_offset as u16;
-    packet.l3_length = l3_length as u16;
+    packet.l3_length = at_most_16_bits(l3_length);
     packet.upper_offset = header_length as u16;
     packet.fragment = !fragment.is_whole();
     packet.fragment_id = u32::from(u16::from_be_bytes([header[4], header[5]]));
     packet.fragment_offset = fragment.offset << 3;
-    packet.fragment_length = (l3_length - header_length) as u16;
-    parse_upper(reader, packet, fragment, 0)
+    packet.fragment_length = at_most_16_bits(l3_length - header_length);
+    parse_upper(reader, packet, fragment, 0, l3_length - header_length)
+}
+
+/// The length of a packet that says it has none: more than 16 bits hold, in a socket buffer that is to become several packets (BIG TCP). Of
+/// any other nothing is known.
+#[inline(always)]
+fn segments_length<R: Reader>(reader: &R, l3_offset: usize) -> usize {
+    match reader.length_of_segments() {
+        Some(length) => length.saturating_sub(l3_offset),
+        None => 0,
+    }
+}
+
+#[inline(always)]
+const fn at_most_16_bits(length: usize) -> u16 {
+    if length > u16::MAX as usize {
+        u16::MAX
+    } else {
+        length as u16
+    }
 }
 
 #[inline(always)]
@@ -259,8 +282,15 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
     if header[0] >> 4 != 6 {
         return Err(DropReason::IpBadVersion);
     }
-    let l3_length = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
-    if l3_length > usize::from(u16::MAX) || !reader.holds(l3_offset + l3_length) {
+    let mut l3_length = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    // With a jumbo payload option, or without: that is for the wire, where nothing of the kind is sent.
+    if l3_length == 40 && matches!(header[6], protocol::TCP | protocol::HOP_BY_HOP) {
+        let length = segments_length(reader, l3_offset);
+        if length > l3_length {
+            l3_length = length;
+        }
+    }
+    if !reader.holds(l3_offset + l3_length) {
         return Err(DropReason::IpBadTotalLength);
     }
     let hop_limit = header[7];
@@ -317,13 +347,13 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
         ports: Ports::Absent,
     };
     packet.l3_offset = l3_offset as u16;
-    packet.l3_length = l3_length as u16;
+    packet.l3_length = at_most_16_bits(l3_length);
     packet.upper_offset = upper_offset as u16;
     packet.fragment = !fragment.is_whole();
     packet.fragment_id = fragment_id;
     packet.fragment_offset = fragment.offset << 3;
-    packet.fragment_length = (l3_length - fragment_start) as u16;
-    parse_upper(reader, packet, fragment, hop_limit)
+    packet.fragment_length = at_most_16_bits(l3_length - fragment_start);
+    parse_upper(reader, packet, fragment, hop_limit, l3_length - upper_offset)
 }
 
 #[inline(always)]
@@ -353,6 +383,7 @@ fn parse_upper<R: Reader>(
     packet: &mut IpPacket,
     fragment: Fragment,
     hop_limit: u8,
+    length: usize,
 ) -> Result<Frame, DropReason> {
     let upper_protocol = packet.flow.protocol;
     let shortest = shortest_header(packet.flow.family, upper_protocol);
@@ -374,7 +405,6 @@ fn parse_upper<R: Reader>(
     if shortest == 0 {
         return Ok(Frame::Ip);
     }
-    let length = usize::from(packet.upper_length());
     let offset = usize::from(packet.l3_offset) + usize::from(packet.upper_offset);
     let Some(start) = reader.read::<8>(offset).filter(|_| length >= shortest) else {
         return Err(if fragment.is_whole() {

@@ -10,6 +10,12 @@ pub trait Reader {
     /// Whether the packet has at least `length` bytes.
     fn holds(&self, length: usize) -> bool;
 
+    /// The bytes of a packet that is yet to be cut into segments, whose own length field need not hold them; `None` of any other.
+    #[inline(always)]
+    fn length_of_segments(&self) -> Option<usize> {
+        None
+    }
+
     /// Forgets, where the verifier looks on, what is known about a parsed packet beyond its types.
     ///
     /// Each way through the parser leaves the verifier with other facts, and it would follow every one of them through

@@ -1,7 +1,7 @@
 //! One frame by hand for every reason to refuse a frame, and what stands just on the right side of each bound.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use ravelin_xdp_common::{DropReason, Frame, IpPacket, Ports, SliceReader, Upper, parse, parse_ip};
+use ravelin_xdp_common::{DropReason, Frame, IpPacket, Ports, Reader, SliceReader, Upper, parse, parse_ip};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -14,6 +14,26 @@ fn parsed(frame: &[u8]) -> Result<IpPacket, DropReason> {
         assert_eq!(kind, Frame::Ip);
         packet
     })
+}
+
+/// What the kernel is about to send: headers, and more bytes than their length field can say.
+struct Segments<'a> {
+    headers: SliceReader<'a>,
+    length: usize,
+}
+
+impl Reader for Segments<'_> {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.headers.read(offset)
+    }
+
+    fn holds(&self, length: usize) -> bool {
+        length <= self.length
+    }
+
+    fn length_of_segments(&self) -> Option<usize> {
+        Some(self.length)
+    }
 }
 
 fn refused(frame: &[u8]) -> DropReason {
@@ -86,6 +106,36 @@ fn ethernet_and_vlan() {
 }
 
 #[test]
+fn a_length_of_zero_is_that_of_segments_or_none() {
+    // Linux before 7.0 puts a jumbo payload option there (RFC 2675).
+    let jumbo = [&[TCP, 0, 0xc2, 4, 0, 2, 0xe6, 0x30][..], &tcp()].concat();
+    let zero_v6 = |frame: Vec<u8>| set(set(frame, 18, 0), 19, 0);
+    for (frame, upper_offset) in [
+        (set(v4(TCP, 0, &tcp()), 17, 0), 20),
+        (zero_v6(v6(TCP, &tcp())), 40),
+        (zero_v6(v6(0, &jumbo)), 48),
+    ] {
+        let segments = |length| {
+            let headers = SliceReader(&frame);
+            let mut packet = IpPacket::EMPTY;
+            parse(&Segments { headers, length }, &mut packet).map(|_| packet)
+        };
+        let packet = segments(190_000).unwrap();
+        assert_eq!((packet.l3_length, packet.upper_offset), (u16::MAX, upper_offset));
+        assert_eq!((packet.flow.protocol, packet.flow.ports), (TCP, Ports::Known));
+        assert_eq!(segments(14 + 1500).unwrap().l3_length, 1500);
+        // What the wire brings has the length that it says.
+        assert!(parsed(&frame).is_err());
+    }
+    for frame in [set(v4(UDP, 0, &[0; 8]), 17, 0), zero_v6(v6(UDP, &[0; 8]))] {
+        let headers = SliceReader(&frame);
+        let length = 190_000;
+        let mut packet = IpPacket::EMPTY;
+        assert!(parse(&Segments { headers, length }, &mut packet).is_err());
+    }
+}
+
+#[test]
 fn ip_headers() {
     let good = v4(TCP, 0, &tcp());
     assert!(parsed(&good).is_ok());
@@ -108,9 +158,11 @@ fn ip_headers() {
     assert_eq!(refused(&good[..14 + 39]), DropReason::IpTruncated);
     assert_eq!(refused(&set(good.clone(), 14, 0x45)), DropReason::IpBadVersion);
     assert_eq!(refused(&set(good.clone(), 19, 21)), DropReason::IpBadTotalLength);
-    // 40 + 65,535 does not fit 16 bits.
+    // 40 + 65,535 does not fit 16 bits, but that is how long an IPv6 packet may be.
     let mut long = set(set(good, 18, 0xff), 19, 0xff);
-    long.resize(70_000, 0);
+    long.resize(14 + 40 + 65_535, 0);
+    assert_eq!(parsed(&long).map(|packet| packet.l3_length), Ok(u16::MAX));
+    long.pop();
     assert_eq!(refused(&long), DropReason::IpBadTotalLength);
 
     let mut packet = IpPacket::EMPTY;

@@ -18,7 +18,7 @@ pub fn ravelin_host_egress(ctx: TcContext) -> i32 {
     counters::matched_many(
         judgement.rule_id,
         packet::segments(&ctx),
-        u64::from(judgement.length),
+        packet::length(&ctx, judgement.length),
     );
     match judgement.fate {
         Fate::Pass => {

@@ -95,6 +95,15 @@ impl Reader for SkbBytes<'_> {
     }
 
     #[inline(always)]
+    fn length_of_segments(&self) -> Option<usize> {
+        // SAFETY: the context is valid while the program runs.
+        match unsafe { (*self.ctx.skb.skb).gso_size } {
+            0 => None,
+            _ => Some(self.ctx.len() as usize),
+        }
+    }
+
+    #[inline(always)]
     fn forget(&self, packet: &mut IpPacket) {
         forget(packet);
     }
@@ -173,6 +182,16 @@ pub fn write_ethernet(ctx: &TcContext, mac: &[u8; 6], ether_type: u16) -> bool {
         *header.add(13) = second;
     }
     true
+}
+
+/// Bytes of the IP packet in a socket buffer that was judged as one of `length` bytes: segments that are not cut yet may be more than that
+/// can say.
+#[inline(always)]
+pub fn length(ctx: &TcContext, length: u16) -> u64 {
+    match length {
+        u16::MAX => u64::from(ctx.len()) - ETHERNET as u64,
+        _ => u64::from(length),
+    }
 }
 
 /// How many packets of the wire a socket buffer stands for.

@@ -87,6 +87,9 @@ impl<'a, 'u> EdgePort<'a, 'u> {
             .split_first_chunk_mut::<{ VnetHeader::LENGTH }>()
             .ok_or(DropReason::FrameShort)?;
         let header = VnetHeader::from_bytes(header).ok_or(DropReason::InnerMalformed)?;
+        if packet.len() > usize::from(u16::MAX) {
+            return Err(DropReason::PacketTooBig);
+        }
         let mut parsed = IpPacket::EMPTY;
         parse_ip(&SliceReader(packet), &mut parsed)?;
         let classify = || regime.rules().classify(&parsed.flow, Direction::Outbound);

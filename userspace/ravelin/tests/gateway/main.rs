@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
 mod adoption;
+mod big_tcp;
 mod boot;
 mod broken_rekeys;
 mod expiry;
