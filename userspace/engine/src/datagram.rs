@@ -11,7 +11,9 @@ use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, SliceReader,
 use ravelin_xsk::Port;
 
 use crate::adjacency::Snapshot;
+use crate::filter::Side;
 use crate::forwarder::{Admitted, Forwarder};
+use crate::icmp::{self, IcmpError};
 use crate::regime::Regime;
 
 /// Whether a packet is to be sealed as a whole datagram and fragmented afterwards: it is a fragment, or it is too big and its sender
@@ -94,7 +96,13 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             .connection(slot)
             .and_then(|one| Some((one, one.outbound.as_ref()?)))
             .ok_or(DropReason::SaMissing)?;
-        outbound.sa.seal_unfitted(packet, now)?;
+        if let Err(reason) = outbound.sa.seal_unfitted(packet, now) {
+            if reason == DropReason::PacketTooBig {
+                let longest = outbound.sa.inner_mtu_at(u16::MAX.into()).unwrap_or(0);
+                self.tell_stack(packet.bytes(), IcmpError::TooBig(longest), snapshot, now);
+            }
+            return Err(reason);
+        }
         self.shared.sealed.set(outbound.pair);
         let mtu = connection.outer_mtu(snapshot.outer.mtu, now) as usize;
         if packet.len() <= mtu {
@@ -107,6 +115,23 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             self.forward_to_peer(frame, connection, snapshot, now);
         }
         Ok(())
+    }
+
+    /// Sends an ICMP error to this host's own stack, as if from where the packet was to go.
+    fn tell_stack(&mut self, packet: &[u8], error: IcmpError, snapshot: &Snapshot, now: Instant) {
+        if !icmp::may_answer(packet) || !self.icmp_budget.take(now) {
+            return;
+        }
+        let port = snapshot.outer.speaking_for(packet);
+        let quoted = packet.get(..icmp::LONGEST_QUOTE).unwrap_or(packet);
+        let answer = self
+            .frame_of(quoted)
+            .and_then(|frame| icmp::about(frame, &port, error, usize::MAX))
+            .and_then(|frame| icmp::framed(frame, port.mac, &port));
+        if let Some(answer) = answer {
+            self.counters.icmp_errors.add(1);
+            self.queue(answer, Side::Inner);
+        }
     }
 
     /// An identification for the fragments of a packet.

@@ -8,6 +8,7 @@ use ravelin_xdp_common::{IpPacket, SliceReader, parse_ip};
 use ravelin_xsk::Frame;
 
 use crate::adjacency::Port;
+use crate::device::Mac;
 
 /// What to tell the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +40,15 @@ pub(crate) fn answer<'u>(
     if link[0] & 1 != 0 || !may_answer(frame.data()) {
         return None;
     }
-    let mut frame = about(frame, port, error, usize::MAX)?;
+    let frame = about(frame, port, error, usize::MAX)?;
+    framed(frame, *link.last_chunk()?, port)
+}
+
+/// An IP packet with an Ethernet header in front, from the device to `destination`.
+pub(crate) fn framed<'u>(mut frame: Frame<'u>, destination: Mac, port: &Port) -> Option<Frame<'u>> {
     let v6 = is_v6(frame.data())?;
     let ethernet = frame.prepend(ETHERNET).ok()?;
-    ethernet[..6].copy_from_slice(&link[6..]);
+    ethernet[..6].copy_from_slice(&destination);
     ethernet[6..12].copy_from_slice(&port.mac);
     ethernet[12..].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
     Some(frame)

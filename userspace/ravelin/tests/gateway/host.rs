@@ -1,8 +1,9 @@
 //! Two hosts that protect their own packets: docs/examples/host-a.toml and host-b.toml, and the same as tunnels.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ravelin_engine::ConnectionStatus;
@@ -266,6 +267,37 @@ fn datagrams_of_any_size_are_sealed_whole_in_transport_mode() {
 #[test]
 fn datagrams_of_any_size_are_sealed_whole_in_transport_mode_by_veth() {
     sealed_whole(&Hosts::new(false).with_edge("veth"));
+}
+
+/// The longest datagrams leave no room in an IP packet for what sealing adds: whoever sends one hears of it.
+#[test]
+fn datagrams_that_are_too_long_once_sealed_are_refused() {
+    let hosts = Hosts::new(true);
+    let running = hosts.start(str::to_owned);
+    for family in [0, 1] {
+        wait_until("ping", || hosts.a.ping(B[family]));
+        let before = running.da.drops("packet_too_big");
+        let socket = hosts.a.enter(|| {
+            let socket = UdpSocket::bind((A[family], 0)).unwrap();
+            socket.connect((B[family], PORT)).unwrap();
+            socket
+        });
+        wait_until("the sender to be told", || {
+            let sent = socket.send(&[9; 65_503]);
+            sent.is_err_and(|error| error.raw_os_error() == Some(Errno::EMSGSIZE as i32))
+        });
+        assert!(running.da.drops("packet_too_big") > before);
+        // Its path is none the worse for it.
+        wait_until("a shorter one", || socket.send(&[9; 65_400]).is_ok());
+    }
+    let drops = running.da.all_drops();
+    for reason in [
+        "ip_bad_total_length",
+        "transport_bad_length",
+        "reassembly_malformed",
+    ] {
+        assert_eq!(running.da.drops(reason), 0, "{drops:?}");
+    }
 }
 
 /// What holds while nobody serves the edge: protected packets end, permitted ones go on.
