@@ -9,14 +9,14 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use ravelin_classifier::{Host, RuleSet, compile};
 use ravelin_engine::{
-    Adjacencies, Connection, Forwarder, Hop, PathMtu, Port, Question, Regime, Shared, Side, Snapshot,
+    Adjacencies, Connection, Ends, Forwarder, Hop, PathMtu, Port, Question, Regime, Shared, Side, Snapshot,
     WorkerCounters,
 };
 use ravelin_esp::checksum::ipv4_header;
 use ravelin_esp::{Algorithm, InboundSa, Mode, OutboundSa, Provider, SaParameters, Secret};
 use ravelin_policy::{self as policy, Policy};
 use ravelin_xdp_common::line::NO_RULE;
-use ravelin_xdp_common::{DropReason, FrameMetadata, Kind};
+use ravelin_xdp_common::{DropReason, FrameMetadata, Kind, mapped_v4};
 use ravelin_xsk::twin::{TwinEnd, TwinPort};
 use ravelin_xsk::{self as xsk, PortOptions, Umem, UmemOptions};
 
@@ -69,7 +69,8 @@ impl Network {
         let mut hops = snapshot();
         for (definition, slot) in policy.connections().iter().zip(0..) {
             let (connection, peer) = connect(definition, slot, provider, extended_sequence_numbers)?;
-            hops = hops.with_hop(Side::Outer, definition.remote, Hop::Ready([2, 0, 0, 0, 0, 9]));
+            let ends = Ends::between(definition.local, definition.remote);
+            hops = hops.with_hop(Side::Outer, ends, Hop::Ready([2, 0, 0, 0, 0, 9]));
             connections.push(Arc::new(connection));
             peers.push(peer);
         }
@@ -288,7 +289,8 @@ fn snapshot() -> Snapshot {
     let mut snapshot = Snapshot::default();
     snapshot.outer = port(1, LOCAL);
     snapshot.inner = port(2, Ipv4Addr::new(172, 16, 0, 1));
-    snapshot.with_hop(Side::Inner, HOST.into(), Hop::Ready([2, 0, 0, 0, 0, 7]))
+    let host = Ends::to(mapped_v4(HOST.octets()));
+    snapshot.with_hop(Side::Inner, host, Hop::Ready([2, 0, 0, 0, 0, 7]))
 }
 
 /// A UDP packet from the host behind the gateway to that of a site.

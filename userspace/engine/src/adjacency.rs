@@ -7,9 +7,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use ravelin_xdp_common::{Address, DropReason};
+use ravelin_xdp_common::{Address, DropReason, Family};
 
-use crate::address::to_address;
+use crate::address::{from_address, to_address};
 use crate::device::Mac;
 use crate::filter::Side;
 
@@ -58,9 +58,46 @@ impl Port {
     }
 }
 
-/// Destinations with what is known about each. Asked for nearly every packet, hence the hash: seeded at random, so that nobody can choose
-/// addresses that meet, and short.
-pub(crate) type Hops = HashMap<(u8, Address), Hop, foldhash::fast::RandomState>;
+/// Where a packet goes, and from which address: a machine with several uplinks may have other routes for each of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ends {
+    /// This machine's; [`Ends::ANY`] where it does not matter.
+    pub source: Address,
+    /// Beyond one of its devices.
+    pub destination: Address,
+}
+
+impl Ends {
+    /// Whatever the source.
+    const ANY: Address = [0; 2];
+
+    /// Of what is only forwarded.
+    #[must_use]
+    pub const fn to(destination: Address) -> Self {
+        Self {
+            source: Self::ANY,
+            destination,
+        }
+    }
+
+    /// Of what this machine sends.
+    #[must_use]
+    pub fn between(source: IpAddr, destination: IpAddr) -> Self {
+        Self {
+            source: to_address(source),
+            destination: to_address(destination),
+        }
+    }
+
+    /// The source of a packet of this family, if it matters.
+    fn source(&self, family: Family) -> Option<IpAddr> {
+        (self.source != Self::ANY).then(|| from_address(self.source, family))
+    }
+}
+
+/// Destinations with what is known about each, by the place of the source among those of the snapshot and the side. Asked for nearly every
+/// packet, hence the hash: seeded at random, so that nobody can choose addresses that meet, and short.
+pub(crate) type Hops = HashMap<(u32, Address), Hop, foldhash::fast::RandomState>;
 
 /// An unchanging view of all adjacencies.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +108,8 @@ pub struct Snapshot {
     pub outer: Port,
     /// The inner device.
     pub inner: Port,
+    /// Sources that matter. There are few of them, so that they need not stand with every destination.
+    pub(crate) sources: Vec<Address>,
     pub(crate) hops: Hops,
 }
 
@@ -86,25 +125,60 @@ impl Snapshot {
 
     /// The same, and what is known about one more destination.
     #[must_use]
-    pub fn with_hop(mut self, side: Side, destination: IpAddr, hop: Hop) -> Self {
-        self.hops.insert((side as u8, to_address(destination)), hop);
+    pub fn with_hop(mut self, side: Side, ends: Ends, hop: Hop) -> Self {
+        let place = self.place(ends.source).unwrap_or_else(|| {
+            self.sources.push(ends.source);
+            self.sources.len() - 1
+        });
+        self.hops.insert((tag(side, place), ends.destination), hop);
         self
     }
 
     /// What is known about a destination beyond a device; `None` if nobody has asked yet.
     #[must_use]
-    pub fn hop(&self, side: Side, destination: Address) -> Option<Hop> {
-        self.hops.get(&(side as u8, destination)).copied()
+    pub fn hop(&self, side: Side, ends: &Ends) -> Option<Hop> {
+        let place = self.place(ends.source)?;
+        self.hops.get(&(tag(side, place), ends.destination)).copied()
+    }
+
+    #[inline]
+    fn place(&self, source: Address) -> Option<usize> {
+        self.sources.iter().position(|known| *known == source)
     }
 }
 
+const fn tag(side: Side, place: usize) -> u32 {
+    (place as u32) << 1 | side as u32
+}
+
 /// A worker's question about a destination beyond one of the devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Question {
     /// Where the packet is to leave.
     pub side: Side,
+    /// Where it comes from, if that matters.
+    pub source: Option<IpAddr>,
     /// Where it is to go.
     pub destination: IpAddr,
+}
+
+impl Question {
+    /// About a packet of this family.
+    pub(crate) fn new(side: Side, ends: &Ends, family: Family) -> Self {
+        Self {
+            side,
+            source: ends.source(family),
+            destination: from_address(ends.destination, family),
+        }
+    }
+
+    /// What it asks about.
+    pub(crate) fn ends(&self) -> Ends {
+        match self.source {
+            Some(source) => Ends::between(source, self.destination),
+            None => Ends::to(to_address(self.destination)),
+        }
+    }
 }
 
 /// Questions that may wait; beyond it workers ask again later.

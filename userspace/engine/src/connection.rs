@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use ravelin_esp::{InboundSa, OutboundSa};
 use ravelin_policy::{self as policy, AddressUpdate, Encapsulation, IpsecProtocol, NatTraversal};
-use ravelin_xdp_common::{Address, InboundEndpoint, OutboundKey};
+use ravelin_xdp_common::{InboundEndpoint, OutboundKey};
 
 use crate::address::to_address;
+use crate::adjacency::Ends;
 use crate::path_mtu::PathMtu;
 
 /// One connection with its SAs.
@@ -25,8 +26,8 @@ pub struct Connection {
     pub local: IpAddr,
     /// The peer's outer address.
     pub remote: IpAddr,
-    /// The same as the classifier has it.
-    pub remote_address: Address,
+    /// The same as the classifier has them.
+    pub ends: Ends,
     /// What needs no other SAs when it changes.
     pub settings: Settings,
     /// What is known of the path to the peer.
@@ -109,7 +110,7 @@ impl Connection {
             name: definition.name.clone(),
             local: definition.local,
             remote: definition.remote,
-            remote_address: to_address(definition.remote),
+            ends: Ends::between(definition.local, definition.remote),
             settings: Settings::of(definition),
             path,
             pair,
@@ -233,7 +234,7 @@ pub(crate) fn sample(slot: u32, lines: &str) -> Connection {
         name: definition.name.clone(),
         local: definition.local,
         remote: definition.remote,
-        remote_address: to_address(definition.remote),
+        ends: Ends::between(definition.local, definition.remote),
         settings: Settings::of(definition),
         path: Arc::new(PathMtu::new(now)),
         pair: slot,

@@ -20,6 +20,7 @@ use crate::change::{Job, Work};
 use crate::client::fetch_comes;
 use crate::control::Control;
 use crate::delete::Deletion;
+use crate::detour::detours;
 use crate::device::Device;
 use crate::enforcement::{Enforcement, Means};
 use crate::error::EngineError;
@@ -240,6 +241,10 @@ impl Engine {
         let mut enforcement = Enforcement::start(means, prepared)?;
         enforcement.filter.set_local(&watch.surroundings.own)?;
         warnings.extend(enforcement.strangers(&watch.surroundings.own));
+        if role.seals() {
+            let detours = detours(&enforcement.current().policy, &outer);
+            warnings.extend(detours.map_err(EngineError::Netlink)?);
+        }
         let (sender, orders) = mpsc::channel(1);
         runtime.spawn(control.serve(sender));
         let mut engine = Self {

@@ -11,8 +11,7 @@ use ravelin_xdp_common::line::NO_RULE;
 use ravelin_xdp_common::{Address, DropReason, Family, FrameMetadata, Kind};
 use ravelin_xsk::{BATCH, Batch, Frame, Kick, Port, PortError};
 
-use crate::address::from_address;
-use crate::adjacency::{Hop, Question, Snapshot};
+use crate::adjacency::{Ends, Hop, Question, Snapshot};
 use crate::connection::Connection;
 use crate::counters::WorkerCounters;
 use crate::device::Mac;
@@ -339,7 +338,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         if let Some(mac) = self.peers.get(connection.slot) {
             return self.emit(frame, Side::Outer, mac, snapshot);
         }
-        let found = self.forward_elsewhere(frame, Side::Outer, connection.remote_address, snapshot, now);
+        let found = self.forward_elsewhere(frame, Side::Outer, connection.ends, snapshot, now);
         if let Some(mac) = found {
             self.peers.set(connection.slot, mac);
         }
@@ -364,7 +363,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
                 self.emit(frame, Side::Inner, mac, snapshot);
             }
             _ => {
-                let found = self.forward_elsewhere(frame, Side::Inner, *destination, snapshot, now);
+                let found = self.forward_elsewhere(frame, Side::Inner, Ends::to(*destination), snapshot, now);
                 if let Some(mac) = found {
                     self.last_hop = Some((*destination, mac));
                 }
@@ -378,11 +377,11 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         &mut self,
         frame: Frame<'u>,
         side: Side,
-        destination: Address,
+        ends: Ends,
         snapshot: &Snapshot,
         now: Instant,
     ) -> Option<Mac> {
-        match snapshot.hop(side, destination) {
+        match snapshot.hop(side, &ends) {
             Some(Hop::Ready(mac)) => {
                 self.emit(frame, side, mac, snapshot);
                 return Some(mac);
@@ -394,18 +393,9 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
                         6 => Family::V6,
                         _ => Family::V4,
                     };
-                    let destination = from_address(destination, family);
-                    self.shared.adjacencies().ask(Question { side, destination });
+                    self.shared.adjacencies().ask(Question::new(side, &ends, family));
                 }
-                self.hold.push(
-                    Waiting {
-                        frame,
-                        side,
-                        destination,
-                    },
-                    now,
-                    self.counters,
-                );
+                self.hold.push(Waiting { frame, side, ends }, now, self.counters);
             }
         }
         None

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use ravelin_xdp_common::{Address, DropReason};
+use ravelin_xdp_common::DropReason;
 use ravelin_xsk::Frame;
 
-use crate::adjacency::{Hop, Snapshot};
+use crate::adjacency::{Ends, Hop, Snapshot};
 use crate::counters::WorkerCounters;
 use crate::device::Mac;
 use crate::filter::Side;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Waiting<'u> {
     pub(crate) frame: Frame<'u>,
     pub(crate) side: Side,
-    pub(crate) destination: Address,
+    pub(crate) ends: Ends,
 }
 
 /// The packets that wait, oldest first.
@@ -65,7 +65,7 @@ impl<'u> Hold<'u> {
         counters: &WorkerCounters,
     ) -> Option<(Waiting<'u>, Mac)> {
         let (deadline, waiting) = self.queue.pop_front()?;
-        match snapshot.hop(waiting.side, waiting.destination) {
+        match snapshot.hop(waiting.side, &waiting.ends) {
             Some(Hop::Ready(mac)) => return Some((waiting, mac)),
             Some(Hop::Closed(reason)) => counters.dropped(reason),
             Some(Hop::Resolving) | None if deadline <= now => counters.dropped(DropReason::NoNeighbour),

@@ -1,8 +1,8 @@
 //! The resolver: a thread that answers workers' questions about destinations from the kernel's own routing and
 //! neighbour tables, and follows every change.
 //!
-//! It never reimplements routing. Each destination is looked up with `RTM_GETROUTE`, so that policy routing, VRFs
-//! and metrics mean what they mean to the kernel; the link-layer address comes from the kernel's neighbour table;
+//! It never reimplements routing. Each destination is looked up with `RTM_GETROUTE`, for ESP from the address that it leaves with, so that
+//! policy routing and metrics mean what they mean to the kernel; the link-layer address comes from the kernel's neighbour table;
 //! an entry that is not there is asked for with `NTF_USE`, which makes the kernel send the ARP request or neighbour
 //! solicitation. Routes are looked up again after every announced change of routes, of the rules that choose between
 //! tables, and of devices: those of IPv4 go with their device, and nobody announces that.
@@ -27,18 +27,16 @@ use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ravelin_xdp_common::DropReason;
 
-use crate::address::to_address;
 use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
 use crate::confinement::{RESOLVER, keep_only};
 use crate::device::{Device, Mac};
 use crate::filter::Side;
 use crate::netlink::{Announcements, Questions};
+use crate::route::Route;
 
 /// Destinations kept; beyond it the table starts anew, so that a scan cannot fill the memory.
 const MOST_DESTINATIONS: usize = 65_536;
@@ -129,9 +127,9 @@ impl Drop for Resolver {
     }
 }
 
-/// Where the kernel would send a packet for a destination.
+/// Where packets go that leave by the device of their side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
+enum Way {
     Via(IpAddr),
     Closed(DropReason),
 }
@@ -156,7 +154,7 @@ struct Table {
     /// Whether each device is up, and has a carrier.
     links: HashMap<u32, [bool; 2]>,
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
-    routes: HashMap<(Side, IpAddr), Route>,
+    routes: HashMap<Question, Way>,
     generation: u64,
     confirmed: Instant,
     resynchronise: bool,
@@ -416,71 +414,35 @@ impl Table {
 
     /// Answers a worker; true if there is something new to know.
     fn answer(&mut self, question: Question) -> bool {
-        let key = (question.side, question.destination);
-        if self.routes.contains_key(&key) {
+        if self.routes.contains_key(&question) {
             // Asked twice before the first answer was seen.
             return false;
         }
         if self.routes.len() >= MOST_DESTINATIONS {
             self.routes.clear();
         }
-        let Ok(route) = self.look_up(question.side, question.destination) else {
+        let Ok(route) = self.look_up(&question) else {
             // Nothing is learned; the packet waits in the worker, which asks again.
             return false;
         };
-        self.routes.insert(key, route);
-        if let Route::Via(neighbour) = route {
+        self.routes.insert(question, route);
+        if let Way::Via(neighbour) = route {
             self.solicit(question.side, neighbour, false);
         }
         true
     }
 
     /// Asks the kernel where it would send a packet; an error when it could not be asked.
-    fn look_up(&mut self, side: Side, destination: IpAddr) -> io::Result<Route> {
-        let mut message = RouteMessage::default();
-        let (family, length, address) = match destination {
-            IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
-            IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
-        };
-        message.header.address_family = family;
-        message.header.destination_prefix_length = length;
-        message.attributes.push(RouteAttribute::Destination(address));
-        let answers = match self.questions.ask(RouteNetlinkMessage::GetRoute(message), 0) {
-            Ok(answers) => answers,
-            Err(error) if could_not_ask(&error) => return Err(error),
-            // ENETUNREACH, or EACCES, EHOSTUNREACH and EINVAL of a route that prohibits, refuses or swallows.
-            Err(_) => return Ok(Route::Closed(DropReason::NoRoute)),
-        };
-        let Some(RouteNetlinkMessage::NewRoute(route)) = answers
-            .into_iter()
-            .find(|answer| matches!(answer, RouteNetlinkMessage::NewRoute(_)))
-        else {
-            return Ok(Route::Closed(DropReason::NoRoute));
-        };
-        match route.header.kind {
-            RouteType::Unicast => {}
-            RouteType::Local => return Ok(Route::Closed(DropReason::LocalDelivery)),
-            _ => return Ok(Route::Closed(DropReason::NoRoute)),
-        }
-        let mut device = None;
-        let mut next = destination;
-        for attribute in route.attributes {
-            match attribute {
-                RouteAttribute::Oif(index) => device = Some(index),
-                RouteAttribute::Gateway(RouteAddress::Inet(v4)) => next = IpAddr::V4(v4),
-                RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => next = IpAddr::V6(v6),
-                // An IPv4 destination behind an IPv6 next hop (RFC 5549).
-                RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(v6)) => {
-                    next = IpAddr::V6(v6);
-                }
-                RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet(v4)) => next = IpAddr::V4(v4),
-                _ => {}
-            }
-        }
-        Ok(match (device, self.index(side)) {
-            (Some(found), Some(wanted)) if found == wanted => Route::Via(next),
-            _ => Route::Closed(DropReason::NoRoute),
-        })
+    fn look_up(&mut self, question: &Question) -> io::Result<Way> {
+        // Packets with an address that is not, or not yet, this machine's go by their destination.
+        let source = question.source.filter(|source| self.is_own(source));
+        Ok(
+            match Route::look_up(&mut self.questions, source, question.destination)? {
+                Route::Via(device, next) if self.index(question.side) == Some(device) => Way::Via(next),
+                Route::Via(..) => Way::Closed(DropReason::NoRoute),
+                Route::Closed(reason) => Way::Closed(reason),
+            },
+        )
     }
 
     /// Has the kernel resolve a neighbour, or confirm one it knows.
@@ -507,16 +469,16 @@ impl Table {
     }
 
     fn look_up_again(&mut self) {
-        let keys: Vec<_> = self.routes.keys().copied().collect();
-        for (side, destination) in keys {
-            let Ok(route) = self.look_up(side, destination) else {
+        let questions: Vec<_> = self.routes.keys().copied().collect();
+        for question in questions {
+            let Ok(route) = self.look_up(&question) else {
                 // What was known stays until the kernel answers.
                 self.reroute = Some(Instant::now() + SETTLE);
                 continue;
             };
-            self.routes.insert((side, destination), route);
-            if let Route::Via(neighbour) = route {
-                self.solicit(side, neighbour, false);
+            self.routes.insert(question, route);
+            if let Way::Via(neighbour) = route {
+                self.solicit(question.side, neighbour, false);
             }
         }
     }
@@ -526,9 +488,9 @@ impl Table {
         let mut hops: Vec<(Side, IpAddr)> = self
             .routes
             .iter()
-            .filter_map(|((side, _), route)| match route {
-                Route::Via(neighbour) => Some((*side, *neighbour)),
-                Route::Closed(_) => None,
+            .filter_map(|(question, route)| match route {
+                Way::Via(neighbour) => Some((question.side, *neighbour)),
+                Way::Closed(_) => None,
             })
             .collect();
         hops.sort_unstable_by_key(|(side, neighbour)| (side.name(), *neighbour));
@@ -547,6 +509,10 @@ impl Table {
         }
     }
 
+    fn is_own(&self, address: &IpAddr) -> bool {
+        self.addresses.keys().any(|(_, own)| own == address)
+    }
+
     fn own_addresses(&self) -> Vec<IpAddr> {
         let mut addresses: Vec<IpAddr> = self.addresses.keys().map(|(_, address)| *address).collect();
         addresses.sort_unstable();
@@ -556,26 +522,22 @@ impl Table {
 
     fn snapshot(&mut self) -> Snapshot {
         self.generation += 1;
-        let hops = self
-            .routes
-            .iter()
-            .map(|((side, destination), route)| {
-                let hop = match route {
-                    Route::Closed(reason) => Hop::Closed(*reason),
-                    Route::Via(neighbour) => self
-                        .index(*side)
-                        .and_then(|index| self.neighbours.get(&(index, *neighbour)))
-                        .map_or(Hop::Resolving, |neighbour| Hop::Ready(neighbour.mac)),
-                };
-                ((*side as u8, to_address(*destination)), hop)
-            })
-            .collect();
-        Snapshot {
+        let first = Snapshot {
             generation: self.generation,
             outer: self.port(Some(&self.outer)),
             inner: self.port(self.inner.as_ref()),
-            hops,
-        }
+            ..Snapshot::default()
+        };
+        self.routes.iter().fold(first, |snapshot, (question, route)| {
+            let hop = match route {
+                Way::Closed(reason) => Hop::Closed(*reason),
+                Way::Via(neighbour) => self
+                    .index(question.side)
+                    .and_then(|index| self.neighbours.get(&(index, *neighbour)))
+                    .map_or(Hop::Resolving, |neighbour| Hop::Ready(neighbour.mac)),
+            };
+            snapshot.with_hop(question.side, question.ends(), hop)
+        })
     }
 
     fn port(&self, device: Option<&Device>) -> Port {
@@ -603,14 +565,6 @@ impl Table {
         }
         port
     }
-}
-
-/// Whether an error is no answer of the routing table, but the lack of one.
-fn could_not_ask(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        None | Some(Errno::EINTR | Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS)
-    )
 }
 
 /// What an announcement changes.

@@ -63,7 +63,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let sa = &inbound.sa;
         let (address, port) = (packet.flow.source, packet.flow.source_port);
         let follows = connection.settings.nat.address_update == AddressUpdate::Port
-            && address == connection.remote_address;
+            && address == connection.ends.destination;
         let mut newest = None;
         if follows {
             one.transform(|packet| {

@@ -26,7 +26,7 @@ mod path_mtu;
 
 use super::Forwarder;
 use crate::address::to_address;
-use crate::adjacency::{Adjacencies, Hop, Port, Question, Snapshot};
+use crate::adjacency::{Adjacencies, Ends, Hop, Port, Question, Snapshot};
 use crate::connection::Connection;
 use crate::counters::WorkerCounters;
 use crate::filter::Side;
@@ -175,16 +175,25 @@ fn snapshot(generation: u64, hops: &[(Side, [u8; 4], Hop)]) -> Snapshot {
         v4: Some(v4),
         v6: None,
     };
-    let hops: crate::adjacency::Hops = hops
-        .iter()
-        .map(|(side, address, hop)| ((*side as u8, to_address(IpAddr::from(*address))), *hop))
-        .collect();
-    Snapshot {
+    let first = Snapshot {
         generation,
         outer: port(OUTER_MAC, [192, 0, 2, 1]),
         inner: port(INNER_MAC, [10, 1, 0, 1]),
-        hops,
-    }
+        ..Snapshot::default()
+    };
+    hops.iter().fold(first, |snapshot, (side, address, hop)| {
+        let destination = IpAddr::from(*address);
+        if *side == Side::Inner {
+            return snapshot.with_hop(*side, Ends::to(to_address(destination)), *hop);
+        }
+        // From either end.
+        [[192, 0, 2, 1], [192, 0, 2, 2]]
+            .iter()
+            .fold(snapshot, |snapshot, source| {
+                let source = IpAddr::from(*source);
+                snapshot.with_hop(*side, Ends::between(source, destination), *hop)
+            })
+    })
 }
 
 fn umem() -> Umem {
@@ -360,6 +369,7 @@ fn packets_wait_for_their_neighbour() {
     let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
     let question = Question {
         side: Side::Outer,
+        source: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
         destination: peer,
     };
     assert!(site.questions.try_iter().all(|asked| asked == question));

@@ -10,6 +10,7 @@ use ravelin_xdp_common::{InboundEndpoint, OutboundKey};
 
 use super::*;
 use crate::address::to_address;
+use crate::adjacency::Ends;
 use crate::connection::Settings;
 use crate::path_mtu::PathMtu;
 
@@ -63,7 +64,7 @@ fn connection(here: u8, pair: u32, grace: Duration) -> Arc<Connection> {
         name: "c".to_owned(),
         local: IpAddr::V4(Ipv4Addr::new(192, 0, 2, here)),
         remote,
-        remote_address: to_address(remote),
+        ends: Ends::between(IpAddr::V4(Ipv4Addr::new(192, 0, 2, here)), remote),
         settings: Settings {
             rekey_grace: grace,
             ..crate::connection::sample(7, "").settings

@@ -35,5 +35,6 @@ mod surroundings;
 mod swap;
 mod tunnel;
 mod unit;
+mod uplinks;
 mod waiting;
 mod wire;
