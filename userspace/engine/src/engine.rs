@@ -210,6 +210,11 @@ impl Engine {
         let mut filter = load(&maps)?;
         // Its trial takes some milliseconds, in which nothing need wait.
         let provider = options.provider.unwrap_or_else(Provider::preferred);
+        if role.seals() {
+            // As many questions as there are connections: asked while the engine before still serves.
+            let detours = detours(&prepared.policy, &outer);
+            warnings.extend(detours.map_err(EngineError::Netlink)?);
+        }
         take_over().map_err(EngineError::TakeOver)?;
         // Before anything is touched that an engine of the same name may use: this keeps it to one.
         let attachments = Attachments::open(&options.instance)?;
@@ -241,10 +246,6 @@ impl Engine {
         let mut enforcement = Enforcement::start(means, prepared)?;
         enforcement.filter.set_local(&watch.surroundings.own)?;
         warnings.extend(enforcement.strangers(&watch.surroundings.own));
-        if role.seals() {
-            let detours = detours(&enforcement.current().policy, &outer);
-            warnings.extend(detours.map_err(EngineError::Netlink)?);
-        }
         let (sender, orders) = mpsc::channel(1);
         runtime.spawn(control.serve(sender));
         let mut engine = Self {
