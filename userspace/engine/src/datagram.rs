@@ -119,14 +119,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
 
     /// Sends an ICMP error to this host's own stack, as if from where the packet was to go.
     fn tell_stack(&mut self, packet: &[u8], error: IcmpError, snapshot: &Snapshot, now: Instant) {
-        if !icmp::may_answer(packet) || !self.icmp_budget.take(now) {
-            return;
-        }
         let port = snapshot.outer.speaking_for(packet);
-        let quoted = packet.get(..icmp::LONGEST_QUOTE).unwrap_or(packet);
         let answer = self
-            .frame_of(quoted)
-            .and_then(|frame| icmp::about(frame, &port, error, usize::MAX))
+            .error_about(packet, &port, error, usize::MAX, now)
             .and_then(|frame| icmp::framed(frame, port.mac, &port));
         if let Some(answer) = answer {
             self.counters.icmp_errors.add(1);

@@ -7,7 +7,7 @@ use ravelin_esp::{Fragmentation, MAX_TAILROOM, Mode, OutboundSa, seal_runs};
 use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceReader, parse_ip};
 use ravelin_xsk::{BATCH, Frame, Port};
 
-use crate::adjacency::Snapshot;
+use crate::adjacency::{self, Snapshot};
 use crate::datagram;
 use crate::filter::Side;
 use crate::forward;
@@ -270,15 +270,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         else {
             return;
         };
-        if !icmp::may_answer(packet) || !self.icmp_budget.take(now) {
-            return;
-        }
         outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
         let longest = outbound.sa.inner_mtu().unwrap_or(u32::MAX) as usize;
-        let quoted = packet.get(..icmp::LONGEST_QUOTE).unwrap_or(packet);
-        let answer = self
-            .frame_of(quoted)
-            .and_then(|frame| icmp::about(frame, &snapshot.inner, error, longest));
+        let answer = self.error_about(packet, &snapshot.inner, error, longest, now);
         let mut parsed = IpPacket::EMPTY;
         let Some(answer) = answer.filter(|frame| parse_ip(&SliceReader(frame.data()), &mut parsed).is_ok())
         else {
@@ -292,6 +286,22 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let mut admitted = ArrayVec::new();
         admitted.push(Admitted::inside(answer, connection.slot));
         self.seal_admitted(&mut admitted, regime, snapshot, now);
+    }
+
+    /// An ICMP error about a packet, from its IP header on; `None` if there may be none about it, or there were too many.
+    pub(crate) fn error_about(
+        &mut self,
+        packet: &[u8],
+        port: &adjacency::Port,
+        error: IcmpError,
+        longest: usize,
+        now: Instant,
+    ) -> Option<Frame<'u>> {
+        if !icmp::may_answer(packet) || !self.icmp_budget.take(now) {
+            return None;
+        }
+        let quoted = packet.get(..icmp::LONGEST_QUOTE).unwrap_or(packet);
+        icmp::about(self.frame_of(quoted)?, port, error, longest)
     }
 
     /// A frame with a packet, if it fits into one.
