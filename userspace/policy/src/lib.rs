@@ -73,7 +73,7 @@ pub use ravelin_gcm::Algorithm;
 pub use regular_file::RegularFile;
 pub use rule::{Action, DefaultAction, Rule};
 pub use schema::json_schema;
-pub use settings::{Boot, Exemptions, HostEdge, Interfaces};
+pub use settings::{Boot, Exemptions, HostEdge, Interfaces, is_interface_name};
 pub use source::Witness;
 pub use surroundings::Surroundings;
 pub use template::ChangingFilter;

@@ -238,16 +238,20 @@ fn read_interfaces(report: &mut Report<'_>, node: Node<'_>) -> Option<Interfaces
     Some(interfaces)
 }
 
-/// What the kernel takes as a device name (net/core/dev.c, `dev_valid_name`): 1 to 15 bytes, no `/`, `:`, space.
-pub(crate) fn read_interface(report: &mut Report<'_>, node: &Node<'_>) -> Option<String> {
-    let name = node.string(report)?;
-    let good = (1..=15).contains(&name.len())
+/// Whether the kernel takes it as a device name (net/core/dev.c, `dev_valid_name`): 1 to 15 bytes, no `/`, `:`, space.
+#[must_use]
+pub fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
         && name != "."
         && name != ".."
         && name
             .chars()
-            .all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':'));
-    if !good {
+            .all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':'))
+}
+
+pub(crate) fn read_interface(report: &mut Report<'_>, node: &Node<'_>) -> Option<String> {
+    let name = node.string(report)?;
+    if !is_interface_name(name) {
         report.error(
             &node.span(),
             format!("{} is not the name of a network interface", quote(name)),

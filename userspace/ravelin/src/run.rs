@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use ravelin_engine::{Confinement, Edge, Engine, Mode, Options, PolicyFile, Role};
 use ravelin_esp::Provider;
-use ravelin_policy::{Policy, Warning};
+use ravelin_policy::{Policy, Warning, is_interface_name};
 use signal_hook::consts::SIGHUP;
 use signal_hook::flag;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,11 +39,11 @@ pub(crate) struct Arguments {
     pub(crate) policy: PathBuf,
 
     /// Device on the side of the wire; overrides the policy's `interfaces.outer`
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
     outer: Option<String>,
 
     /// Device on the clear side; overrides the policy's `interfaces.inner`
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
     inner: Option<String>,
 
     /// What to protect [default: gateway with an inner device, else filter]
@@ -253,7 +253,7 @@ fn in_a_folder(option: &str, place: &Path) -> Result<()> {
 }
 
 /// An absolute path as the system follows it: links and `..` lead where they lead, and what does not exist yet is no link.
-fn resolved(place: &Path) -> PathBuf {
+pub(crate) fn resolved(place: &Path) -> PathBuf {
     place.components().fold(PathBuf::new(), |mut path, part| {
         match part {
             Component::ParentDir => drop(path.pop()),
@@ -261,6 +261,16 @@ fn resolved(place: &Path) -> PathBuf {
         }
         path.canonicalize().unwrap_or(path)
     })
+}
+
+/// A name that a device can have.
+fn device(text: &str) -> Result<String> {
+    if !is_interface_name(text) {
+        bail!(
+            "no device has such a name: 1 to 15 bytes without white space, `/` and `:`, and neither `.` nor `..`"
+        );
+    }
+    Ok(text.to_owned())
 }
 
 fn provider(text: &str) -> Result<Provider> {

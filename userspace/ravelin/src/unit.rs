@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use ravelin_engine::{Options, Role};
 
+use crate::run::resolved;
+
 /// How the service is confined, beside what `ravelin run` gives up by itself.
 const CONFINED: &str = "\
 CapabilityBoundingSet=CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_NET_RAW CAP_IPC_LOCK CAP_DAC_READ_SEARCH
@@ -145,6 +147,7 @@ pub(crate) fn unit(service: &Service<'_>) -> Result<String> {
         false => (String::new(), String::new(), String::new()),
     };
     let mut written = vec![PathBuf::from("/sys/fs/bpf")];
+    let mut runtime = vec!["ravelin".to_owned()];
     for (place, own) in [
         (&options.state, "/var/lib/ravelin"),
         (&options.control, "/run/ravelin"),
@@ -155,8 +158,21 @@ pub(crate) fn unit(service: &Service<'_>) -> Result<String> {
                 place.display()
             );
         }
-        if !place.starts_with(own) {
-            written.push(place.parent().unwrap_or(place).to_owned());
+        let folder = place.parent().unwrap_or(place);
+        // `/var/run` leads to `/run`.
+        let there = resolved(folder);
+        if place.starts_with(own) || there.starts_with(own) {
+            continue;
+        }
+        match there.strip_prefix("/run") {
+            // It is gone after a boot, and systemd gives no service a folder that is not there.
+            Ok(below) if below != Path::new("") => runtime.push(runtime_folder(below)?),
+            _ => {
+                if let Some(warning) = absent(folder, &there) {
+                    eprintln!("ravelin: warning: {warning}");
+                }
+                written.push(folder.to_owned());
+            }
         }
     }
     let written: Vec<String> = written
@@ -187,7 +203,7 @@ Restart=on-failure
 RestartSec=500ms
 WatchdogSec=10s
 TimeoutStartSec=180s
-RuntimeDirectory=ravelin
+RuntimeDirectory={}
 RuntimeDirectoryPreserve=yes
 StateDirectory=ravelin
 StateDirectoryMode=0700
@@ -199,8 +215,39 @@ WantedBy=multi-user.target
 {also}",
         line(&start),
         line(&reload),
+        runtime.join(" "),
         written.join(" "),
     ))
+}
+
+/// A folder below `/run` as `RuntimeDirectory=` has it, where colons, spaces and quotes mean something.
+fn runtime_folder(below: &Path) -> Result<String> {
+    let text = path(below)?;
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./@+".contains(character);
+    if !text.chars().all(plain) {
+        bail!(
+            "/run/{text}: a unit cannot have systemd make this folder at each boot; choose one of letters, digits, `-`, `_` and `.`"
+        );
+    }
+    Ok(text)
+}
+
+/// What is the matter with a folder that the service may write to: without it systemd does not start the service (226/NAMESPACE).
+fn absent(folder: &Path, there: &Path) -> Option<String> {
+    let folder = folder.display();
+    for volatile in ["/tmp", "/dev/shm"] {
+        if there.starts_with(volatile) && there != Path::new(volatile) {
+            return Some(format!(
+                "{folder} is gone after a boot, and without it systemd does not start the service (226/NAMESPACE); choose a folder below /run, \
+                 which systemd makes, or /var/lib"
+            ));
+        }
+    }
+    (!there.exists()).then(|| {
+        format!(
+            "{folder} is not there, and without it systemd does not start the service (226/NAMESPACE): make it first"
+        )
+    })
 }
 
 /// A command line.

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::daemon::{Gateway, RAVELIN};
 use crate::support::lab::{self, Half, Lab, Policy, keygen};
@@ -45,6 +46,18 @@ fn devices() {
         gateway.inner = Some(inner.to_owned());
         refused(&gateway, &words);
     }
+
+    // Nor can there be such a one, and its name is no text for a message or a unit.
+    let plain_one = plain();
+    for name in ["", ".", "..", "a/b", "a:b", "a b", "out0\nX", "sixteen-bytes-at"] {
+        let mut command = Command::new(RAVELIN);
+        command.args(["run", "--policy"]).arg(&plain_one.policy);
+        let output = command.args(["--inner=in0", "--outer", name]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{name:?}: {said}");
+        expect(&said, &["no device has such a name"]);
+    }
+    nothing_attached(&plain_one);
 
     half.g1.ip("link set out0 mtu 600");
     refused(

@@ -74,6 +74,52 @@ fn systemd_takes_the_unit_and_finds_it_confined() {
             "{said}"
         );
     }
+    // What is below /run is gone after a boot, and systemd starts no service that may write to a folder that is not there.
+    for (place, below) in [
+        ("/run/elsewhere/a.sock", "elsewhere"),
+        ("/var/run/elsewhere/for/a.sock", "elsewhere/for"),
+    ] {
+        let control = format!("--control={place}");
+        let (text, file) = written(folder.path(), &["--policy", policy, "--outer", "eth0", &control]);
+        assert!(
+            text.contains(&format!("\nRuntimeDirectory=ravelin {below}\n"))
+                && text.contains("\nReadWritePaths=/sys/fs/bpf\n"),
+            "{text}"
+        );
+        let (ok, said) = analyze(&["verify", "--man=no"], &file);
+        assert!(ok && said.is_empty(), "{said}\n{text}");
+    }
+    for (place, word) in [
+        ("/tmp/nosuch/a.sock", "gone after a boot"),
+        ("/srv/nosuch/a.sock", "is not there"),
+    ] {
+        let mut command = Command::new(RAVELIN);
+        command.args([
+            "install-service",
+            "--print",
+            "--",
+            "--policy",
+            policy,
+            "--outer",
+            "eth0",
+        ]);
+        let output = command.args(["--control", place]).output().unwrap();
+        succeeded(&output);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(word) && said.contains("226/NAMESPACE"), "{said}");
+    }
+    let odd = [
+        "--policy",
+        policy,
+        "--outer",
+        "eth0",
+        "--control",
+        "/run/a b/c.sock",
+    ];
+    let mut command = Command::new(RAVELIN);
+    let refused = command.args(["install-service", "--print", "--"]).args(odd);
+    let said = refusal(&refused.output().unwrap());
+    assert!(said.contains("/run/a b") && said.contains("letters"), "{said}");
     let relative = ["--policy", policy, "--outer", "eth0", "--state-dir", "state"];
     let mut command = Command::new(RAVELIN);
     let refused = command.args(["install-service", "--print", "--"]).args(relative);
