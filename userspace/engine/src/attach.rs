@@ -9,7 +9,6 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -29,6 +28,7 @@ use crate::link::device_of;
 use crate::pair::Pair;
 use crate::preflight::SINGLE_BUFFER_MTU;
 use crate::role::Role;
+use crate::standing::own_namespace;
 
 /// Ethernet's own, which every driver with XDP takes.
 const ORDINARY_MTU: u32 = 1500;
@@ -113,6 +113,19 @@ pub enum AttachError {
         device: String,
         /// `outer`, `inner` or `egress`.
         what: &'static str,
+    },
+    /// The filter would be gone where it stands now.
+    #[error(
+        "instance `{instance}` has its filter on device {devices}, which this start would not serve: what is protected there would pass in \
+         the clear, and what is blocked would pass. Give that device (`--outer`, `--inner`, or `[interfaces]` of the policy), or choose \
+         another name with `--instance`; if it is to be open, take its filter away first: `ravelin stop --instance {instance}`, or \
+         `ravelin detach --instance {instance}` where no engine runs"
+    )]
+    Stranded {
+        /// The instance.
+        instance: String,
+        /// As they are called now.
+        devices: String,
     },
     /// The object is not ours.
     #[error(transparent)]
@@ -317,7 +330,8 @@ impl Attachments {
         attached.map(drop).map_err(failed(stack))
     }
 
-    /// Removes pins of an earlier run that nothing adopted: its devices are no longer ours.
+    /// Removes pins of an earlier run that nothing adopted. Their devices have gone, or are served in another way; the start was refused
+    /// where they would have been open (`strands_none`).
     ///
     /// # Errors
     ///
@@ -494,11 +508,8 @@ fn stands(pin: &Path, device: &Device) -> Result<bool, AttachError> {
 
 /// Where a program of a device is pinned.
 fn place(folder: &Path, what: &str, device: &Device) -> Result<PathBuf, AttachError> {
-    let namespace = Path::new("/proc/thread-self/ns/net");
-    let inode = std::fs::metadata(namespace)
-        .map_err(|error| BpffsError::pin(namespace, error))?
-        .ino();
-    Ok(folder.join(format!("{what}-{inode}-{}", device.index)))
+    let namespace = own_namespace()?;
+    Ok(folder.join(format!("{what}-{namespace}-{}", device.index)))
 }
 
 /// Where it is noted that a pin is that of boot.
@@ -507,7 +518,7 @@ fn marker(pin: &Path) -> PathBuf {
     pin.with_file_name(format!("{MARKED}-{name}"))
 }
 
-fn is_marker(path: &Path) -> bool {
+pub(crate) fn is_marker(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.as_encoded_bytes().starts_with(MARKED.as_bytes())
 }

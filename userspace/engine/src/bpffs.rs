@@ -13,6 +13,8 @@ use nix::sys::statfs::statfs;
 use nix::unistd::{UnlinkatFlags, getppid, unlinkat};
 use thiserror::Error;
 
+use crate::lock_holder::lock_holder;
+
 /// Where it is mounted.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
@@ -51,11 +53,14 @@ pub enum BpffsError {
     },
     /// Another engine runs under this name.
     #[error(
-        "instance `{instance}` is in use by another process; stop it first, or choose another name with `--instance`"
+        "instance `{instance}` is in use by {}; stop it first (`ravelin stop`), or choose another name with `--instance`{}",
+        called(*.process), if_it_hangs(*.process)
     )]
     InUse {
         /// The name.
         instance: String,
+        /// The other process, if it can be seen.
+        process: Option<u32>,
     },
 }
 
@@ -66,6 +71,20 @@ impl BpffsError {
             error: error.into(),
         }
     }
+}
+
+fn called(process: Option<u32>) -> String {
+    process.map_or_else(
+        || "another process".to_owned(),
+        |process| format!("process {process}"),
+    )
+}
+
+/// What ends an engine that nothing else ends.
+pub(crate) fn if_it_hangs(process: Option<u32>) -> String {
+    process.map_or_else(String::new, |process| {
+        format!("; if it hangs or is frozen, `kill -9 {process}` ends it, and its filter stays")
+    })
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -210,7 +229,10 @@ impl PinFolder {
         let instance = instance.to_owned();
         match LockedFolder::take(path) {
             Ok(folder) => Ok(Self { instance, folder }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(BpffsError::InUse { instance }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(BpffsError::InUse {
+                instance,
+                process: lock_holder(path),
+            }),
             Err(error) => Err(BpffsError::pin(path, error)),
         }
     }

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::bpffs::if_it_hangs;
 use crate::control::{ControlError, LONGEST, Whole, collect};
 use crate::held::Comes;
 use crate::order::{Applied, ApplyRequest, SaDeleted, SaSelector, paths};
@@ -19,6 +20,9 @@ use crate::status::{PolicyStatus, SaEntry, Status};
 
 /// How long an answer may take that needs no work.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After how long it is said that an answer is waited for.
+const UNNOTICED: Duration = Duration::from_secs(3);
 
 /// Largest answer that is read, in bytes.
 const LARGEST: usize = 256 << 20;
@@ -124,9 +128,24 @@ fn exchange<T: DeserializeOwned>(
             path: path.to_owned(),
             error,
         })?;
-        timeout(patience, send(stream, request))
-            .await
-            .map_err(|_| broken("no answer in time".to_owned()))?
+        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let process = process.and_then(|process| u32::try_from(process).ok().filter(|process| *process > 0));
+        let mut answer = std::pin::pin!(send(stream, request));
+        let mut answered = timeout(patience.min(UNNOTICED), &mut answer).await;
+        if answered.is_err() {
+            eprintln!(
+                "ravelin: waiting for an answer on {} for up to {} s{}",
+                path.display(),
+                patience.as_secs(),
+                if_it_hangs(process)
+            );
+            answered = timeout(patience.saturating_sub(UNNOTICED), answer).await;
+        }
+        answered
+            .map_err(|_| ControlError::Silent {
+                path: path.to_owned(),
+                process,
+            })?
             .map_err(broken)
     })?;
     let text = || String::from_utf8_lossy(&bytes).into_owned();

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use crate::bpffs::if_it_hangs;
 use crate::order::{Order, Reply, paths};
 
 /// How long a client may take for a request.
@@ -52,6 +53,14 @@ pub enum ControlError {
         /// What went wrong.
         error: io::Error,
     },
+    /// Somebody listens and says nothing.
+    #[error("control socket {path}: {}{}", silent(*.process), if_it_hangs(*.process))]
+    Silent {
+        /// Its path.
+        path: PathBuf,
+        /// Who has begun to listen there, if it can be seen.
+        process: Option<u32>,
+    },
     /// The engine refused.
     #[error("{0}")]
     Refused(String),
@@ -66,6 +75,13 @@ pub enum ControlError {
         /// What went wrong.
         what: String,
     },
+}
+
+fn silent(process: Option<u32>) -> String {
+    process.map_or_else(
+        || "no answer in time".to_owned(),
+        |process| format!("no answer of process {process} in time"),
+    )
 }
 
 /// A listening control socket; the file is removed when it is dropped.

@@ -44,6 +44,7 @@ use crate::role::{Edge, Role};
 use crate::schedule::Schedule;
 use crate::session::Session;
 use crate::session_record::SessionRecord;
+use crate::standing::strands_none;
 use crate::status::InterfaceStatus;
 use crate::supervisor::Supervisor;
 use crate::watch::Watch;
@@ -159,6 +160,12 @@ impl Engine {
         }
         let inner = options.inner.as_deref().filter(|_| role == Role::Gateway);
         let (outer, inner) = devices(&options.outer, inner)?;
+        let served: Vec<u32> = [Some(&outer), inner.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|device| device.index)
+            .collect();
+        strands_none(&options.instance, &served)?;
         check_connections(file.policy(), role)?;
         // Without workers packets of any length pass.
         let umem = (role.seals())
@@ -212,12 +219,14 @@ impl Engine {
         let provider = options.provider.unwrap_or_else(Provider::preferred);
         if role.seals() {
             // As many questions as there are connections: asked while the engine before still serves.
-            let detours = detours(&prepared.policy, &outer);
+            let detours = detours(&prepared.policy, &outer, role);
             warnings.extend(detours.map_err(EngineError::Netlink)?);
         }
         take_over().map_err(EngineError::TakeOver)?;
         // Before anything is touched that an engine of the same name may use: this keeps it to one.
         let attachments = Attachments::open(&options.instance)?;
+        // Another one may have come and gone meanwhile. From now on none does.
+        strands_none(&options.instance, &served)?;
         // The engine before may have been given so many rules meanwhile that those of this one find no room beside them.
         if !maps.is_empty() && left().is_empty() {
             filter = load(&[])?;

@@ -53,6 +53,7 @@ mod installed;
 mod ledger;
 mod lifetime;
 mod link;
+mod lock_holder;
 mod mss;
 mod names;
 mod netlink;
@@ -85,6 +86,7 @@ mod session_record;
 mod shared_keys;
 mod sighting;
 mod slots;
+mod standing;
 mod status;
 mod supervisor;
 mod thread;
@@ -120,6 +122,7 @@ pub use regime::{Regime, Shared, TakenUp};
 pub use resolver::{News, Resolver};
 pub use role::{Edge, Role};
 pub use session::Session;
+pub use standing::filtered_devices;
 pub use status::{
     ConnectionStatus, InterfaceStatus, PeerStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus,
     SaDirection, SaEntry, SaState, SaStatus, Status, WorkerStatus,

@@ -4,6 +4,7 @@
 mod apply;
 mod boot;
 mod check;
+mod consent;
 mod detach;
 mod diff;
 mod explain;

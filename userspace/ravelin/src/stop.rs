@@ -1,6 +1,5 @@
 //! `ravelin stop`: the end of an engine.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ravelin_engine::{ControlError, Status, detach_leftovers, fetch_status, keep_filter};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::consent::{self, Request};
 use crate::instance::Instance;
 
 /// How long an engine may take: it writes its sequence numbers to disk.
@@ -41,8 +41,17 @@ pub(crate) struct Arguments {
 pub(crate) fn stop(arguments: &Arguments) -> Result<()> {
     let instance = &arguments.instance.instance;
     let control = arguments.instance.control();
-    let status = fetch_status(&control)
-        .with_context(|| format!("instance {instance} cannot be stopped; `ravelin detach` takes away the filter of one that has ended"))?;
+    let status = match fetch_status(&control) {
+        // Its filter can be taken away as soon as it has ended, which it does not by itself.
+        Err(error @ ControlError::Silent { .. }) => bail!(
+            "instance {instance} cannot be stopped in order: {error}; after that, `ravelin detach` takes the filter away"
+        ),
+        status => status.with_context(|| {
+            format!(
+                "instance {instance} cannot be stopped; `ravelin detach` takes away the filter of one that has ended"
+            )
+        })?,
+    };
     if status.instance != *instance {
         bail!(
             "{} belongs to instance {}; name that with `--instance`",
@@ -138,17 +147,12 @@ fn ask(instance: &str, opens: &Opens) -> Result<()> {
         .described()
         .unwrap_or_else(|| "what is protected passes in the clear".to_owned());
     let what = format!("without the filter of instance {instance} {what}");
-    if !io::stdin().is_terminal() {
-        bail!("{what}; give `--yes`, or `--keep-closed` to leave the filter standing");
-    }
-    eprint!("{what}. Stop it? [y/N] ");
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if !matches!(answer.trim(), "y" | "Y" | "yes") {
-        bail!("not stopped");
-    }
-    Ok(())
+    consent::ask(&Request {
+        what: &what,
+        question: "Stop it?",
+        otherwise: "`--yes`, or `--keep-closed` to leave the filter standing",
+        refused: "not stopped",
+    })
 }
 
 /// Has the engine of an instance end in order, if one runs, and leaves its filter standing.

@@ -21,6 +21,7 @@ mod many;
 mod mistakes;
 mod nat;
 mod one_key;
+mod other_device;
 mod path_mtu;
 mod queues;
 mod rekeying;

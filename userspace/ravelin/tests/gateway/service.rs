@@ -1,17 +1,22 @@
 //! The daemon as a service: what its manager hears, what becomes of a worker that hangs, and how it is ended.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use ravelin_engine::fetch_status;
 
 use crate::lifetime::assert_gone;
 use crate::support::capture::clear;
-use crate::support::daemon::{refusal, succeeded};
+use crate::support::daemon::{RAVELIN, refusal, succeeded};
 use crate::support::echo::Echo;
-use crate::support::lab::{CLEAR_PORT, H2, Lab, PORT, Policy};
+use crate::support::lab::{CLEAR_PORT, H2, Half, Lab, PORT, Policy};
 use crate::support::{panic, wait_until};
 
 /// What the manager allows between two signs of life.
@@ -251,4 +256,88 @@ fn no_thread_has_more_capabilities_than_it_needs() {
     let free = lab.gateway(2, &Policy::default()).with_flag("--no-confinement");
     let daemon = free.start();
     assert!(!daemon.log().contains("given up"), "{}", daemon.log());
+}
+
+/// Who was told of an engine that has died knows nothing of its rules, so it asks.
+#[test]
+fn detach_asks_before_it_opens() {
+    let half = Half::new();
+    let gateway = half.gateway(&Policy::default());
+    let detach = |options: &[&str]| {
+        let mut command = half.g1.command(RAVELIN);
+        command.args(["detach", "--instance", &gateway.instance, "--control"]);
+        command.arg(gateway.control()).args(options).output().unwrap()
+    };
+    let said = succeeded(&detach(&[]));
+    assert!(said.contains("nothing was attached"), "{said}");
+
+    gateway.start().kill();
+    let pins = gateway.pins();
+    let said = refusal(&detach(&[]));
+    for word in [
+        "device in0, out0",
+        "what its policy protects passes in the clear",
+        "`--yes`",
+    ] {
+        assert!(said.contains(word), "`{word}` is missing in:\n{said}");
+    }
+    assert_eq!(gateway.pins(), pins);
+    let said = succeeded(&detach(&["--yes"]));
+    assert!(
+        said.contains("3 programs detached") && said.contains("passes in the clear"),
+        "{said}"
+    );
+    assert_eq!(gateway.pins(), Vec::<String>::new());
+}
+
+/// Whatever an operator tries with a frozen engine, the answer names it and what ends it.
+#[test]
+fn a_frozen_engine_is_named_with_what_ends_it() {
+    let half = Half::new();
+    let gateway = half.gateway(&Policy::default());
+    let daemon = gateway.start();
+    let process = Pid::from_raw(daemon.pid() as i32);
+    kill(process, Signal::SIGSTOP).unwrap();
+    let advice = format!("`kill -9 {process}` ends it, and its filter stays");
+    let mut replace = gateway.command();
+    replace.arg("--replace");
+    let [mut stop, mut closed, mut detach] = ["stop", "stop", "detach"].map(|verb| gateway.client(verb));
+    stop.arg("--yes");
+    closed.arg("--keep-closed");
+    detach.arg("--yes");
+    std::thread::scope(|scope| {
+        for mut command in [replace, stop, closed, detach] {
+            let advice = &advice;
+            scope.spawn(move || {
+                let said = refusal(&command.output().unwrap());
+                let last = said.lines().last().unwrap_or_default();
+                assert!(
+                    last.contains(advice) && last.contains(&format!("process {process}")),
+                    "{command:?}: {said}"
+                );
+            });
+        }
+        // It says so long before its time is over, and goes on where the engine does.
+        let mut apply = gateway.client("apply");
+        apply
+            .arg(&gateway.policy)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut apply = apply.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(apply.stderr.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert!(
+            line.contains("waiting for an answer") && line.contains(&advice),
+            "{line}"
+        );
+        assert!(apply.try_wait().unwrap().is_none());
+        apply.kill().unwrap();
+        apply.wait().unwrap();
+    });
+    kill(process, Signal::SIGCONT).unwrap();
+    wait_until("the engine to answer", || {
+        fetch_status(&gateway.control()).is_ok_and(|status| status.pid == daemon.pid())
+    });
 }

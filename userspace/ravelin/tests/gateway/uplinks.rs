@@ -104,4 +104,10 @@ fn a_start_warns_of_peers_that_are_beyond_another_device() {
     let daemon = host.start();
     let said = format!("{warning} `host-b-v4` (192.0.2.2) is by device br7, not by the outer device eth0");
     wait_until("the warning", || daemon.log().contains(&said));
+    // Nothing holds what leaves by another port of the bridge, or by another device altogether.
+    assert!(
+        daemon.log().contains("leaves by any other device in the clear"),
+        "{}",
+        daemon.log()
+    );
 }

@@ -186,9 +186,9 @@ impl<'n> Gateway<'n> {
         program.arg(self.control()).output().unwrap()
     }
 
-    /// `ravelin detach`.
+    /// `ravelin detach --yes`.
     pub(crate) fn detach(&self) -> Output {
-        self.client("detach").output().unwrap()
+        self.client("detach").arg("--yes").output().unwrap()
     }
 }
 
