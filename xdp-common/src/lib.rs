@@ -22,6 +22,7 @@ pub mod line;
 mod map;
 mod metadata;
 mod parse;
+mod quoted;
 mod reader;
 mod walk;
 

@@ -112,7 +112,7 @@ pub(crate) mod protocol {
     pub(crate) const UDP: u8 = 17;
     pub(super) const DCCP: u8 = 33;
     pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
+    pub(crate) const FRAGMENT: u8 = 44;
     pub(crate) const ESP: u8 = 50;
     pub(crate) const AH: u8 = 51;
     pub(crate) const ICMP6: u8 = 58;
@@ -357,7 +357,7 @@ fn parse_ipv6<R: Reader>(reader: &R, l3_offset: usize, packet: &mut IpPacket) ->
 }
 
 #[inline(always)]
-const fn is_extension(next_header: u8) -> bool {
+pub(crate) const fn is_extension(next_header: u8) -> bool {
     matches!(
         next_header,
         protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
@@ -366,7 +366,7 @@ const fn is_extension(next_header: u8) -> bool {
 
 /// Shortest transport header in bytes, or 0 for a protocol that Ravelin does not look into.
 #[inline(always)]
-const fn shortest_header(family: Family, protocol: u8) -> usize {
+pub(crate) const fn shortest_header(family: Family, protocol: u8) -> usize {
     match (protocol, family) {
         (protocol::TCP, _) => 20,
         (protocol::SCTP | protocol::DCCP | protocol::AH, _) => 12,

@@ -69,6 +69,7 @@ mod policy_file;
 mod preflight;
 mod prepare;
 mod pulse;
+mod quoted;
 mod reading;
 mod regime;
 mod rekey;

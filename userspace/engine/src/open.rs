@@ -243,7 +243,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
 
     /// RFC 4301 section 5.2: the decrypted packet must match the selectors of the SA that brought it, which here
     /// means that the best rule for it protects with the SA's own connection, whether the SA is the connection's present
-    /// one or stays after a rekey.
+    /// one or stays after a rekey. Of an ICMP error it may be the packet that it quotes (section 6.2).
     fn accept(
         &mut self,
         bytes: &[u8],
@@ -256,7 +256,14 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         // RFC 1812 section 5.2.2: "A router MUST verify the IP checksum of any packet that is received". Sealing does not
         // make it right, and whoever cuts the packet would write a right one.
         forward::verify_checksum(bytes).map_err(|_| DropReason::InnerMalformed)?;
-        let classify = || regime.rules().classify(&packet.flow, Direction::Inbound);
+        let connection = regime.inbound(pair).map(|inbound| inbound.connection);
+        let classify = || {
+            let own = regime.rules().classify(&packet.flow, Direction::Inbound);
+            if Some(own.connection) == connection {
+                return own;
+            }
+            regime.judge_opened_error(own, connection, bytes, &packet)
+        };
         let verdict = if packet.fragment {
             let header = Header {
                 generation: regime.generation(),
@@ -266,7 +273,6 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         } else {
             classify()
         };
-        let connection = regime.inbound(pair).map(|inbound| inbound.connection);
         match verdict.decision {
             // The permit is that of a session which may come either way, and names the connection.
             Decision::Protect | Decision::Permit if Some(verdict.connection) == connection => {}

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use ravelin_esp::{Fragmentation, MAX_TAILROOM, Mode, OutboundSa, seal_runs};
-use ravelin_xdp_common::{Decision, Direction, DropReason, IpPacket, Kind, SliceReader, parse_ip};
+use ravelin_xdp_common::{Decision, DropReason, IpPacket, Kind, SliceReader, parse_ip};
 use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::{self, Snapshot};
@@ -254,7 +254,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Sends an ICMP error to the host behind the peer that sent an opened packet, if that goes through the very SAs that the
     /// packet came through.
     ///
-    /// RFC 4301 section 6: ICMP that this machine makes is subject to the SPD like anything else.
+    /// RFC 4301 section 6: ICMP that this machine makes is subject to the SPD like anything else, if need be by what it quotes.
     pub(crate) fn tell_peer(
         &mut self,
         packet: &[u8],
@@ -278,7 +278,7 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         else {
             return;
         };
-        let verdict = regime.rules().classify(&parsed.flow, Direction::Outbound);
+        let verdict = regime.judge_own_error(answer.data(), &parsed);
         if verdict.decision != Decision::Protect || verdict.connection != connection.slot {
             return;
         }

@@ -24,6 +24,7 @@ mod one_key;
 mod other_device;
 mod path_mtu;
 mod queues;
+mod quoted;
 mod rekeying;
 mod routers;
 mod sas;

@@ -141,9 +141,9 @@ fn opened_packets_leave_in_pieces_or_their_sender_hears_through_the_tunnel() {
     assert_eq!(site2.counters.icmp_errors.value(), 2);
 }
 
-/// RFC 4301 section 6: what this gateway has to say is subject to the policy too. Its address is none of the tunnel's here.
+/// RFC 4301 section 6.2: this gateway's own address is none of the tunnel's here, but what it has to say is about a packet that was.
 #[test]
-fn an_error_that_fits_no_rule_is_not_sent() {
+fn an_error_whose_own_header_fits_no_rule_goes_by_what_it_quotes() {
     let (site1, site2) = (Site::resolved(1, 1), Site::resolved(2, 1));
     let (umem1, umem2) = (umem(), umem());
     let (mut one, inner1, outer1) = gateway(&site1, &umem1);
@@ -152,9 +152,15 @@ fn an_error_that_fits_no_rule_is_not_sent() {
     one.turn().unwrap();
     inject(&outer2, Kind::OpenEsp, 0, &outer1.take().unwrap());
     two.turn().unwrap();
-    assert_eq!((outer2.take(), inner2.take()), (None, None));
-    assert_eq!(site2.counters.icmp_errors.value(), 0);
-    assert_eq!(umem2.counts().held, 0);
+    assert_eq!(site2.counters.icmp_errors.value(), 1);
+    assert_eq!(inner2.take(), None);
+    inject(&outer1, Kind::OpenEsp, 0, &outer2.take().unwrap());
+    one.turn().unwrap();
+    let told = inner1.take().unwrap();
+    // Time exceeded, about the packet from the one host to the other.
+    assert_eq!((told[14 + 9], told[14 + 20]), (1, 11));
+    assert_eq!(told[14 + 16..14 + 20], told[14 + 28 + 12..14 + 28 + 16]);
+    assert_eq!((umem1.counts().held, umem2.counts().held), (0, 0));
 }
 
 /// Whole datagrams of hosts that do ESP themselves are longer than any frame.
