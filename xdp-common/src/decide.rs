@@ -44,6 +44,9 @@ pub trait Tables {
     /// Whether the address is one of this machine's own.
     fn is_local(&self, address: &Address) -> bool;
 
+    /// Whether the rules in force speak of it where they speak of all of the machine's own addresses.
+    fn is_spoken_of(&self, address: &Address) -> bool;
+
     /// What was decided about the first fragment of a datagram, or [`FragmentRecord::EMPTY`].
     fn recall(&self, key: &FragmentKey) -> FragmentRecord;
 
@@ -170,6 +173,9 @@ pub fn decide_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judgement 
         }
         _ => {}
     }
+    if let Some(judgement) = from_new_address(reader, &packet, tables) {
+        return judgement;
+    }
     let (verdict, _) = ask(&packet, Direction::Outbound, Place::Egress, tables);
     match verdict.decision {
         Decision::Protect => Judgement::dropped_or_audited(DropReason::ClearEgress, verdict.audit),
@@ -192,6 +198,27 @@ fn parse_frame<R: Reader>(reader: &R, packet: &mut IpPacket) -> Result<Frame, Dr
         reader.forget(packet);
     }
     parsed
+}
+
+/// What becomes of a packet that this machine itself sends from an address of which rules for all of its addresses do not know yet: one that
+/// it has just got, or got while no engine ran. What they would say about it nobody knows, so it must not pass for a stranger's.
+///
+/// Asked before the rules, since the verifier would follow it from each of their many ends.
+#[inline(always)]
+fn from_new_address<R: Reader, T: Tables>(reader: &R, packet: &IpPacket, tables: &T) -> Option<Judgement> {
+    let header = filled_header(tables.rule_set()?, tables)?;
+    let [high, low] = packet.flow.source;
+    // Who has no address yet asks for one from 0.0.0.0 or ::.
+    let has_one = high != 0 || low & !(0xffff << 32) != 0;
+    if header.flags & header_flags::OWN == 0
+        || !has_one
+        || reader.was_received()
+        || tables.is_spoken_of(&packet.flow.source)
+    {
+        return None;
+    }
+    let audit = header.flags & header_flags::AUDIT != 0;
+    Some(Judgement::dropped_or_audited(DropReason::AddressUnknown, audit).by(NO_RULE, packet.l3_length))
 }
 
 /// Whether neighbour discovery is for this machine or this link: its own addresses, fe80::/10 and ff02::/16 (RFC 4291

@@ -62,6 +62,7 @@ drop_reasons! {
     DefaultBlock = "default_block", "No rule matched and the policy's default is block.";
     ClearNotAllowed = "clear_not_allowed", "A clear packet arrived for traffic that must be protected.";
     ClearEgress = "clear_egress", "A clear packet that must be protected tried to leave the outer device.";
+    AddressUnknown = "address_unknown", "This machine sends from an address that the rules with `me` in force do not speak of yet.";
     NoRuleSet = "no_rule_set", "No rule set is loaded.";
     NoWorker = "no_worker", "No worker serves the receive queue.";
     NoHeadroom = "no_headroom", "The driver left no room for metadata in front of the packet.";

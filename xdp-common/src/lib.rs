@@ -38,7 +38,7 @@ pub use judgement::{Fate, Judgement, Outcome, Pass};
 pub use line::{Header, Line, Roots};
 pub use map::{
     Encapsulation, HostEdge, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, MAX_QUEUES, RULE_COUNTERS,
-    RULE_SET_FLAGS, RuleCounter, TunnelEnds, map_names,
+    RULE_SET_FLAGS, RuleCounter, TunnelEnds, local_bits, map_names,
 };
 pub use metadata::{FrameMetadata, Kind};
 pub use parse::{Frame, IpPacket, Upper, parse, parse_ip};

@@ -108,6 +108,8 @@ pub mod header_flags {
     pub const CACHE: u8 = 1;
     /// What the policy would drop passes and is only counted.
     pub const AUDIT: u8 = 1 << 1;
+    /// A rule that blocks or protects speaks of all addresses of the machine, whichever they are.
+    pub const OWN: u8 = 1 << 2;
 }
 
 /// One cache line of a rule set.

@@ -17,6 +17,14 @@ pub const RULE_COUNTERS: u32 = 1 << 16;
 /// Flags of the array that holds a rule set: BPF_F_MMAPABLE, so that user space can fill it by one copy.
 pub const RULE_SET_FLAGS: u32 = 1 << 10;
 
+/// Values of the map of the machine's own addresses.
+pub mod local_bits {
+    /// It has the address.
+    pub const OWN: u32 = 1;
+    /// The rules in force speak of it where they speak of all of them.
+    pub const SPOKEN_OF: u32 = 1 << 1;
+}
+
 /// Names of the maps and programs in the BPF object.
 pub mod map_names {
     /// Array of one array of [`crate::Line`]: the rule set.
@@ -27,7 +35,7 @@ pub mod map_names {
     pub const TUNNELS: &str = "TUNNELS";
     /// Hash from [`crate::OutboundKey`] to the slot of the SA.
     pub const OUTBOUND: &str = "OUTBOUND";
-    /// Hash whose keys are this machine's own [`crate::Address`]es.
+    /// Hash from this machine's own [`crate::Address`]es to [`local_bits`](super::local_bits).
     pub const LOCAL: &str = "LOCAL";
     /// XSK map of the outer device, by queue.
     pub const OUTER_SOCKETS: &str = "OUTER_SOCKETS";

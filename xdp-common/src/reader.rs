@@ -16,6 +16,12 @@ pub trait Reader {
         None
     }
 
+    /// Whether the packet came to this machine, and is passed on; not so what it sends itself. Only the kernel knows.
+    #[inline(always)]
+    fn was_received(&self) -> bool {
+        false
+    }
+
     /// Forgets, where the verifier looks on, what is known about a parsed packet beyond its types.
     ///
     /// Each way through the parser leaves the verifier with other facts, and it would follow every one of them through

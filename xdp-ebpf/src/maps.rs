@@ -10,7 +10,7 @@ use ravelin_xdp_common::{
     Address, CachedVerdict, Decision, Direction, DropReason, FLOW_CACHE_SLOTS, FRAGMENT_SLOTS, Flow,
     FragmentKey, FragmentRecord, Header, HostEdge, INBOUND_FLAGS, INBOUND_SAS, InboundEndpoint, IpPacket,
     Line, MAX_QUEUES, OutboundKey, Pass, Ports, RULE_COUNTERS, RULE_SET_FLAGS, RuleCounter, Tables,
-    TunnelEnds, Verdict, Walk,
+    TunnelEnds, Verdict, Walk, local_bits,
 };
 
 /// Line 0 is the header.
@@ -165,6 +165,12 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn is_local(&self, address: &Address) -> bool {
         LOCAL.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn is_spoken_of(&self, address: &Address) -> bool {
+        // SAFETY: a word is written and read whole.
+        unsafe { LOCAL.get(address) }.is_some_and(|bits| bits & local_bits::SPOKEN_OF != 0)
     }
 }
 

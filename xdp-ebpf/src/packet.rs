@@ -104,6 +104,12 @@ impl Reader for SkbBytes<'_> {
     }
 
     #[inline(always)]
+    fn was_received(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.ctx.skb.skb).ingress_ifindex != 0 }
+    }
+
+    #[inline(always)]
     fn forget(&self, packet: &mut IpPacket) {
         forget(packet);
     }

@@ -152,6 +152,11 @@ impl Tables for Host {
         self.own.contains(address)
     }
 
+    /// The policy was resolved with what it knows of the machine; where that is nothing, packets are looked at from afar.
+    fn is_spoken_of(&self, address: &Address) -> bool {
+        self.own.is_empty() || self.own.contains(address)
+    }
+
     fn recall(&self, key: &FragmentKey) -> FragmentRecord {
         let fragments = self.fragments.borrow();
         fragments.get(key).copied().unwrap_or(FragmentRecord::EMPTY)

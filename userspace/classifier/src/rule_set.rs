@@ -344,6 +344,9 @@ fn flags(policy: &Policy, steps: u32) -> u8 {
     if policy.audit() {
         flags |= header_flags::AUDIT;
     }
+    if policy.restricts_own_addresses() {
+        flags |= header_flags::OWN;
+    }
     flags
 }
 

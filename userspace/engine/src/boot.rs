@@ -63,6 +63,7 @@ pub fn boot(policy: &Policy, options: &Options) -> Result<Option<Booted>, Engine
     filter.load_host(Edge::Tun)?;
     filter.set_local(&surroundings.own)?;
     filter.apply(&rules, 1)?;
+    filter.set_spoken_of(&surroundings.own)?;
 
     let mut questions = Questions::open().map_err(EngineError::Netlink)?;
     let mode = match options.role {

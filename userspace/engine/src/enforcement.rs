@@ -153,6 +153,7 @@ impl Enforcement {
         };
         let first = &enforcement.current;
         enforcement.filter.apply(&first.rules, generation)?;
+        enforcement.filter.set_spoken_of(&first.own)?;
         enforcement.ledger.set_generation(generation);
         announce(
             &mut enforcement.filter,
@@ -476,7 +477,14 @@ impl Enforcement {
                 .filter(|(pair, _)| !before.contains_key(pair))
                 .map(|(_, armed)| armed),
         )
-        .and_then(|()| self.filter.apply(&next.rules, next.generation));
+        .and_then(|()| {
+            // Of no address the driver may believe that rules speak of it while they do not.
+            let both = |address: &&IpAddr| next.own.contains(*address);
+            let both: Vec<IpAddr> = self.current.own.iter().filter(both).copied().collect();
+            self.filter.set_spoken_of(&both)?;
+            self.filter.apply(&next.rules, next.generation)?;
+            self.filter.set_spoken_of(&next.own)
+        });
         if let Err(error) = swapped {
             self.withdraw(&added);
             return Err(error);

@@ -1,6 +1,7 @@
 //! The BPF side as user space sees it: loading the object, filling its maps, attaching its programs and reading
 //! its counters.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use ravelin_classifier::RuleSet;
 use ravelin_xdp_common::line::LINE_SLOTS;
 use ravelin_xdp_common::{
     Address, DropReason, Header, HostEdge, InboundEndpoint, Line, OutboundKey, Pass, RULE_SET_FLAGS,
-    RuleCounter, TunnelEnds, map_names,
+    RuleCounter, TunnelEnds, local_bits, map_names,
 };
 use ravelin_xsk::MapMemory;
 use thiserror::Error;
@@ -109,6 +110,10 @@ pub struct Filter {
     /// An array for the first rule set. The kernel takes ten milliseconds to clear one, in which an engine that takes over would seal nothing.
     spare: Option<MapData>,
     tunnels: Tunnels,
+    /// Of this machine.
+    own: BTreeSet<Address>,
+    /// What `me` stands for in the rules in force.
+    spoken_of: BTreeSet<Address>,
 }
 
 /// The array of a rule set.
@@ -175,6 +180,8 @@ impl Filter {
             in_force: None,
             spare: Some(rule_array()?),
             tunnels: Tunnels::default(),
+            own: BTreeSet::new(),
+            spoken_of: BTreeSet::new(),
         })
     }
 
@@ -355,22 +362,53 @@ impl Filter {
         HashMap::try_from(map).map_err(map_error(name))
     }
 
-    /// Makes the set of this machine's own addresses exactly `addresses`.
+    /// Makes the set of this machine's own addresses exactly `addresses`. The rules in force speak of those of them that
+    /// [`set_spoken_of`](Self::set_spoken_of) named last.
     ///
     /// # Errors
     ///
     /// [`FilterError::Map`].
     pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), FilterError> {
+        self.own = addresses.iter().copied().map(to_address).collect();
+        self.write_local()
+    }
+
+    /// Names the addresses that `me` stands for in the rules in force. What the machine sends from others of its own, and no rule
+    /// blocks or protects, is dropped as [`DropReason::AddressUnknown`] where rules with `me` block or protect.
+    ///
+    /// # Errors
+    ///
+    /// [`FilterError::Map`].
+    pub fn set_spoken_of(&mut self, addresses: &[IpAddr]) -> Result<(), FilterError> {
+        let spoken_of: BTreeSet<Address> = addresses.iter().copied().map(to_address).collect();
+        if spoken_of == self.spoken_of {
+            return Ok(());
+        }
+        self.spoken_of = spoken_of;
+        // Before `set_local` the map is as an engine before this one left it, and packets go by that.
+        if self.own.is_empty() {
+            return Ok(());
+        }
+        self.write_local()
+    }
+
+    fn write_local(&mut self) -> Result<(), FilterError> {
         let name = map_names::LOCAL;
         let map = self.bpf.map_mut(name).ok_or(FilterError::Missing(name))?;
         let mut local: HashMap<_, Address, u32> = HashMap::try_from(map).map_err(map_error(name))?;
-        let wanted: Vec<Address> = addresses.iter().copied().map(to_address).collect();
-        let present: Vec<Address> = local.keys().collect::<Result<_, _>>().map_err(map_error(name))?;
-        for gone in present.iter().filter(|address| !wanted.contains(address)) {
+        let present: BTreeMap<Address, u32> =
+            local.iter().collect::<Result<_, _>>().map_err(map_error(name))?;
+        for gone in present.keys().filter(|address| !self.own.contains(*address)) {
             local.remove(gone).map_err(map_error(name))?;
         }
-        for new in wanted.iter().filter(|address| !present.contains(address)) {
-            local.insert(new, 1, 0).map_err(map_error(name))?;
+        for address in &self.own {
+            let bits = match self.spoken_of.contains(address) {
+                true => local_bits::OWN | local_bits::SPOKEN_OF,
+                false => local_bits::OWN,
+            };
+            if present.get(address) != Some(&bits) {
+                local.insert(address, bits, 0).map_err(map_error(name))?;
+            }
         }
         Ok(())
     }

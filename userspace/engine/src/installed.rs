@@ -1,6 +1,7 @@
 //! One policy as it is, was, or will be in force.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ravelin_classifier::RuleSet;
@@ -29,6 +30,8 @@ pub(crate) struct Armed {
 pub(crate) struct Installed {
     pub(crate) file: PolicyFile,
     pub(crate) policy: Arc<Policy>,
+    /// The addresses that `me` stands for in it.
+    pub(crate) own: Arc<[IpAddr]>,
     pub(crate) generation: u32,
     /// The SSH connection that has a lifeline.
     pub(crate) session: Option<Held>,
@@ -53,6 +56,7 @@ impl Installed {
         let Prepared {
             file,
             policy,
+            surroundings,
             session,
             hold,
             mut rules,
@@ -66,6 +70,7 @@ impl Installed {
         Ok(Self {
             file,
             policy,
+            own: surroundings.own.into(),
             generation,
             session,
             session_path: hold.and_then(|hold| hold.path),

@@ -12,7 +12,7 @@ use crate::filter::FilterList;
 use crate::lifeline::{Management, SessionPath};
 use crate::party::{Addresses, Parties, Party};
 use crate::policy::{MAX_FILTERS, Policy};
-use crate::rule::Rule;
+use crate::rule::{Action, Rule};
 
 /// Most addresses behind the names of all sources and destinations together, each counted where it is used.
 const MAX_ADDRESSES: usize = 8 << 20;
@@ -63,6 +63,25 @@ impl Policy {
     pub fn depends_on_surroundings(&self) -> bool {
         self.filter_lists().iter().any(|list| !list.templates.is_empty())
             || self.rules().iter().any(Rule::is_limited)
+    }
+
+    /// Whether a rule that does not permit speaks of all addresses of the machine with `me`.
+    #[must_use]
+    pub fn restricts_own_addresses(&self) -> bool {
+        let speaks = |list: &FilterList| {
+            let mut sets = list
+                .templates
+                .iter()
+                .flat_map(|one| [&one.source, &one.destination]);
+            sets.any(|parties| parties.changing.contains(&Party::Me))
+        };
+        let strict = self
+            .rules()
+            .iter()
+            .filter(|rule| rule.active && rule.action != Action::Permit);
+        strict
+            .filter_map(|rule| self.filter_lists().get(rule.filter_list))
+            .any(speaks)
     }
 
     /// The policy with the filters that `me` and names stand for in these surroundings, each a filter for a single

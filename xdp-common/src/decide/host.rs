@@ -1,6 +1,6 @@
 //! The decision for packets that this host itself sends.
 
-use super::{ask, decide_other, is_own, lifeline, metadata, parse_frame, seal_or_filter};
+use super::{ask, decide_other, from_new_address, is_own, lifeline, metadata, parse_frame, seal_or_filter};
 use crate::{
     Decision, Direction, DropReason, Frame, IpPacket, Judgement, Kind, Pass, Place, Reader, Tables, Upper,
 };
@@ -23,6 +23,9 @@ pub fn decide_host_egress<R: Reader, T: Tables>(reader: &R, tables: &T) -> Judge
             return lifeline(&packet, Place::Egress, tables);
         }
         _ => {}
+    }
+    if let Some(judgement) = from_new_address(reader, &packet, tables) {
+        return judgement;
     }
     seal_or_filter(&packet, Place::Egress, tables)
 }

@@ -140,6 +140,7 @@ impl Kernel {
             let key = World::outbound_key(*spi, endpoint);
             self.filter.add_quoted(&key, endpoint.slot).unwrap();
         }
+        self.filter.set_spoken_of(own).unwrap();
         self.filter.set_local(own).unwrap();
     }
 

@@ -362,6 +362,10 @@ impl Tables for World {
         self.own.iter().any(|own| to_address(*own) == *address)
     }
 
+    fn is_spoken_of(&self, address: &Address) -> bool {
+        self.is_local(address)
+    }
+
     fn recall(&self, key: &FragmentKey) -> FragmentRecord {
         let records = self.records.borrow();
         records.get(key).copied().unwrap_or(FragmentRecord::EMPTY)

@@ -20,6 +20,7 @@ mod make_before_break;
 mod many;
 mod mistakes;
 mod nat;
+mod new_address;
 mod one_key;
 mod other_device;
 mod path_mtu;
