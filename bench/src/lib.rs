@@ -11,7 +11,7 @@
 //!
 //! What the benches have in common besides: [`machine`], [`program`], [`samples`], [`publish`], [`plot`], [`interrupt`], [`huge_pages`],
 //! [`namespace`], [`daemon`]; a gateway in
-//! memory: [`rig`], with its [`tunnel`]s and a [`memory_port`]; and DPDK's: [`secgw`].
+//! memory: [`rig`], with its [`tunnel`]s and a [`memory_port`], what it is given ([`work`]), and how fast it is ([`ours`]); and DPDK's: [`secgw`].
 #![forbid(unsafe_code)]
 
 pub mod daemon;
@@ -21,6 +21,7 @@ pub mod interrupt;
 pub mod machine;
 pub mod memory_port;
 pub mod namespace;
+pub mod ours;
 pub mod plot;
 mod prefix;
 mod prefix_tree;
@@ -33,6 +34,7 @@ pub mod samples;
 pub mod secgw;
 mod trace;
 pub mod tunnel;
+pub mod work;
 
 pub use generate::{Order, RuleList};
 pub use prefix::Prefix;

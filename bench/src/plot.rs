@@ -15,13 +15,15 @@ const BAR: i32 = 14;
 const GAP: i32 = 10;
 
 /// Colours that those who see no red or green tell apart too (Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
     RGBColor(86, 180, 233),
     RGBColor(213, 94, 0),
+    RGBColor(240, 228, 66),
+    RGBColor(0, 0, 0),
 ];
 
 const FAINT: RGBColor = RGBColor(200, 200, 200);

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 /// Percent of the median. Where the [spread](Samples::spread) is larger, the machine did other things as well: tables say
 /// so beside the figure.
-pub const NOISY: f64 = 15.0;
+const NOISY: f64 = 15.0;
+
+/// What tables say of the figure behind ±.
+pub const PLUS_MINUS: &str = "± half of the distance between their quartiles, in percent";
 
 /// Measurements, in the order in which they were taken.
 #[derive(Clone, Debug, Default)]
@@ -30,14 +33,19 @@ impl Samples {
         }
     }
 
-    /// Half the distance between lowest and highest, in percent of the median.
+    /// The distance between the quartiles, in percent of the median: half of the rounds lie within it, and one round in which the
+    /// machine did something else does not change it.
     #[must_use]
     pub fn spread(&self) -> f64 {
         let sorted = self.sorted();
-        match (sorted.first(), sorted.last()) {
-            (Some(low), Some(high)) => (high - low) * 50.0 / self.median(),
-            _ => f64::NAN,
-        }
+        let Some(last) = sorted.len().checked_sub(1) else {
+            return f64::NAN;
+        };
+        let quartile = |number: usize| {
+            let (below, part) = (last * number / 4, (last * number % 4) as f64 / 4.0);
+            sorted[below] + (sorted[last.min(below + 1)] - sorted[below]) * part
+        };
+        (quartile(3) - quartile(1)).abs() * 100.0 / self.median().abs()
     }
 
     /// Whether the spread is too large for a figure to be quoted.
@@ -64,9 +72,21 @@ impl Samples {
         match self.0.len() {
             0 => "–".to_owned(),
             1 => format!("{self} (once)"),
-            _ if self.is_noisy() => format!("{self} (±{:.0}, **noisy**)", self.spread()),
-            _ => format!("{self} (±{:.0})", self.spread()),
+            _ if self.is_noisy() => format!("{self} (±{}, **noisy**)", self.plus_minus()),
+            _ => format!("{self} (±{})", self.plus_minus()),
         }
+    }
+
+    /// Half of the [spread](Self::spread), as a table has it.
+    #[must_use]
+    pub fn plus_minus(&self) -> String {
+        format!("{:.0}", self.spread() / 2.0)
+    }
+
+    /// What [`cell`](Self::cell) puts behind a figure that was made of these.
+    #[must_use]
+    pub fn mark(&self) -> &'static str {
+        if self.is_noisy() { " (**noisy**)" } else { "" }
     }
 
     /// Median, spread and all samples.
@@ -75,17 +95,27 @@ impl Samples {
         json!({ "median": self.median(), "spread_percent": self.spread(), "samples": self.0 })
     }
 
-    /// The median of what each of these is to the one that was taken in the same round.
+    /// What each of these is to the one that was taken in the same round. What slows a whole round down is in neither, so a ratio can be
+    /// good where both figures are noisy.
     #[must_use]
     pub fn ratio(&self, to: &Self) -> Ratio {
-        let mut each = Self::default();
-        for (one, other) in self.0.iter().zip(&to.0) {
-            each.push(one / other);
-        }
-        Ratio {
-            median: each.median(),
-            noisy: self.is_noisy() || to.is_noisy(),
-        }
+        Ratio(self.with(to, |one, other| one / other))
+    }
+
+    /// What each of these is more than the one that was taken in the same round.
+    #[must_use]
+    pub fn difference(&self, to: &Self) -> Self {
+        self.with(to, |one, other| one - other)
+    }
+
+    fn with(&self, to: &Self, of: impl Fn(f64, f64) -> f64) -> Self {
+        Self(
+            self.0
+                .iter()
+                .zip(&to.0)
+                .map(|(one, other)| of(*one, *other))
+                .collect(),
+        )
     }
 
     fn sorted(&self) -> Vec<f64> {
@@ -102,39 +132,63 @@ impl fmt::Display for Samples {
     }
 }
 
-/// What one thing is to another; of [`Samples::ratio`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ratio {
-    median: f64,
-    noisy: bool,
-}
+/// What one thing is to another, round by round; of [`Samples::ratio`].
+#[derive(Clone, Debug)]
+pub struct Ratio(Samples);
 
 impl Ratio {
-    /// The ratio, if both were measured and neither is noisy.
+    /// The median, if both were measured and it is not noisy.
     #[must_use]
     pub fn value(&self) -> Option<f64> {
-        (!self.noisy && !self.median.is_nan()).then_some(self.median)
+        let median = self.0.median();
+        (!self.0.is_noisy() && !median.is_nan()).then_some(median)
     }
 
     /// A cell of a table, in percent.
     #[must_use]
     pub fn percent(&self) -> String {
-        self.marked(&format!("{:.0} %", self.median * 100.0))
+        self.marked(&format!("{:.0} %", self.0.median() * 100.0))
+    }
+
+    /// Whether what is aimed at was reached, to be put behind it; nothing if that cannot be said.
+    #[must_use]
+    pub fn verdict(&self, aim: f64) -> &'static str {
+        match self.value() {
+            Some(value) if value >= aim => ": met",
+            Some(_) => ": **missed**",
+            None => "",
+        }
     }
 
     fn marked(&self, text: &str) -> String {
-        match (self.median.is_nan(), self.noisy) {
-            (true, _) => "–".to_owned(),
-            (false, true) => format!("{text} (**noisy**)"),
-            (false, false) => text.to_owned(),
+        if self.0.is_empty() {
+            return "–".to_owned();
         }
+        format!("{text}{}", self.0.mark())
     }
 }
 
 /// A cell of a table.
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.marked(&format!("{:.2}", self.median)))
+        f.write_str(&self.marked(&format!("{:.2}", self.0.median())))
+    }
+}
+
+/// A paragraph about those that are noisy, if any are.
+#[must_use]
+pub fn noisy_ones<'s>(figures: impl Iterator<Item = &'s Samples>) -> String {
+    let (mut all, mut noisy) = (0, 0);
+    for samples in figures.filter(|samples| !samples.is_empty()) {
+        all += 1;
+        noisy += usize::from(samples.is_noisy());
+    }
+    match noisy {
+        0 => String::new(),
+        _ => format!(
+            "\n**{noisy} of {all} figures are noisy** (quartiles more than {NOISY:.0} % of the median apart): this machine did other things \
+             meanwhile, and they are not to be quoted.\n"
+        ),
     }
 }
 
@@ -150,37 +204,59 @@ pub fn figure(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Samples, figure};
+    use super::{Samples, figure, noisy_ones};
 
     #[test]
     fn medians() {
         assert_eq!(Samples(vec![3.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(Samples(vec![4.0, 1.0, 2.0, 3.0]).median(), 2.5);
         assert!(Samples::default().median().is_nan());
+    }
+
+    #[test]
+    fn the_spread_is_that_of_the_middle_half() {
         assert_eq!(Samples(vec![90.0, 100.0, 110.0]).spread(), 10.0);
+        assert_eq!(Samples(vec![100.0, 106.0, 96.0, 104.0, 100.0]).spread(), 4.0);
+        assert_eq!(Samples(vec![100.0, 900.0, 96.0, 104.0, 100.0]).spread(), 4.0);
+        assert_eq!(Samples(vec![-4.0, -1.0, -2.0, -2.0, -3.0]).spread(), 50.0);
+        assert!(Samples::default().spread().is_nan());
     }
 
     #[test]
     fn a_noisy_figure_says_so() {
-        assert_eq!(Samples(vec![90.0, 100.0, 110.0]).cell(), "100 (±10)");
-        assert_eq!(Samples(vec![80.0, 100.0, 120.0]).cell(), "100 (±20, **noisy**)");
+        let (calm, noisy) = (
+            Samples(vec![90.0, 100.0, 110.0]),
+            Samples(vec![80.0, 100.0, 120.0]),
+        );
+        assert_eq!(calm.cell(), "100 (±5)");
+        assert_eq!(noisy.cell(), "100 (±10, **noisy**)");
         assert_eq!(Samples(vec![80.0]).cell(), "80 (once)");
         assert_eq!(Samples::default().cell(), "–");
+        assert_eq!(noisy_ones([&calm].into_iter()), "");
+        assert!(noisy_ones([&calm, &noisy, &Samples::default()].into_iter()).contains("1 of 2 "));
     }
 
     #[test]
-    fn a_ratio_is_that_of_the_rounds_and_as_noisy_as_the_worse() {
-        let (ours, theirs) = (Samples(vec![2.0, 2.1, 2.0]), Samples(vec![1.0, 1.1, 1.0]));
+    fn a_ratio_is_that_of_the_rounds_and_as_noisy_as_they_differ() {
+        let (ours, theirs) = (Samples(vec![2.0, 2.1, 2.0]), Samples(vec![1.0, 1.05, 1.0]));
         let ratio = ours.ratio(&theirs);
         assert_eq!((ratio.to_string().as_str(), ratio.value()), ("2.00", Some(2.0)));
         assert_eq!(ratio.percent(), "200 %");
+        assert_eq!(
+            (ratio.verdict(2.0), ratio.verdict(2.5)),
+            (": met", ": **missed**")
+        );
+        let slower_together = Samples(vec![2.0, 4.0, 2.0]).ratio(&Samples(vec![1.0, 2.0, 1.0]));
+        assert_eq!(slower_together.value(), Some(2.0));
         let ratio = ours.ratio(&Samples(vec![1.0, 2.0, 1.0]));
         assert_eq!(
             (ratio.to_string().as_str(), ratio.value()),
             ("2.00 (**noisy**)", None)
         );
+        assert_eq!(ratio.verdict(2.5), "");
         let ratio = ours.ratio(&Samples::default());
         assert_eq!((ratio.to_string().as_str(), ratio.value()), ("–", None));
+        assert_eq!(ours.difference(&theirs).median(), 1.0);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 
 use crate::{bench, build_ebpf, demo, program, setup, vm, workspace::Workspace};
 
-/// Run every test: unit, property, kernel-side, namespaces (as root), the demo end to end, a bench, and the virtual machine.
+/// Run every test: unit, property, kernel-side, namespaces (as root), the demo end to end, the benches, and the virtual machine.
 ///
 /// Ends with a line `N passed, N failed`. Nothing is skipped: what cannot run, fails.
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ enum Part {
     Cargo,
     /// The demo's scenarios
     Demo,
-    /// `bench host`, as short as it can be, and `bench instructions`
+    /// `bench gcm`, `engine`, `stages`, `veth` and `host`, as short as they can be, and `bench instructions`
     Bench,
     /// Our ESP against a kernel's, in a virtual machine
     Vm,
@@ -75,18 +75,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
         tally.failed += failed;
     }
     if wanted(Part::Bench) {
-        match bench::host::smoke(workspace, &ravelin) {
-            Ok(()) => tally.passed += 1,
-            Err(error) => {
-                println!("test: bench host: {error:#}");
-                tally.failed += 1;
-            }
-        }
-        match bench::instructions::compare(workspace) {
-            Ok(()) => tally.passed += 1,
-            Err(error) => {
-                println!("test: {error:#}");
-                tally.failed += 1;
+        let object = build_ebpf::ensure_bench(workspace, &toolchain)?;
+        let mut benches = bench::smoke::run(workspace);
+        benches.push(("veth", bench::smoke::veth(workspace, &ravelin, &object)));
+        benches.push(("host", bench::host::smoke(workspace, &ravelin)));
+        benches.push(("instructions", bench::instructions::compare(workspace)));
+        for (name, done) in benches {
+            match done {
+                Ok(()) => tally.passed += 1,
+                Err(error) => {
+                    println!("test: bench {name}: {error:#}");
+                    tally.failed += 1;
+                }
             }
         }
     }

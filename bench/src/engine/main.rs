@@ -3,9 +3,7 @@
 //! For each row the peer is started once; then both take turns, and the one whose turn it is not is stopped.
 #![forbid(unsafe_code)]
 
-mod ours;
 mod report;
-mod work;
 
 use std::fs;
 use std::path::Path;
@@ -14,17 +12,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use ravelin_bench::huge_pages::HugePages;
+use ravelin_bench::ours::Part;
 use ravelin_bench::publish::Destination;
 use ravelin_bench::rig::Network;
 use ravelin_bench::secgw::{self, Compiled, Memory, Secgw, Setup};
-use ravelin_bench::{interrupt, machine};
+use ravelin_bench::work::Work;
+use ravelin_bench::{interrupt, machine, ours};
 use ravelin_esp::Provider;
 use ravelin_xdp_common::Direction;
 use ravelin_xsk::Umem;
 
-use crate::ours::Part;
 use crate::report::Report;
-use crate::work::Work;
 
 /// Packets that the peer may have on their way besides those of its capture.
 const SPARE_BUFFERS: u32 = 8192;

@@ -5,12 +5,11 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use ravelin_bench::machine;
 use ravelin_bench::plot::Bars;
-use ravelin_bench::samples::{NOISY, Samples};
+use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
 use ravelin_bench::secgw;
+use ravelin_bench::work::Work;
 use ravelin_esp::Provider;
 use serde_json::{Value, json};
-
-use crate::work::Work;
 
 /// All that was measured.
 #[derive(Debug)]
@@ -120,8 +119,7 @@ impl Report {
         let mut text = machine::heading(&self.machine, self.quick);
         let _ = write!(
             text,
-            "\nThousands of packets for a second of one CPU's time: medians of {} rounds (± half of what lies between the lowest and the highest, in \
-             percent). Tunnel mode, AES-256-GCM, 32-bit sequence numbers; sizes are those of the inner IPv4 packet, and a frame has 14 bytes \
+            "\nThousands of packets for a second of one CPU's time: medians of {} rounds ({PLUS_MINUS}). Tunnel mode, AES-256-GCM, 32-bit sequence numbers; sizes are those of the inner IPv4 packet, and a frame has 14 bytes \
              more. SAs take turns packet by packet. Ravelin seals and opens with {}, and checks for replay; ipsec-secgw of {} with \
              crypto_aesni_mb and librte_ipsec, and does not, since its capture repeats. The memory of both is in {}. *Ravelin* decides for each \
              packet what its XDP program would, on the same CPU; *its worker* is without that. Ratios are medians of the rounds' ratios.\n\n\
@@ -158,11 +156,7 @@ impl Report {
                 row.theirs.cell(),
                 worker.ratio(&row.theirs),
                 row.work.aim(),
-                match ratio.value() {
-                    Some(value) if value >= row.work.aim() => ": met",
-                    Some(_) => ": **missed**",
-                    None => "",
-                },
+                ratio.verdict(row.work.aim()),
                 of_single(|row| &row.ours[0]),
                 of_single(|row| &row.theirs),
             );
@@ -170,22 +164,8 @@ impl Report {
         for note in &self.notes {
             let _ = write!(text, "\n{note}.\n");
         }
-        let figures = || {
-            let all = self
-                .rows
-                .iter()
-                .flat_map(|row| row.ours.iter().chain([&row.theirs]));
-            all.filter(|samples| !samples.is_empty())
-        };
-        let noisy = figures().filter(|samples| samples.is_noisy()).count();
-        if noisy > 0 {
-            let _ = write!(
-                text,
-                "\n**{noisy} of {} figures are noisy** (spread over {NOISY:.0} %): this machine did other things meanwhile, and they are not to be \
-                 quoted.\n",
-                figures().count()
-            );
-        }
+        let figures = self.rows.iter();
+        text += &noisy_ones(figures.flat_map(|row| row.ours.iter().chain([&row.theirs])));
         text
     }
 }

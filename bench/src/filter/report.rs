@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use ravelin_bench::plot::Bars;
 use ravelin_bench::publish::Destination;
-use ravelin_bench::samples::{Samples, figure};
+use ravelin_bench::samples::{PLUS_MINUS, Samples, figure};
 use ravelin_bench::{Kind, Profile, machine};
 use ravelin_policy::Family;
 use serde_json::{Value, json};
@@ -101,6 +102,9 @@ impl Report {
 
     /// Writes what there is so far: a long run that is interrupted leaves its first part.
     pub(crate) fn save(&self) -> Result<()> {
+        if !self.sets.is_empty() {
+            self.destination.plot("filter", &self.to_svg()?)?;
+        }
         self.destination
             .save("filter", &self.to_markdown(), &self.to_json()?)
     }
@@ -113,6 +117,22 @@ impl Report {
             "wire": self.wire.iter().map(WireRow::to_json).collect::<Vec<_>>(),
         });
         Ok(serde_json::to_string_pretty(&value)? + "\n")
+    }
+
+    /// The first table as a picture.
+    fn to_svg(&self) -> Result<String> {
+        let sets = || self.sets.iter().filter(|set| set.refused.is_none());
+        let traces = sets().next().map_or(&[][..], |set| &set.traces);
+        let groups = sets().map(|set| {
+            let figures = set.traces.iter().map(|trace| trace.classify.median());
+            (set.name(), figures.collect())
+        });
+        let bars = Bars {
+            title: "The classifier, flow cache included: nanoseconds per packet, fewer are better".to_owned(),
+            series: traces.iter().map(TraceRow::name).collect(),
+            groups: groups.collect(),
+        };
+        bars.to_svg()
     }
 
     pub(crate) fn to_markdown(&self) -> String {
@@ -139,17 +159,17 @@ impl Report {
         };
         let _ = write!(
             text,
-            "\n{title}: nanoseconds per packet, median (± spread in percent).\n\n| rules |"
+            "\n{title}: nanoseconds per packet, median ({PLUS_MINUS}).\n\n| rules |"
         );
         for trace in &first.traces {
-            let _ = write!(text, " {} {} |", trace.kind.name(), flows(trace.flows));
+            let _ = write!(text, " {} |", trace.name());
         }
         let _ = writeln!(text, "\n|---|{}", "---:|".repeat(first.traces.len()));
         for set in self.sets.iter().filter(|set| set.refused.is_none()) {
             let _ = write!(text, "| {} |", set.name());
             for trace in &set.traces {
                 let samples = samples(trace);
-                let _ = write!(text, " {samples} (±{:.0}) |", samples.spread());
+                let _ = write!(text, " {samples} (±{}) |", samples.plus_minus());
             }
             text.push('\n');
         }
@@ -189,8 +209,9 @@ impl Report {
     }
 
     fn write_wire(&self, text: &mut String) {
-        text.push_str(
-            "\nOn veth, thousands of packets per second of the receiving CPU's time (± spread in percent).\n\n\
+        let _ = write!(
+            text,
+            "\nOn veth, thousands of packets per second of the receiving CPU's time ({PLUS_MINUS}).\n\n\
              | rules | in the set | trace |",
         );
         for receiver in Receiver::ALL {
@@ -218,10 +239,10 @@ impl Report {
                 let _ = match of(receiver) {
                     Some(found) => write!(
                         text,
-                        " {}{} (±{:.0}) |",
+                        " {}{} (±{}) |",
                         figure(found.rate.median() / 1000.0),
                         if found.agrees { "" } else { "*" },
-                        found.rate.spread()
+                        found.rate.plus_minus()
                     ),
                     None => write!(text, " – |"),
                 };
@@ -292,6 +313,12 @@ impl SetRow {
             "one_frame_ns": self.one_frame.to_json(),
             "traces": traces.collect::<Vec<_>>(),
         })
+    }
+}
+
+impl TraceRow {
+    fn name(&self) -> String {
+        format!("{} {}", self.kind.name(), flows(self.flows))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use ravelin_bench::machine;
 use ravelin_bench::plot::Bars;
-use ravelin_bench::samples::{NOISY, Samples};
+use ravelin_bench::samples::{PLUS_MINUS, Ratio, Samples, noisy_ones};
 use serde_json::{Value, json};
 
 use crate::{Implementation, Work};
@@ -89,8 +89,7 @@ impl Report {
         let mut text = machine::heading(&self.machine, self.quick);
         let _ = write!(
             text,
-            "\nNanoseconds per packet in batches of 32, in place, 8 bytes of associated data, tags of 16: medians of {} rounds (± half \
-             of what lies between the lowest and the highest, in percent). {}. The last column is the faster way of \
+            "\nNanoseconds per packet in batches of 32, in place, 8 bytes of associated data, tags of 16: medians of {} rounds ({PLUS_MINUS}). {}. The last column is the faster way of \
              intel-ipsec-mb beside the fastest of ours, a median of the rounds' ratios: above 1 ours is faster.\n\n| work |",
             self.rows
                 .first()
@@ -103,7 +102,7 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            " ipsec-mb / ours |\n|---|{}",
+            " ipsec-mb / ours | aim |\n|---|{}---|",
             "---:|".repeat(self.implementations.len() + 1)
         );
         for row in &self.rows {
@@ -111,22 +110,19 @@ impl Report {
             for samples in &row.samples {
                 let _ = write!(text, " {} |", samples.cell());
             }
-            let _ = writeln!(text, " {} |", self.ratio(row));
+            let _ = match self.ratio(row) {
+                Some(ratio) => match row.work.aim() {
+                    Some(aim) => writeln!(text, " {ratio} | ≥ {aim:.1}{} |", ratio.verdict(aim)),
+                    None => writeln!(text, " {ratio} | – |"),
+                },
+                None => writeln!(text, " – | – |"),
+            };
         }
-        let figures = || self.rows.iter().flat_map(|row| &row.samples);
-        let noisy = figures().filter(|samples| samples.is_noisy()).count();
-        if noisy > 0 {
-            let _ = write!(
-                text,
-                "\n**{noisy} of {} figures are noisy** (spread over {NOISY:.0} %): this machine did other things meanwhile, and they are not to be \
-                 quoted.\n",
-                figures().count()
-            );
-        }
+        text += &noisy_ones(self.rows.iter().flat_map(|row| &row.samples));
         text
     }
 
-    fn ratio(&self, row: &Row) -> String {
+    fn ratio(&self, row: &Row) -> Option<Ratio> {
         let fastest = |wanted: fn(&Implementation) -> bool| {
             let columns = self.implementations.iter().zip(&row.samples);
             columns
@@ -136,19 +132,7 @@ impl Report {
         };
         let ours = fastest(|one| matches!(one, Implementation::Provider(_)));
         let theirs = fastest(|one| matches!(one, Implementation::IpsecMb(_)));
-        let (Some(ours), Some(theirs)) = (ours, theirs) else {
-            return "–".to_owned();
-        };
-        let mut ratios = Samples::default();
-        for (ours, theirs) in ours.values().iter().zip(theirs.values()) {
-            ratios.push(theirs / ours);
-        }
-        let mark = if ours.is_noisy() || theirs.is_noisy() {
-            " (**noisy**)"
-        } else {
-            ""
-        };
-        format!("{:.2}{mark}", ratios.median())
+        Some(theirs?.ratio(ours?))
     }
 }
 

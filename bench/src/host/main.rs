@@ -132,6 +132,7 @@ fn main() -> Result<()> {
             measured.with_context(|| row.link.name())?;
         }
         // A long run that is interrupted leaves its first rounds.
+        args.destination.plot("host", &report.to_svg()?)?;
         args.destination
             .save("host", &report.to_markdown(), &report.to_json()?)?;
     }

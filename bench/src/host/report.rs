@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::machine;
-use ravelin_bench::samples::{NOISY, Samples};
+use ravelin_bench::plot::Bars;
+use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
 use serde_json::{Value, json};
 
 use crate::datagrams::Rate;
@@ -61,12 +62,23 @@ impl Report {
         Ok(serde_json::to_string_pretty(&value)? + "\n")
     }
 
+    /// What both tables have in common, as a picture.
+    pub(crate) fn to_svg(&self) -> Result<String> {
+        let measured = self.rows.iter().filter(|row| row.missing.is_none());
+        let groups = measured.map(|row| (row.link.name(), vec![row.stream.median()]));
+        let bars = Bars {
+            title: "Two hosts: TCP, one stream, Gbit/s".to_owned(),
+            series: vec!["median of the rounds".to_owned()],
+            groups: groups.collect(),
+        };
+        bars.to_svg()
+    }
+
     pub(crate) fn to_markdown(&self) -> String {
         let mut text = machine::heading(&self.machine, self.quick);
         let _ = write!(
             text,
-            "\nTwo hosts on a veth pair of one queue, MTU 1500; {}. Medians of {} rounds (± half of what lies between the lowest \
-             and the highest, in percent). Ratios are medians of the rounds' ratios.\n",
+            "\nTwo hosts on a veth pair of one queue, MTU 1500; {}. Medians of {} rounds ({PLUS_MINUS}). Ratios are medians of the rounds' ratios.\n",
             self.cpus.describe(),
             self.rows
                 .iter()
@@ -138,15 +150,7 @@ impl Report {
             );
         }
         let figures = self.rows.iter().flat_map(Row::figures);
-        let noisy = figures.clone().filter(|(_, samples)| samples.is_noisy()).count();
-        if noisy > 0 {
-            let _ = write!(
-                text,
-                "\n**{noisy} of {} figures are noisy** (spread over {NOISY:.0} %): this machine did other things meanwhile, and they are not to be \
-                 quoted.\n",
-                figures.filter(|(_, samples)| !samples.is_empty()).count()
-            );
-        }
+        text += &noisy_ones(figures.map(|(_, samples)| samples));
         text
     }
 
@@ -155,38 +159,20 @@ impl Report {
     }
 }
 
-/// The median over the rounds of what `row` has for each that `base` has.
+/// What `row` has for each that `base` has.
 fn ratio(row: &Row, base: Option<&Row>, of: impl Fn(&Row) -> &Samples) -> String {
-    let Some(base) = base.filter(|base| base.missing.is_none()) else {
-        return "–".to_owned();
-    };
-    let mut ratios = Samples::default();
-    for (one, other) in of(row).values().iter().zip(of(base).values()) {
-        ratios.push(one / other);
-    }
-    let mark = if of(row).is_noisy() || of(base).is_noisy() {
-        " (**noisy**)"
-    } else {
-        ""
-    };
-    format!("{:.2}{mark}", ratios.median())
+    let base = base.filter(|base| base.missing.is_none());
+    base.map_or_else(|| "–".to_owned(), |base| of(row).ratio(of(base)).to_string())
 }
 
-/// The median over the rounds of what `row` has more than `base`.
+/// What `row` has more than `base`; noisy if what it is made of is, since the difference itself can be next to nothing.
 fn added(row: &Row, base: Option<&Row>, of: impl Fn(&Row) -> &Samples) -> String {
     let Some(base) = base.filter(|base| base.missing.is_none()) else {
         return "–".to_owned();
     };
-    let mut differences = Samples::default();
-    for (one, other) in of(row).values().iter().zip(of(base).values()) {
-        differences.push(one - other);
-    }
-    let mark = if of(row).is_noisy() || of(base).is_noisy() {
-        " (**noisy**)"
-    } else {
-        ""
-    };
-    format!("{:.0}{mark}", differences.median())
+    let (one, other) = (of(row), of(base));
+    let mark = if one.is_noisy() { one.mark() } else { other.mark() };
+    format!("{:.0}{mark}", one.difference(other).median())
 }
 
 impl Row {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::plot::Bars;
-use ravelin_bench::samples::{NOISY, Samples};
+use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
 use ravelin_bench::{machine, secgw};
 use serde_json::{Value, json};
 
@@ -126,8 +126,7 @@ impl Report {
         let rounds = self.cells.iter().map(|cell| cell.rate.values().len()).max();
         let _ = write!(
             text,
-            "\nThousands of packets per second that arrive at the sink: medians of {} rounds (± half of what lies between the lowest and the \
-             highest, in percent). Two veth pairs of one queue, AF_XDP in copy mode; {}. One SA in tunnel mode with AES-256-GCM, clear to \
+            "\nThousands of packets per second that arrive at the sink: medians of {} rounds ({PLUS_MINUS}). Two veth pairs of one queue, AF_XDP in copy mode; {}. One SA in tunnel mode with AES-256-GCM, clear to \
              sealed, 4,096 flows; sizes are those of the inner IPv4 packet, IMIX is seven of 64 bytes, four of 576, one of 1,420. The peer is that of \
              DPDK {} with net_af_xdp, crypto_aesni_mb and librte_ipsec, its memory in {}. Ratios are medians of the rounds' ratios.\n\n| |",
             rounds.unwrap_or(0),
@@ -153,21 +152,18 @@ impl Report {
             });
         }
         let ratio = |to: Kind, traffic| self.rate(Kind::Ravelin, traffic).ratio(self.rate(to, traffic));
-        let verdict = |value: Option<f64>, aim: f64| match value {
-            Some(value) if value >= aim => ": met",
-            Some(_) => ": **missed**",
-            None => "",
-        };
         let name = format!("Ravelin / ipsec-secgw, aim ≥ {AIM}");
         self.row(&mut text, &name, |traffic| {
             let ratio = ratio(Kind::Secgw, traffic);
-            format!("{ratio}{}", verdict(ratio.value(), AIM))
+            format!("{ratio}{}", ratio.verdict(AIM))
         });
         let name = format!("Ravelin / plain forwarding, aim ≥ {AIM_OF_FORWARDING} up to 576 B");
         self.row(&mut text, &name, |traffic| {
             let ratio = ratio(Kind::Forward, traffic);
-            let value = ratio.value().filter(|_| traffic.is_small());
-            format!("{ratio}{}", verdict(value, AIM_OF_FORWARDING))
+            match traffic.is_small() {
+                true => format!("{ratio}{}", ratio.verdict(AIM_OF_FORWARDING)),
+                false => ratio.to_string(),
+            }
         });
         self.row(&mut text, "Ravelin / no gateway", |traffic| {
             ratio(Kind::None, traffic).to_string()
@@ -175,16 +171,7 @@ impl Report {
         for (kind, reason) in &self.missing {
             let _ = write!(text, "\n{} was not measured: {reason}.\n", kind.name());
         }
-        let figures = || self.cells.iter().filter(|cell| !cell.rate.is_empty());
-        let noisy = figures().filter(|cell| cell.rate.is_noisy()).count();
-        if noisy > 0 {
-            let _ = write!(
-                text,
-                "\n**{noisy} of {} figures are noisy** (spread over {NOISY:.0} %): this machine did other things meanwhile, and they are not to be \
-                 quoted.\n",
-                figures().count()
-            );
-        }
+        text += &noisy_ones(self.cells.iter().map(|cell| &cell.rate));
         text
     }
 

@@ -1,30 +1,36 @@
-//! What a row of the table is about.
+//! What a gateway in memory is given to do.
 
 use anyhow::Result;
-use ravelin_bench::rig::{Network, Ready};
 use ravelin_xdp_common::Direction;
+
+use crate::rig::{Network, Ready};
 
 /// Packets that a measurement goes round in, at least: the capture that the peer repeats has as many.
 const LEAST_PACKETS: usize = 2048;
 
 /// One kind of traffic through one gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Work {
-    pub(crate) direction: Direction,
+pub struct Work {
+    /// Outbound: clear packets are sealed; inbound: sealed ones are opened.
+    pub direction: Direction,
     /// SAs, which take turns packet by packet.
-    pub(crate) sas: u32,
+    pub sas: u32,
     /// Bytes of the inner IPv4 packet.
-    pub(crate) size: usize,
+    pub size: usize,
 }
 
 impl Work {
     /// How many different packets there are.
-    pub(crate) fn count(self) -> usize {
+    #[must_use]
+    pub fn count(self) -> usize {
         LEAST_PACKETS.max(self.sas as usize)
     }
 
     /// The packets: clear ones of the gateway's own network, or sealed ones of its peers, which are new each time.
-    pub(crate) fn packets(self, network: &Network) -> Result<Vec<Ready>> {
+    ///
+    /// # Errors
+    /// A packet that cannot be sealed.
+    pub fn packets(self, network: &Network) -> Result<Vec<Ready>> {
         match self.direction {
             Direction::Outbound => {
                 let frames = network.clear_frames(self.size);
@@ -35,7 +41,8 @@ impl Work {
     }
 
     /// How many times the peer's rate is aimed at.
-    pub(crate) const fn aim(self) -> f64 {
+    #[must_use]
+    pub const fn aim(self) -> f64 {
         match self.size {
             ..576 => 3.0,
             576..1420 => 2.0,
@@ -44,11 +51,14 @@ impl Work {
     }
 
     /// As it stands in the table.
-    pub(crate) fn name(self) -> String {
+    #[must_use]
+    pub fn name(self) -> String {
         format!("{}, {} SAs, {} B", self.way(), grouped(self.sas), self.size).replace(" 1 SAs", " 1 SA")
     }
 
-    pub(crate) const fn way(self) -> &'static str {
+    /// The direction, as it stands in tables.
+    #[must_use]
+    pub const fn way(self) -> &'static str {
         match self.direction {
             Direction::Outbound => "outbound",
             Direction::Inbound => "inbound",

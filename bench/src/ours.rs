@@ -1,16 +1,16 @@
-//! Ravelin's side: a worker's packet path over ports in memory.
+//! A worker's packet path over ports in memory, and how many packets it passes.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
-use ravelin_bench::interrupt;
-use ravelin_bench::memory_port::{Driver, MemoryPort, Wire};
-use ravelin_bench::rig::Network;
 use ravelin_classifier::Host;
 use ravelin_xdp_common::Direction;
 use ravelin_xsk::{HugePages, Umem, UmemOptions};
 
+use crate::interrupt;
+use crate::memory_port::{Driver, MemoryPort, Wire};
+use crate::rig::Network;
 use crate::work::Work;
 
 /// Chunks of packet memory: batches on their way and some to spare. `net_pcap` takes them from its pool as warm as this.
@@ -24,7 +24,7 @@ const STRETCH: usize = 8192;
 
 /// Whether the driver's decision is part of what is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
     /// The decision that the XDP programs make for each packet, and the worker.
     Whole,
     /// The worker alone.
@@ -32,11 +32,15 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 2] = [Self::Whole, Self::Worker];
+    /// In the order of the columns.
+    pub const ALL: [Self; 2] = [Self::Whole, Self::Worker];
 }
 
-/// Packet memory.
-pub(crate) fn memory(huge_pages: bool) -> Result<Umem> {
+/// Packet memory, in huge pages if there are any.
+///
+/// # Errors
+/// Not enough memory.
+pub fn memory(huge_pages: bool) -> Result<Umem> {
     Ok(Umem::new(&UmemOptions {
         frame_count: CHUNKS,
         huge_pages: if huge_pages {
@@ -49,7 +53,10 @@ pub(crate) fn memory(huge_pages: bool) -> Result<Umem> {
 }
 
 /// Packets per second of this thread's work, over `time` of it.
-pub(crate) fn measure(
+///
+/// # Errors
+/// A packet that did not come out, or Ctrl-C.
+pub fn measure(
     network: &Network,
     drivers: &Host,
     memory: &Umem,
