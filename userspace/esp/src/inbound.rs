@@ -19,8 +19,10 @@ use crate::outer_options::{DSCP_MASK, InnerDscp};
 use crate::wipe::wiping_stack;
 use crate::{Encapsulation, Mode, Protocol, ReplayWindow, SaError, SaParameters, SequenceCounter};
 
+mod batch;
 mod opening;
 
+pub use batch::OpeningBatch;
 pub(crate) use opening::Located;
 pub use opening::open_runs;
 

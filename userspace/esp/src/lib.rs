@@ -8,6 +8,7 @@
 //! - [`seal_runs`] takes numbers from each SA's [`SequenceCounter`], encrypts and encapsulates.
 //! - [`Reassembly`] puts received packets together again that routers have fragmented.
 //! - [`open_runs`] asks each SA's [`ReplayWindow`], verifies, decrypts and decapsulates.
+//! - [`SealingBatch`] and [`OpeningBatch`] do the same in steps, of which the expensive one can be another thread's.
 //!
 //! What an SA has done is in its [`Counts`], how long it may go on in its [`Lifetime`].
 //!
@@ -49,12 +50,12 @@ mod wipe;
 pub use counters::Counts;
 pub use expiry::LifetimeStatus;
 pub use fragmentation::{Fragmentation, Piece};
-pub use inbound::{InboundSa, Opened, Verified, open_runs};
+pub use inbound::{InboundSa, Opened, OpeningBatch, Verified, open_runs};
 pub use keepalive::{MAX_KEEPALIVE_LEN, nat_keepalive};
 pub use layout::{MAX_BATCH, MAX_HEADROOM, MAX_TAILROOM};
 pub use lifetime::{Lifetime, LifetimeError, LifetimeEvent, Limits, Measure};
 pub use nat::NatOriginal;
-pub use outbound::{OutboundSa, Sealed, seal_runs};
+pub use outbound::{OutboundSa, Sealed, SealingBatch, seal_runs};
 pub use outer_options::{DontFragment, Dscp, EcnMode, FlowLabel, InnerDscp, OuterOptions};
 pub use packet::{NoRoom, Packet};
 pub use parameters::{Encapsulation, Mode, Protocol, SaError, SaParameters};

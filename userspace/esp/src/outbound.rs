@@ -21,8 +21,10 @@ use crate::sequence::SequenceStart;
 use crate::wipe::wiping_stack;
 use crate::{Encapsulation, Mode, Protocol, SaError, SaParameters, SequenceCounter, TfcPadding};
 
+mod batch;
 mod sealing;
 
+pub use batch::SealingBatch;
 pub use sealing::seal_runs;
 
 /// A packet that may go out.

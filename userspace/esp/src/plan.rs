@@ -8,6 +8,7 @@ use crate::outer_header::OuterHeader;
 use crate::{Packet, tfc};
 
 /// The places of everything in a sealed packet.
+#[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) header: IpHeader,
     /// Bytes of the original headers that stay in front of ESP: none in tunnel mode.

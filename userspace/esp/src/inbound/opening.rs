@@ -68,11 +68,11 @@ pub fn open_runs(
 }
 
 /// Packets on their way to be decrypted, each with its SA's key.
-type Jobs<'s, 'p> = ArrayVec<(&'s dyn Aead, OpenJob<'p>), MAX_BATCH>;
+pub(super) type Jobs<'s, 'p> = ArrayVec<(&'s dyn Aead, OpenJob<'p>), MAX_BATCH>;
 
 /// Whence packets are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
+pub(super) enum From {
     /// In tunnel mode from the other end's address.
     Peer,
     Anywhere,
@@ -151,6 +151,7 @@ impl InboundSa {
     }
 
     /// Asks the window for located packets, and leaves those that pass to be decrypted among `jobs`; with AH they are verified then.
+    #[inline]
     fn begin<'s, 'p>(
         &'s self,
         packets: &'p mut [Packet<'_>],
@@ -158,6 +159,13 @@ impl InboundSa {
         jobs: &mut Jobs<'s, 'p>,
         now: Instant,
     ) {
+        self.admit(states, now);
+        self.make_jobs(packets, states, jobs);
+    }
+
+    /// Asks the window for located packets.
+    #[inline]
+    pub(super) fn admit(&self, states: &mut [Result<Located, DropReason>], now: Instant) {
         if let Some(reason) = self.expiry.over(&self.running.spent, age(self.since, now)) {
             return states.fill(Err(reason));
         }
@@ -165,6 +173,16 @@ impl InboundSa {
         // so that a replay costs no decryption …
         self.check_window(states);
         self.spend_icvs(states);
+    }
+
+    /// Leaves packets to be decrypted among `jobs`; with AH they are verified then.
+    #[inline]
+    pub(super) fn make_jobs<'s, 'p>(
+        &'s self,
+        packets: &'p mut [Packet<'_>],
+        states: &mut [Result<Located, DropReason>],
+        jobs: &mut Jobs<'s, 'p>,
+    ) {
         if let Some(ah) = self.ah {
             return self.verify(ah, packets, states);
         }
@@ -177,8 +195,8 @@ impl InboundSa {
         }
     }
 
-    /// Takes over how the jobs went that [`InboundSa::begin`] has made for these packets.
-    fn end(
+    /// Takes over how the jobs went that [`InboundSa::make_jobs`] has made for these packets.
+    pub(super) fn end(
         &self,
         done: &mut slice::Iter<'_, (&dyn Aead, OpenJob<'_>)>,
         states: &mut [Result<Located, DropReason>],
@@ -194,7 +212,7 @@ impl InboundSa {
     }
 
     /// What is left to do once packets are decrypted.
-    fn finish(
+    pub(super) fn finish(
         &self,
         packets: &mut [Packet<'_>],
         states: &mut [Result<Located, DropReason>],
@@ -239,7 +257,7 @@ impl InboundSa {
 
     /// Finds the ESP header and checks all that needs no key.
     #[inline(always)]
-    fn locate(&self, packet: &mut Packet<'_>, from: From) -> Result<Located, DropReason> {
+    pub(super) fn locate(&self, packet: &mut Packet<'_>, from: From) -> Result<Located, DropReason> {
         let header = IpHeader::parse(packet.bytes())?;
         packet.truncate(header.total_len);
         let bytes = packet.bytes();

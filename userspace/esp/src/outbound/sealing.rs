@@ -71,16 +71,7 @@ fn seal_planned(
     seal_mixed(&mut jobs);
     let mut done = jobs.iter();
     for (_, range) in ranges(runs, plans.len()).filter(|(sa, _)| sa.ah.is_none()) {
-        for (outcome, (_, job)) in outcomes[range]
-            .iter_mut()
-            .filter(|outcome| outcome.is_ok())
-            .zip(&mut done)
-        {
-            if !job.is_sealed() {
-                // Only a packet of an impossible length can fail; it would otherwise go out in clear.
-                *outcome = Err(DropReason::PacketTooBig);
-            }
-        }
+        drop_unsealed(&mut done, &mut outcomes[range]);
     }
     drop(jobs);
     for (sa, range) in ranges(runs, plans.len()) {
@@ -93,11 +84,26 @@ fn seal_planned(
     }
 }
 
+/// Takes over how the jobs went that were made for these packets.
+#[inline]
+pub(super) fn drop_unsealed(
+    done: &mut slice::Iter<'_, (&dyn Aead, SealJob<'_>)>,
+    outcomes: &mut [Result<Sealed, DropReason>],
+) {
+    for (outcome, (_, job)) in outcomes.iter_mut().filter(|outcome| outcome.is_ok()).zip(done) {
+        if !job.is_sealed() {
+            // Only a packet of an impossible length can fail; it would otherwise go out in clear.
+            *outcome = Err(DropReason::PacketTooBig);
+        }
+    }
+}
+
 /// Packets on their way to be encrypted, each with its SA's key.
-type Jobs<'s, 'p> = ArrayVec<(&'s dyn Aead, SealJob<'p>), MAX_BATCH>;
+pub(super) type Jobs<'s, 'p> = ArrayVec<(&'s dyn Aead, SealJob<'p>), MAX_BATCH>;
 
 /// The sequence numbers of a batch.
-struct Numbers {
+#[derive(Debug)]
+pub(super) struct Numbers {
     granted: Take<SequenceNumbers>,
     /// Why there is none when they are used up.
     missing: DropReason,
@@ -154,6 +160,7 @@ impl OutboundSa {
     }
 
     /// Numbers packets, lays them out and leaves them to be encrypted among `jobs`; with AH they are done then.
+    #[inline]
     fn begin<'s, 'p>(
         &'s self,
         packets: &'p mut [Packet<'_>],
@@ -162,11 +169,36 @@ impl OutboundSa {
         jobs: &mut Jobs<'s, 'p>,
         now: Instant,
     ) {
-        let age = age(self.since, now);
-        if let Some(reason) = self.expiry.over(&self.running.spent, age) {
-            return outcomes.fill(Err(reason));
+        match self.draw(plans, now) {
+            Ok(numbers) => self.lay_out_all(packets, plans, numbers, outcomes, jobs),
+            Err(reason) => outcomes.fill(Err(reason)),
         }
-        let mut numbers = self.number(plans, age);
+    }
+
+    /// Numbers for the packets that are ready, if the SA still lives.
+    #[inline]
+    pub(super) fn draw(
+        &self,
+        plans: &[Result<Plan, DropReason>],
+        now: Instant,
+    ) -> Result<Numbers, DropReason> {
+        let age = age(self.since, now);
+        match self.expiry.over(&self.running.spent, age) {
+            Some(reason) => Err(reason),
+            None => Ok(self.number(plans, age)),
+        }
+    }
+
+    /// Lays out packets that have numbers and leaves them to be encrypted among `jobs`; with AH they are done then.
+    #[inline]
+    pub(super) fn lay_out_all<'s, 'p>(
+        &'s self,
+        packets: &'p mut [Packet<'_>],
+        plans: &[Result<Plan, DropReason>],
+        mut numbers: Numbers,
+        outcomes: &mut [Result<Sealed, DropReason>],
+        jobs: &mut Jobs<'s, 'p>,
+    ) {
         if let Some(ah) = self.ah {
             return self.authenticate(ah, packets, plans, numbers, outcomes);
         }
@@ -180,6 +212,7 @@ impl OutboundSa {
     }
 
     /// What is left to do once packets are encrypted.
+    #[inline]
     fn finish(
         &self,
         packets: &mut [Packet<'_>],
@@ -188,6 +221,17 @@ impl OutboundSa {
         now: Instant,
     ) {
         self.complete_checksums(packets, plans, outcomes);
+        self.count(plans, outcomes, now);
+    }
+
+    /// Counts what was sealed, and what was not.
+    #[inline]
+    pub(super) fn count(
+        &self,
+        plans: &[Result<Plan, DropReason>],
+        outcomes: &[Result<Sealed, DropReason>],
+        now: Instant,
+    ) {
         let lengths = plans
             .iter()
             .map(|plan| plan.as_ref().map_or(0, |plan| plan.header.total_len as u64));
@@ -319,7 +363,7 @@ impl OutboundSa {
     }
 
     /// UDP over IPv6 carries a checksum over the ciphertext.
-    fn complete_checksums(
+    pub(super) fn complete_checksums(
         &self,
         packets: &mut [Packet<'_>],
         plans: &[Result<Plan, DropReason>],
@@ -341,6 +385,6 @@ impl OutboundSa {
 }
 
 /// The longest outer packet in bytes.
-fn longest(path_mtu: Option<u32>) -> usize {
+pub(super) fn longest(path_mtu: Option<u32>) -> usize {
     path_mtu.unwrap_or(u32::from(u16::MAX)) as usize
 }
