@@ -103,6 +103,11 @@ impl<'u> Frame<'u> {
         (frame.chunk, frame.start, frame.end)
     }
 
+    /// The memory that it is of.
+    pub(crate) fn umem(&self) -> &'u Umem {
+        self.umem
+    }
+
     /// Whether the frame is a chunk of `umem`.
     #[must_use]
     pub fn belongs_to(&self, umem: &Umem) -> bool {

@@ -30,7 +30,7 @@
 //! ```
 //!
 //! One thread owns a [`Umem`] and everything that borrows it: nothing here locks, and frames, sockets and batches
-//! cannot be sent to another thread. The fast path neither allocates nor logs.
+//! cannot be sent to another thread. For a time it can lend it a frame, as a [`Loan`]. The fast path neither allocates nor logs.
 //!
 //! What the engine needs of the kernel besides: [`SharedWords`] and [`BpfLink`].
 //!
@@ -51,6 +51,8 @@ mod frame;
 mod if_tun;
 mod if_xdp;
 mod ledger;
+#[allow(unsafe_code, reason = "turns lent chunks into slices, and sends them")]
+mod loan;
 #[allow(unsafe_code, reason = "turns a mapping into a slice")]
 mod map_memory;
 mod port;
@@ -75,6 +77,7 @@ pub use error::{OpenError, PortError, UmemError};
 pub use ethtool::switch_tx_checksums_off;
 pub use frame::{Frame, FrameError};
 pub use ledger::FrameCounts;
+pub use loan::Loan;
 pub use map_memory::MapMemory;
 pub use port::{BusyPoll, Kick, Mode, Outstanding, Port, PortCounters, PortOptions, Statistics};
 pub use shared_words::SharedWords;
