@@ -121,6 +121,8 @@ pub struct WorkerCounters {
     pub sleeps: Counter,
     /// Turns of its loop: while it is alive it takes one a second at least.
     pub turns: Counter,
+    /// Packets that went to the crypto threads and came back, or were done here in their turn.
+    pub shared: Counter,
 }
 
 impl WorkerCounters {
@@ -152,6 +154,7 @@ impl WorkerCounters {
             waited: Counter::default(),
             sleeps: Counter::default(),
             turns: Counter::default(),
+            shared: Counter::default(),
         }
     }
 

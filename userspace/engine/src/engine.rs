@@ -19,6 +19,7 @@ use crate::attach::{AttachError, Attachments, Mode, filters_egress};
 use crate::change::{Job, Work};
 use crate::client::fetch_comes;
 use crate::control::Control;
+use crate::crypto_pool::CryptoPool;
 use crate::delete::Deletion;
 use crate::detour::detours;
 use crate::device::Device;
@@ -77,6 +78,8 @@ pub struct Options {
     pub mode: Mode,
     /// Workers never sleep.
     pub busy_poll: bool,
+    /// Threads for each worker that share its encryption and decryption.
+    pub crypto_threads: usize,
     /// AEAD implementation; `None` takes the fastest.
     pub provider: Option<Provider>,
     /// How often names are looked up again.
@@ -397,12 +400,21 @@ impl Engine {
         (outer, inner): (&Device, ClearSide),
         umem: &UmemOptions,
     ) -> Result<(), EngineError> {
+        let cpu = cpus.get(queue as usize % cpus.len().max(1)).copied();
+        let crypto_cpus = crypto_cpus(options.crypto_threads, queue as usize, cpu, cpus);
+        if crypto_cpus.len() < options.crypto_threads && queue == 0 {
+            self.warnings
+                .push("there is one CPU only, and no use in crypto threads: none are started".to_owned());
+        }
         let options = WorkerOptions {
             queue,
-            cpu: cpus.get(queue as usize % cpus.len().max(1)).copied(),
+            cpu,
             inner,
             outer: outer.name.clone(),
-            umem: umem.clone(),
+            umem: UmemOptions {
+                frame_count: umem.frame_count + CryptoPool::frames(crypto_cpus.len()) as u32,
+                ..umem.clone()
+            },
             port: PortOptions {
                 busy_poll: options.busy_poll.then_some(BusyPoll {
                     microseconds: 20,
@@ -411,6 +423,7 @@ impl Engine {
                 ..PortOptions::default()
             },
             spin: if options.busy_poll { Duration::MAX } else { SPIN },
+            crypto_cpus,
         };
         let counters = self.enforcement.ledger.worker(queue);
         let counters = counters.map_err(|error| self::counters(&self.instance, error))?;
@@ -538,6 +551,17 @@ fn first_session(
 fn room_for(policy: &Policy) -> u32 {
     let wanted = policy.rules().len().saturating_mul(2).next_power_of_two();
     u32::try_from(wanted).unwrap_or(u32::MAX).max(LEAST_RULES)
+}
+
+/// The CPU for each of a worker's crypto threads, if they can be pinned: from the last one on, since workers have the first ones.
+/// Never the worker's own, where a thread would only be in its way; so with one CPU there are none.
+fn crypto_cpus(threads: usize, queue: usize, worker: Option<usize>, cpus: &[usize]) -> Vec<Option<usize>> {
+    let others: Vec<usize> = cpus.iter().copied().filter(|cpu| Some(*cpu) != worker).collect();
+    if others.is_empty() {
+        return vec![None; if worker.is_none() { threads } else { 0 }];
+    }
+    let from_last = others.iter().rev().cycle().skip(queue * threads % others.len());
+    from_last.take(threads).copied().map(Some).collect()
 }
 
 fn protects(policy: &Policy) -> bool {

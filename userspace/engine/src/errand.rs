@@ -10,6 +10,7 @@ use ravelin_xsk::{Frame, Port};
 
 use crate::adjacency::Snapshot;
 use crate::connection::{Connection, Outbound};
+use crate::crypto_pool::Way;
 use crate::forwarder::Forwarder;
 use crate::regime::Regime;
 
@@ -78,6 +79,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             };
             let made = match errand {
                 Errand::Keepalive { .. } => keepalive(frame, connection, outbound),
+                Errand::Dummy { .. } if !self.settle(Way::Out, regime, snapshot, now) => {
+                    Err(DropReason::ReceiveOverrun)
+                }
                 Errand::Dummy { .. } => {
                     shared.sealed.set(outbound.pair);
                     dummy(frame, &outbound.sa, now)

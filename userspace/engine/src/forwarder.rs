@@ -14,6 +14,7 @@ use ravelin_xsk::{BATCH, Batch, Frame, Kick, Port, PortError};
 use crate::adjacency::{Ends, Hop, Question, Snapshot};
 use crate::connection::Connection;
 use crate::counters::WorkerCounters;
+use crate::crypto_pool::{CryptoPool, Way};
 use crate::device::Mac;
 use crate::filter::Side;
 use crate::foresight;
@@ -62,6 +63,8 @@ pub struct Forwarder<'a, 'u, P> {
     last_hop: Option<(Address, Mac)>,
     /// Those found towards peers.
     peers: PeerHops,
+    /// Threads that share the work.
+    pub(crate) pool: Option<Box<CryptoPool<'u>>>,
     /// Losses that were counted already: on receiving, on sending, of jumbo packets for their length and for want of memory.
     published: [u64; 4],
     /// The snapshot with which the hold was last looked through, and when.
@@ -75,6 +78,8 @@ pub struct Turn {
     pub received: usize,
     /// Frames that could not be handed to a device yet.
     pub unsent: bool,
+    /// Packets are with the threads of the pool, and will be back soon.
+    pub away: bool,
     /// Packets wait for a neighbour.
     pub holding: bool,
 }
@@ -183,6 +188,7 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
             generations: (0, 0),
             last_hop: None,
             peers: PeerHops::default(),
+            pool: None,
             published: [0; 4],
             released: (0, Instant::now()),
         }
@@ -213,31 +219,45 @@ impl<'a, 'u, P: Port<'u>> Forwarder<'a, 'u, P> {
         let (regime, snapshot): (&Regime, &Snapshot) = (&regime, &snapshot);
         let generations = (regime.edition(), snapshot.generation);
         if generations != self.generations {
-            self.generations = generations;
             self.last_hop = None;
             self.peers.renew(regime.places());
-            self.counters.taken_up.set(regime.edition());
+            // What is away still has SAs of the regime before.
+            if self.settle_all(regime, snapshot, now) {
+                self.generations = generations;
+                self.counters.taken_up.set(regime.edition());
+            }
+        }
+        if self.pool.is_some() {
+            self.take_back(regime, snapshot, now);
         }
         self.release(snapshot, now);
         for reassembly in [&mut self.reassembly, &mut self.own].into_iter().flatten() {
             reassembly.expire(now, |reason, count| self.counters.lost(reason, count as u64));
         }
         let errands = self.run_errands(regime, snapshot, now);
-        let mut received = self.inner.rx(&mut self.received);
+        let mut received = 0;
+        if self.has_room(Way::Out) {
+            received = self.inner.rx(&mut self.received);
+        }
         if received != 0 {
             foresight::of_sealing(&self.received, regime, &self.peers);
             self.seal(regime, snapshot, now);
         }
-        let opened = self.outer.rx(&mut self.received);
+        let mut opened = 0;
+        if self.has_room(Way::In) {
+            opened = self.outer.rx(&mut self.received);
+        }
         if opened != 0 {
             foresight::of_opening(&self.received, regime);
             self.open(regime, snapshot, now);
         }
         received += opened;
+        let away = self.help(received == 0);
         let unsent = self.send()?;
         Ok(Turn {
             received: received + errands,
             unsent,
+            away,
             holding: !self.hold.is_empty(),
         })
     }

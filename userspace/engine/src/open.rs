@@ -8,6 +8,7 @@ use ravelin_xdp_common::{Decision, Direction, DropReason, Header, IpPacket, Kind
 use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::Snapshot;
+use crate::crypto_pool::Way;
 use crate::forward;
 use crate::forwarder::{Admitted, Forwarder, transform};
 use crate::icmp::IcmpError;
@@ -52,6 +53,10 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             } else {
                 // What came before goes first.
                 self.open_admitted(&mut admitted, regime, snapshot, now);
+                if !self.settle(Way::In, regime, snapshot, now) {
+                    self.counters.dropped(DropReason::ReceiveOverrun);
+                    continue;
+                }
                 self.open_large(&mut whole, regime, snapshot, now);
             }
         }
@@ -67,6 +72,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         snapshot: &Snapshot,
         now: Instant,
     ) {
+        if self.pool.is_some() {
+            self.send_away(Way::In, admitted, regime, snapshot, now);
+        }
         let opening = |pair| {
             // Should the pair have changed hands since the driver looked, the SPI is not this SA's.
             let inbound = regime.inbound(pair)?;
@@ -88,11 +96,16 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
                 self.counters.dropped(reason);
                 continue;
             }
-            let pair = one.metadata.slot;
-            match self.accept(one.frame.data(), pair, regime, now) {
-                Ok(packet) => self.deliver(one.frame, pair, &packet, (regime, snapshot), now),
-                Err(reason) => self.refuse(pair, reason, regime),
-            }
+            self.arrive(one.frame, one.metadata.slot, (regime, snapshot), now);
+        }
+    }
+
+    /// Sends an opened packet on, if the policy wants it to come through this SA.
+    #[inline]
+    pub(crate) fn arrive(&mut self, frame: Frame<'u>, pair: u32, there: (&Regime, &Snapshot), now: Instant) {
+        match self.accept(frame.data(), pair, there.0, now) {
+            Ok(packet) => self.deliver(frame, pair, &packet, there, now),
+            Err(reason) => self.refuse(pair, reason, there.0),
         }
     }
 

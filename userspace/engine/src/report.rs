@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::filter::FilterError;
 use crate::policy_file::PolicyFile;
 use crate::status::{PendingStatus, PolicyStatus, RuleCount, RuleStatus, Status, WorkerStatus};
+use crate::worker::Worker;
 
 impl Engine {
     /// Everything the engine tells about itself, at this moment.
@@ -109,11 +110,23 @@ impl Engine {
                         dummies: counters.dummies.value(),
                         waited: counters.waited.value(),
                         sleeps: counters.sleeps.value(),
+                        shared: counters.shared.value(),
                         stuck_seconds: self.pulse.stuck(index, now).map(|stuck| stuck.as_secs()),
+                        stuck_crypto_threads: self.stuck_crypto_threads(index, now),
                     }
                 })
                 .collect(),
         })
+    }
+
+    /// Which of a worker's crypto threads hang, by their numbers.
+    fn stuck_crypto_threads(&self, worker: usize, now: Instant) -> Vec<usize> {
+        let (before, rest) = self.workers.split_at(worker);
+        let threads = |workers: &[Worker]| workers.iter().flat_map(Worker::crypto_turns).count();
+        let first = self.workers.len() + threads(before);
+        let own = 0..threads(&rest[..1]);
+        own.filter(|number| self.pulse.stuck(first + number, now).is_some())
+            .collect()
     }
 
     /// The policy in force.

@@ -8,6 +8,7 @@ use ravelin_xdp_common::{Decision, DropReason, IpPacket, Kind, SliceReader, pars
 use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::{self, Snapshot};
+use crate::crypto_pool::Way;
 use crate::datagram;
 use crate::filter::Side;
 use crate::forward;
@@ -79,6 +80,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             Ok(Clear::Datagram) => {
                 // What came before goes first.
                 self.seal_admitted(admitted, regime, snapshot, now);
+                if !self.settle(Way::Out, regime, snapshot, now) {
+                    return self.counters.dropped(DropReason::ReceiveOverrun);
+                }
                 return self.seal_datagram(one, regime, snapshot, now);
             }
             Err(Refusal { reason, answer }) => {
@@ -123,6 +127,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         snapshot: &Snapshot,
         now: Instant,
     ) {
+        if self.pool.is_some() {
+            self.send_away(Way::Out, admitted, regime, snapshot, now);
+        }
         let sealing = |slot| {
             let outbound = regime.connection(slot)?.outbound.as_ref()?;
             self.shared.sealed.set(outbound.pair);

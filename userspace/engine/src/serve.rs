@@ -198,18 +198,19 @@ impl Engine {
     /// Tells of workers that hang; only while none does, the service manager hears that all is well.
     fn take_pulse(&mut self) {
         let now = Instant::now();
-        let turns = self.workers.iter().map(|worker| worker.counters().turns.value());
-        let changes = self.pulse.take(turns, now);
+        let workers = self.workers.iter().map(|worker| worker.counters().turns.value());
+        let crypto_threads = self.workers.iter().flat_map(Worker::crypto_turns);
+        let changes = self.pulse.take(workers.chain(crypto_threads), now);
         for (index, change) in &changes {
-            let queue = self.workers[*index].queue();
+            let (name, queue) = self.thread_name(*index);
             match change {
                 Change::Stuck => eprintln!(
-                    "ravelin: worker {queue} is stuck: protected packets of queue {queue} are dropped; if it stays so, \
+                    "ravelin: {name} is stuck: protected packets of queue {queue} are dropped; if it stays so, \
                      please report it with `cat /proc/{}/task/*/stack` and start Ravelin again",
                     std::process::id()
                 ),
                 Change::GoesOn(after) => {
-                    eprintln!("ravelin: worker {queue} goes on, after {} ms", after.as_millis());
+                    eprintln!("ravelin: {name} goes on, after {} ms", after.as_millis());
                 }
             }
         }
@@ -217,17 +218,26 @@ impl Engine {
             self.supervisor.alive(now);
         }
         if !changes.is_empty() {
-            let stuck = (0..self.workers.len()).filter(|index| self.pulse.stuck(*index, now).is_some());
-            let stuck: Vec<_> = stuck
-                .map(|index| self.workers[index].queue().to_string())
-                .collect();
+            let threads = self.workers.len() + self.workers.iter().flat_map(Worker::crypto_turns).count();
+            let stuck = (0..threads).filter(|index| self.pulse.stuck(*index, now).is_some());
+            let stuck: Vec<_> = stuck.map(|index| self.thread_name(index).0).collect();
             match stuck.as_slice() {
                 [] => self.supervisor.status(&self.summary()),
-                queues => self
-                    .supervisor
-                    .status(&format!("stuck: worker {}", queues.join(", "))),
+                names => self.supervisor.status(&format!("stuck: {}", names.join(", "))),
             }
         }
+    }
+
+    /// What the thread with this index is called whose pulse is taken, and its queue: workers first, then what encrypts for each.
+    fn thread_name(&self, index: usize) -> (String, u32) {
+        let workers = self.workers.iter().map(Worker::queue);
+        let workers = workers.map(|queue| (format!("worker {queue}"), queue));
+        let crypto_threads = self.workers.iter().flat_map(|worker| {
+            let queue = worker.queue();
+            let numbers = (0..).zip(worker.crypto_turns());
+            numbers.map(move |(number, _)| (format!("crypto thread {number} of worker {queue}"), queue))
+        });
+        workers.chain(crypto_threads).nth(index).unwrap_or_default()
     }
 
     /// Has workers send what is due by itself.

@@ -285,7 +285,13 @@ pub struct WorkerStatus {
     pub waited: u64,
     /// Times it went to sleep.
     pub sleeps: u64,
+    /// Packets of busy times that were done together with its crypto threads; they count as sealed and opened, too.
+    #[serde(default)]
+    pub shared: u64,
     /// Seconds since it last did anything at all, if it hangs.
     #[serde(default)]
     pub stuck_seconds: Option<u64>,
+    /// Which of its crypto threads hang.
+    #[serde(default)]
+    pub stuck_crypto_threads: Vec<usize>,
 }

@@ -1,5 +1,6 @@
 //! A worker: one thread, one queue of both devices, one packet memory.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use thiserror::Error;
 
 use crate::confinement::{WORKER, keep_only};
 use crate::counters::WorkerCounters;
+use crate::crypto_pool::{CryptoPool, CryptoState};
 use crate::edge_port::{EdgePort, HostPort};
 use crate::forwarder::Forwarder;
 use crate::regime::Shared;
@@ -52,6 +54,8 @@ pub struct WorkerOptions {
     pub port: PortOptions,
     /// How long to look for packets before sleeping; longer while they come at short intervals. `Duration::MAX` never sleeps.
     pub spin: Duration,
+    /// For each thread that shares the worker's encryption and decryption, the CPU to run on.
+    pub crypto_cpus: Vec<Option<usize>>,
 }
 
 /// Where a worker's clear packets come from and go to.
@@ -100,6 +104,14 @@ pub enum WorkerError {
         /// What went wrong.
         error: std::io::Error,
     },
+    /// A bug in a thread that encrypts for it.
+    #[error(
+        "a crypto thread of worker {queue} panicked; protected traffic is dropped until Ravelin is started again. Please report this"
+    )]
+    CryptoPanicked {
+        /// The worker's queue.
+        queue: u32,
+    },
     /// A bug.
     #[error(
         "worker {queue} panicked; protected traffic is dropped until Ravelin is started again. Please report this"
@@ -129,6 +141,7 @@ pub struct Worker {
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
     sockets: Option<Sockets>,
     zero_copy: bool,
+    crypto: Arc<CryptoState>,
 }
 
 /// Duplicates of a worker's sockets, for the XSK maps.
@@ -187,12 +200,14 @@ impl Worker {
             wake,
         });
         let counters = Arc::new(counters);
+        let crypto = Arc::new(CryptoState::new(options.crypto_cpus.len()));
         let (sender, receiver) = bounded(1);
         let thread = {
             let (stop, counters) = (Arc::clone(&stop), Arc::clone(&counters));
+            let crypto = Arc::clone(&crypto);
             std::thread::Builder::new()
                 .name(format!("ravelin-{queue}"))
-                .spawn(move || run(&options, &shared, &counters, &stop, &sender))
+                .spawn(move || run(&options, &shared, (&counters, &crypto), &stop, &sender))
                 .map_err(failed)?
         };
         let mut worker = Self {
@@ -202,6 +217,7 @@ impl Worker {
             thread: Some(thread),
             sockets: None,
             zero_copy: false,
+            crypto,
         };
         match receiver.recv() {
             Ok(Ready { sockets, zero_copy }) => {
@@ -224,6 +240,11 @@ impl Worker {
     #[must_use]
     pub fn counters(&self) -> &WorkerCounters {
         &self.counters
+    }
+
+    /// The turns of each of its crypto threads.
+    pub(crate) fn crypto_turns(&self) -> impl Iterator<Item = u64> {
+        self.crypto.turns()
     }
 
     /// Has it take up what was published, should it sleep.
@@ -281,23 +302,17 @@ impl Drop for Worker {
 fn run(
     options: &WorkerOptions,
     shared: &Shared,
-    counters: &WorkerCounters,
+    (counters, crypto): (&WorkerCounters, &Arc<CryptoState>),
     stop: &Stop,
     ready: &Sender<Ready>,
 ) -> Result<(), WorkerError> {
     let queue = options.queue;
-    if let Some(cpu) = options.cpu {
-        let mut set = CpuSet::new();
-        // Without a CPU of its own the worker is slower, not wrong.
-        let _ = set
-            .set(cpu)
-            .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-    }
+    pin_to(options.cpu);
     let umem = Umem::new(&options.umem).map_err(|error| WorkerError::Umem { queue, error })?;
     let open = |device: &str| {
         Socket::open(&umem, device, queue, &options.port).map_err(|error| WorkerError::Open { queue, error })
     };
-    let result = match &options.inner {
+    match &options.inner {
         ClearSide::Device(name) | ClearSide::StackBehind(name) => {
             let inner = open(name)?;
             let outer = open(&options.outer)?;
@@ -307,7 +322,7 @@ fn run(
                 ClearSide::StackBehind(_) => forwarder.for_host(),
                 _ => forwarder,
             };
-            begin(forwarder, options, stop, ready, opened)
+            begin(forwarder, options, crypto, stop, ready, opened)
         }
         ClearSide::Stack(tun) => {
             let outer = open(&options.outer)?;
@@ -315,28 +330,68 @@ fn run(
             let edge = EdgePort::new(tun, queue, &umem, shared, counters);
             let (edge, outer) = (HostPort::Edge(Box::new(edge)), HostPort::Outer(Box::new(outer)));
             let forwarder = Forwarder::new(edge, outer, shared, counters).for_host();
-            begin(forwarder, options, stop, ready, opened)
+            begin(forwarder, options, crypto, stop, ready, opened)
         }
-    };
-    result.map_err(|error| WorkerError::Port { queue, error })
+    }
 }
 
-/// Tells that all is open, and serves.
+/// Has the thread run on a CPU of its own. Without one it is slower, not wrong.
+fn pin_to(cpu: Option<usize>) {
+    if let Some(cpu) = cpu {
+        let mut set = CpuSet::new();
+        let _ = set
+            .set(cpu)
+            .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    }
+}
+
+/// Tells that all is open, and serves, with crypto threads if there are to be any.
 fn begin<'u, P: Port<'u>>(
     mut forwarder: Forwarder<'_, 'u, P>,
     options: &WorkerOptions,
+    crypto: &Arc<CryptoState>,
     stop: &Stop,
     sender: &Sender<Ready>,
     ready: Ready,
-) -> Result<(), PortError> {
+) -> Result<(), WorkerError> {
+    let queue = options.queue;
     forwarder.refill();
-    // All is open. What follows are system calls on sockets, for which nobody asks.
-    keep_only(&WORKER);
-    match sender.send(ready) {
-        Ok(()) => serve(&mut forwarder, options, stop),
-        // Nobody waits for this worker any more.
-        Err(_) => Ok(()),
-    }
+    std::thread::scope(|scope| {
+        let mut crypto_threads = Vec::new();
+        if !options.crypto_cpus.is_empty() {
+            let (pool, threads) = CryptoPool::with_state(Arc::clone(crypto));
+            let (sender, begun) = bounded(threads.len());
+            for (thread, cpu) in threads.into_iter().zip(&options.crypto_cpus) {
+                let sender = sender.clone();
+                let started = std::thread::Builder::new()
+                    .name(format!("ravelin-{queue}/{}", thread.index()))
+                    .spawn_scoped(scope, move || {
+                        pin_to(*cpu);
+                        keep_only(&WORKER);
+                        drop(sender);
+                        thread.run();
+                    });
+                crypto_threads.push(started.map_err(|error| WorkerError::System { queue, error })?);
+            }
+            // On this CPU they might not come to leave it, once the worker looks for packets.
+            drop(sender);
+            let _: Result<Infallible, _> = begun.recv();
+            forwarder = forwarder.with_pool(pool);
+        }
+        // All is open. What follows are system calls on sockets, for which nobody asks.
+        keep_only(&WORKER);
+        let served = match sender.send(ready) {
+            Ok(()) => serve(&mut forwarder, options, stop),
+            // Nobody waits for this worker any more.
+            Err(_) => Ok(()),
+        };
+        // Its threads end with the pool.
+        drop(forwarder);
+        if crypto_threads.into_iter().any(|thread| thread.join().is_err()) {
+            return Err(WorkerError::CryptoPanicked { queue });
+        }
+        served.map_err(|error| WorkerError::Port { queue, error })
+    })
 }
 
 /// The loop: take batches while there are any, look a little longer, sleep. Whose answer comes soon does not wait for a thread to wake.
@@ -348,7 +403,7 @@ fn serve<'u, P: Port<'u>>(
     let mut last_work = Instant::now();
     let mut published = last_work;
     let mut spin = options.spin;
-    while !stop.flag.load(Ordering::Relaxed) {
+    while !stop.flag.load(Ordering::Relaxed) && !forwarder.is_broken() {
         forwarder.counters.turns.add(1);
         let turn = match forwarder.turn() {
             Ok(turn) => turn,
@@ -363,7 +418,7 @@ fn serve<'u, P: Port<'u>>(
             published = now;
             forwarder.publish_losses();
         }
-        if turn.received != 0 {
+        if turn.received != 0 || turn.away {
             last_work = now;
             continue;
         }

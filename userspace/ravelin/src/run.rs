@@ -77,6 +77,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     busy_poll: bool,
 
+    /// Threads for each worker that encrypt and decrypt with it while it is busy: more than one core for one SA
+    #[arg(long, value_name = "NUMBER", default_value = "0", value_parser = clap::value_parser!(u8).range(0..=16))]
+    crypto_threads: u8,
+
     /// AEAD implementation [default: the fastest on this CPU, as a trial at the start finds]
     #[arg(long = "aead", value_name = "NAME", value_parser = provider)]
     provider: Option<Provider>,
@@ -228,6 +232,7 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
             XdpMode::Generic => Mode::Generic,
         },
         busy_poll: arguments.busy_poll,
+        crypto_threads: arguments.crypto_threads.into(),
         provider: arguments.provider,
         resolve_interval: Duration::from_secs(arguments.resolve_interval.into()),
         max_rules: arguments.max_rules,

@@ -164,6 +164,13 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
                 worker.queue
             )?;
         }
+        for number in &worker.stuck_crypto_threads {
+            writeln!(
+                out,
+                "worker {}: crypto thread {number} is STUCK, protected packets of this queue are dropped",
+                worker.queue
+            )?;
+        }
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ use ravelin_xsk::{HugePages, PortOptions, Umem, UmemOptions};
 mod many;
 mod nat;
 mod path_mtu;
+mod pool;
 
 use super::Forwarder;
 use crate::address::to_address;

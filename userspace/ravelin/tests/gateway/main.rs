@@ -8,6 +8,7 @@ mod adoption;
 mod big_tcp;
 mod boot;
 mod broken_rekeys;
+mod crypto_threads;
 mod expiry;
 mod following;
 mod fragments;

@@ -14,9 +14,22 @@ pub(crate) const MESSAGE: &str = "injected";
 /// `int3`.
 const BREAKPOINT: u8 = 0xcc;
 
-/// Has the first worker of an engine panic in place of its next turn: as it enters the function, it goes to `core::panicking::panic`
-/// instead.
+/// Has the first worker of an engine panic in place of its next turn.
 pub(crate) fn in_worker(engine: u32) {
+    in_place_of(engine, worker(engine), |name| {
+        name.contains("9forwarder") && name.contains("4turn17h")
+    });
+}
+
+/// Has that worker's first crypto thread panic when it looks for work the next time.
+pub(crate) fn in_crypto_thread(engine: u32) {
+    in_place_of(engine, crypto_thread(engine), |name| {
+        name.contains("11crypto_pool") && name.contains("4next17h")
+    });
+}
+
+/// As the thread enters the function, it goes to `core::panicking::panic` instead.
+fn in_place_of(engine: u32, thread: Pid, function: fn(&str) -> bool) {
     let file = fs::read(format!("/proc/{engine}/exe")).unwrap();
     let elf = object::File::parse(&*file).unwrap();
     let base = base(engine);
@@ -24,11 +37,10 @@ pub(crate) fn in_worker(engine: u32) {
         let symbols = elf.symbols().filter(|symbol| symbol.name().is_ok_and(wanted));
         symbols.map(|symbol| base + symbol.address()).collect()
     };
-    let turns = address(|name| name.contains("9forwarder") && name.contains("4turn17h"));
+    let turns = address(function);
     let panics = address(|name| name.ends_with("4core9panicking5panic"));
     assert!(!turns.is_empty() && panics.len() == 1, "{turns:x?} {panics:x?}");
 
-    let thread = worker(engine);
     ptrace::seize(thread, Options::empty()).unwrap();
     ptrace::interrupt(thread).unwrap();
     wait(thread);
@@ -77,8 +89,17 @@ fn base(engine: u32) -> u64 {
 
 /// The first worker's thread.
 pub(crate) fn worker(engine: u32) -> Pid {
+    thread(engine, "ravelin-0")
+}
+
+/// Its first crypto thread.
+pub(crate) fn crypto_thread(engine: u32) -> Pid {
+    thread(engine, "ravelin-0/0")
+}
+
+fn thread(engine: u32, name: &str) -> Pid {
     let mut tasks = fs::read_dir(format!("/proc/{engine}/task")).unwrap().flatten();
-    let task = tasks.find(|task| fs::read_to_string(task.path().join("comm")).unwrap().trim() == "ravelin-0");
+    let task = tasks.find(|task| fs::read_to_string(task.path().join("comm")).unwrap().trim() == name);
     let number = task.unwrap().file_name().into_string().unwrap();
     Pid::from_raw(number.parse().unwrap())
 }
