@@ -30,9 +30,38 @@ pub struct Wire {
     next: Cell<usize>,
     left: Cell<usize>,
     sent: Cell<usize>,
+    /// Where in a frame its number is, and the highest one so far.
+    numbered: Cell<Option<usize>>,
+    highest: Cell<Option<u32>>,
+    overtaken: Cell<usize>,
 }
 
 impl Wire {
+    /// Sent frames have a number of 32 bits from this byte on, and follow each other in its order; a new one begins.
+    pub fn expect_numbers(&self, at: usize) {
+        self.numbered.set(Some(at));
+        self.highest.set(None);
+    }
+
+    /// Sent packets that came behind one with a higher number, or the same, so far.
+    #[must_use]
+    pub fn overtaken(&self) -> usize {
+        self.overtaken.get()
+    }
+
+    fn look(&self, frame: &Frame<'_>, at: usize) {
+        let number = frame
+            .data()
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        let number = number.map(u32::from_be_bytes);
+        if number > self.highest.get() {
+            self.highest.set(number);
+        } else {
+            self.overtaken.set(self.overtaken.get() + 1);
+        }
+    }
+
     /// These packets are received from now on, from the first one.
     pub fn load(&self, packets: Vec<Ready>) {
         self.packets.replace(packets);
@@ -131,6 +160,9 @@ impl<'u> Port<'u> for MemoryPort<'u, '_> {
     }
 
     fn tx(&mut self, batch: &mut Batch<'u>) -> usize {
+        if let Some(at) = self.wire.numbered.get() {
+            batch.iter().for_each(|frame| self.wire.look(frame, at));
+        }
         let count = batch.drain().count();
         self.wire.sent.set(self.wire.sent.get() + count);
         self.counters.queued += count as u64;

@@ -24,6 +24,9 @@ use crate::tunnel::{HOST, INSIDE, LOCAL, MOST, Tunnel};
 
 const ETHERNET: usize = 14;
 
+/// Offset in a clear packet of its place, in 32 bits, among those that were [sealed](Network::sealed_frames) with it.
+pub const TURN: usize = 20 + 8;
+
 /// Packets that are on a wire at a time.
 pub const BATCH: usize = 32;
 
@@ -115,11 +118,18 @@ impl Network {
     /// A packet that cannot be sealed.
     pub fn sealed_frames(&self, size: usize, count: usize) -> Result<Vec<Ready>> {
         let numbers = (0..self.tunnels).cycle().take(count);
-        numbers.map(|number| self.sealed_frame(number, size)).collect()
+        numbers
+            .zip(0u32..)
+            .map(|(number, turn)| self.sealed_frame(number, turn, size))
+            .collect()
     }
 
-    fn sealed_frame(&self, number: u32, size: usize) -> Result<Ready> {
+    fn sealed_frame(&self, number: u32, turn: u32, size: usize) -> Result<Ready> {
         let mut packet = clear_packet(number, size);
+        // The shortest ones have no room for it.
+        if let Some(place) = packet.get_mut(TURN..TURN + 4) {
+            place.copy_from_slice(&turn.to_be_bytes());
+        }
         let (source, destination) = (packet[12..16].to_vec(), packet[16..20].to_vec());
         packet[12..16].copy_from_slice(&destination);
         packet[16..20].copy_from_slice(&source);

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the figures that the documentation quotes, in one table.
 
 mod all;
+mod cores;
 mod dpdk;
 mod engine;
 mod filter;
@@ -50,6 +51,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Part {
     All(all::Args),
+    Cores(cores::Args),
     Engine(engine::Args),
     Filter(filter::Args),
     Gcm(gcm::Args),
@@ -63,6 +65,7 @@ enum Part {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     match &args.part {
         Some(Part::All(args)) => return all::run(workspace, args),
+        Some(Part::Cores(args)) => return cores::run(workspace, args),
         Some(Part::Engine(args)) => return engine::run(workspace, args),
         Some(Part::Filter(args)) => return filter::run(workspace, args),
         Some(Part::Gcm(args)) => return gcm::run(workspace, args),
