@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use ravelin_esp::{Fragmentation, Reassembly, Whole, open_runs};
-use ravelin_xdp_common::{Decision, Direction, DropReason, Header, IpPacket, Kind, SliceReader, parse_ip};
+use ravelin_xdp_common::{
+    Decision, Direction, DropReason, Header, IpPacket, Kind, SliceReader, Verdict, parse_ip,
+};
 use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::Snapshot;
@@ -269,29 +271,39 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         // RFC 1812 section 5.2.2: "A router MUST verify the IP checksum of any packet that is received". Sealing does not
         // make it right, and whoever cuts the packet would write a right one.
         forward::verify_checksum(bytes).map_err(|_| DropReason::InnerMalformed)?;
+        let classify = || regime.rules().classify(&packet.flow, Direction::Inbound);
         let connection = regime.inbound(pair).map(|inbound| inbound.connection);
-        let classify = || {
-            let own = regime.rules().classify(&packet.flow, Direction::Inbound);
-            if Some(own.connection) == connection {
-                return own;
-            }
-            regime.judge_opened_error(own, connection, bytes, &packet)
-        };
         let verdict = if packet.fragment {
             let header = Header {
                 generation: regime.generation(),
                 ..regime.rules().header()
             };
-            self.fragments.judge(&packet, &header, now, classify)
+            // What is said of an error holds for its other fragments.
+            self.fragments.judge(&packet, &header, now, || {
+                regime.judge_opened_error(classify(), connection, bytes, &packet)
+            })
         } else {
             classify()
         };
+        // The permit is that of a session which may come either way, and names the connection.
+        let fits = |verdict: &Verdict| {
+            matches!(verdict.decision, Decision::Protect | Decision::Permit)
+                && Some(verdict.connection) == connection
+        };
+        if fits(&verdict) {
+            self.counters.matched(verdict.rule_id, bytes.len());
+            return Ok(packet);
+        }
         match verdict.decision {
-            // The permit is that of a session which may come either way, and names the connection.
-            Decision::Protect | Decision::Permit if Some(verdict.connection) == connection => {}
             Decision::FragmentUnknown => return Err(DropReason::FragmentUnknown),
             Decision::FragmentOverlap => return Err(DropReason::FragmentOverlap),
-            _ => return Err(DropReason::InnerPolicy),
+            // What it quotes was asked.
+            _ if packet.fragment => return Err(DropReason::InnerPolicy),
+            _ => {}
+        }
+        let verdict = regime.judge_opened_error(verdict, connection, bytes, &packet);
+        if !fits(&verdict) {
+            return Err(DropReason::InnerPolicy);
         }
         self.counters.matched(verdict.rule_id, bytes.len());
         Ok(packet)

@@ -22,7 +22,7 @@ impl Regime {
             .map_or(own, |(_, said)| said)
     }
 
-    /// What holds for a packet that an SA of `connection` has brought, and that is not this connection's by its own header, of which `own` is said.
+    /// What holds for a packet that an SA of `connection` has brought, and of whose own header `own` is said.
     ///
     /// "the receiver must extract the header of the triggering packet from the ICMP payload, and reverse fields as described above to
     /// determine if the packet is consistent with the selectors for the SA via which the ICMP error message was received." The error has
@@ -35,7 +35,7 @@ impl Regime {
         bytes: &[u8],
         packet: &IpPacket,
     ) -> Verdict {
-        if !packet.is_icmp_error() || is_blocked_by_rule(&own) {
+        if !packet.is_icmp_error() || Some(own.connection) == connection || is_blocked_by_rule(&own) {
             return own;
         }
         self.quoted(bytes, packet, Direction::Outbound)
