@@ -94,7 +94,7 @@ fn seal_in_steps(sa: &Arc<OutboundSa>, packets: &[Vec<u8>], sizes: &[usize]) -> 
         packets,
         sizes,
         |batch: &mut SealingBatch, packets| batch.begin(sa, packets, now),
-        |batch, packets| batch.encrypt(packets),
+        SealingBatch::encrypt,
         |batch, _| {
             let outcomes = batch.finish(now).iter();
             outcomes.map(|outcome| outcome.map(|one| one.sequence)).collect()
@@ -108,7 +108,7 @@ fn open_in_steps(sa: &Arc<InboundSa>, packets: &[Vec<u8>], sizes: &[usize]) -> V
         packets,
         sizes,
         |batch: &mut OpeningBatch, packets| batch.begin(sa, packets, now),
-        |batch, packets| batch.decrypt(packets),
+        OpeningBatch::decrypt,
         |batch, packets| {
             let outcomes = batch.finish(packets, now).iter();
             outcomes.map(|outcome| outcome.map(|one| one.sequence)).collect()
