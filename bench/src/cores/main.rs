@@ -16,8 +16,8 @@ use ravelin_bench::{interrupt, machine};
 use ravelin_esp::Provider;
 use ravelin_xdp_common::Direction;
 
-use crate::path::Work;
 use crate::report::Report;
+use ravelin_bench::work::Work;
 
 /// Measure what a crypto thread beside the worker brings one SA: tunnel mode, AES-256-GCM, over ports in memory.
 ///
@@ -61,6 +61,7 @@ fn main() -> Result<()> {
         for size in &args.sizes {
             let work = Work {
                 direction,
+                sas: 1,
                 size: (*size).into(),
             };
             let row = report.add(work);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ravelin_bench::memory_port::{Driver, MemoryPort, Wire};
-use ravelin_bench::rig::{Network, Ready, TURN};
+use ravelin_bench::rig::{Network, TURN};
+use ravelin_bench::work::Work;
 use ravelin_bench::{interrupt, machine};
 use ravelin_engine::CryptoPool;
 use ravelin_xdp_common::Direction;
@@ -15,9 +16,6 @@ use ravelin_xsk::{Umem, UmemOptions};
 /// Chunks of packet memory: batches on their way, those that are away, and some to spare.
 const CHUNKS: u32 = 1024;
 
-/// Different packets. More would have to be fetched from further than a device's packets are.
-const LOAD: usize = 2048;
-
 /// Packets of each pass that go through before time is taken: until then a crypto thread has woken.
 const WARM_UP: usize = 512;
 
@@ -25,47 +23,6 @@ const ETHERNET: usize = 14;
 
 /// Offset of the sequence number in a sealed packet: IPv4, and the SPI.
 const SEQUENCE: usize = 20 + 4;
-
-/// One kind of traffic through one SA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Work {
-    pub(crate) direction: Direction,
-    /// Bytes of the inner IPv4 packet.
-    pub(crate) size: usize,
-}
-
-impl Work {
-    /// As it stands in the table.
-    pub(crate) fn name(self) -> String {
-        format!("{}, 1 SA, {} B", self.way(), self.size)
-    }
-
-    pub(crate) const fn way(self) -> &'static str {
-        match self.direction {
-            Direction::Outbound => "outbound",
-            Direction::Inbound => "inbound",
-        }
-    }
-
-    /// How many times the rate of one core is aimed at, if anything is.
-    pub(crate) const fn aim(self) -> Option<f64> {
-        match self.size {
-            1420 => Some(1.7),
-            _ => None,
-        }
-    }
-
-    fn packets(self, network: &Network) -> Result<Vec<Ready>> {
-        match self.direction {
-            Direction::Outbound => {
-                let frames = network.clear_frames(self.size);
-                Ok(frames.iter().cycle().take(LOAD).cloned().collect())
-            }
-            // Each is taken once only.
-            Direction::Inbound => network.sealed_frames(self.size, LOAD),
-        }
-    }
-}
 
 /// Packet memory.
 pub(crate) fn memory() -> Result<Umem> {
@@ -133,6 +90,7 @@ pub(crate) fn measure(
             Direction::Inbound => TURN,
         };
         let (mut packets, mut taken) = (0, Duration::ZERO);
+        let load = work.count();
         from.load(work.packets(network)?);
         while taken < time {
             to.expect_numbers(ETHERNET + at);
@@ -140,8 +98,8 @@ pub(crate) fn measure(
                 from.load(work.packets(network)?);
             }
             pass(WARM_UP)?;
-            taken += pass(LOAD - WARM_UP)?;
-            packets += LOAD - WARM_UP;
+            taken += pass(load - WARM_UP)?;
+            packets += load - WARM_UP;
             interrupt::check()?;
         }
         Ok((packets as f64 / taken.as_secs_f64(), to.overtaken()))

@@ -5,10 +5,17 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use ravelin_bench::machine;
 use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
+use ravelin_bench::work::Work;
 use ravelin_esp::Provider;
 use serde_json::{Value, json};
 
-use crate::path::Work;
+/// How many times the rate of one core is aimed at, if anything is.
+const fn aim(work: Work) -> Option<f64> {
+    match work.size {
+        1420 => Some(1.7),
+        _ => None,
+    }
+}
 
 /// All that was measured.
 #[derive(Debug)]
@@ -55,7 +62,7 @@ impl Report {
             json!({
                 "direction": row.work.way(),
                 "bytes": row.work.size,
-                "aim": row.work.aim(),
+                "aim": aim(row.work),
                 "overtaken": row.overtaken,
                 "thousands_s": { "one core": one.to_json(), "two cores": two.to_json() },
                 "ratio": two.ratio(one).value(),
@@ -86,7 +93,7 @@ impl Report {
         for row in &self.rows {
             let [one, two] = &row.rates;
             let ratio = two.ratio(one);
-            let aim = row.work.aim().map_or("–".to_owned(), |aim| {
+            let aim = aim(row.work).map_or("–".to_owned(), |aim| {
                 let met = match row.overtaken {
                     0 => ratio.verdict(aim),
                     _ => ": **missed**",
