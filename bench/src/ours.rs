@@ -52,10 +52,10 @@ pub fn memory(huge_pages: bool) -> Result<Umem> {
     })?)
 }
 
-/// Packets per second of this thread's work, over `time` of it.
+/// Packets per second of this thread's work, over `time` of it. `watched` is told when what is measured begins and ends, each time.
 ///
 /// # Errors
-/// A packet that did not come out, or Ctrl-C.
+/// A packet that did not come out, Ctrl-C, or what `watched` has to say.
 pub fn measure(
     network: &Network,
     drivers: &Host,
@@ -63,6 +63,7 @@ pub fn measure(
     work: Work,
     part: Part,
     time: Duration,
+    mut watched: impl FnMut(bool) -> Result<()>,
 ) -> Result<f64> {
     let (inner, outer) = (Wire::default(), Wire::default());
     let driver = |direction| match part {
@@ -99,7 +100,9 @@ pub fn measure(
             from.load(work.packets(network)?);
             pass(work.count().max(WARM_UP))?;
             while taken < time {
+                watched(true)?;
                 taken += pass(STRETCH)?;
+                watched(false)?;
                 packets += STRETCH;
                 interrupt::check()?;
             }
@@ -110,7 +113,9 @@ pub fn measure(
             pass(work.count())?;
             while taken < time {
                 from.load(work.packets(network)?);
+                watched(true)?;
                 taken += pass(work.count())?;
+                watched(false)?;
                 packets += work.count();
                 interrupt::check()?;
             }

@@ -3,12 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// Where tables have their places.
+const PAGES: [&str; 2] = ["docs/benchmarks.md", "docs/nanoseconds.md"];
 
 /// Options of every bench about its results.
 #[derive(Debug, clap::Args)]
 pub struct Destination {
-    /// Write table and raw figures to bench/results as well, and the table to docs/benchmarks.md
+    /// Write table and raw figures to bench/results as well, and the table to its page in docs
     #[arg(long)]
     publish: bool,
 
@@ -60,7 +63,7 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// A file cannot be written, or docs/benchmarks.md has no place for this table.
+    /// A file cannot be written, or no page has a place for this table.
     pub fn save(&self, name: &str, table: &str, raw: &str) -> Result<()> {
         for folder in self.folders() {
             write(&folder.join(format!("{name}.md")), table)?;
@@ -72,12 +75,15 @@ impl Destination {
             if self.root.join(&picture).is_file() {
                 section += &format!("\n![the same as a picture](../{picture})\n");
             }
-            let path = self.root.join("docs/benchmarks.md");
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let text = with_section(&text, name, &section)
-                .with_context(|| format!("{}: no place for `{name}`", path.display()))?;
-            write(&path, &text)?;
+            for page in PAGES {
+                let path = self.root.join(page);
+                let text =
+                    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                if let Some(text) = with_section(&text, name, &section) {
+                    return write(&path, &text);
+                }
+            }
+            bail!("no place for `{name}` in {}", PAGES.join(" or "));
         }
         Ok(())
     }

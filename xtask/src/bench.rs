@@ -9,6 +9,7 @@ mod gcm;
 pub(crate) mod host;
 pub(crate) mod instructions;
 pub(crate) mod smoke;
+mod stages;
 mod veth;
 
 use std::fmt::Write as _;
@@ -56,6 +57,7 @@ enum Part {
     Gcm(gcm::Args),
     Host(host::Args),
     Instructions(instructions::Args),
+    Stages(stages::Args),
     Veth(veth::Args),
 }
 
@@ -69,6 +71,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         Some(Part::Gcm(args)) => return gcm::run(workspace, args),
         Some(Part::Host(args)) => return host::run(workspace, args),
         Some(Part::Instructions(args)) => return instructions::run(workspace, args),
+        Some(Part::Stages(args)) => return stages::run(workspace, args),
         Some(Part::Veth(args)) => return veth::run(workspace, args),
         None => {}
     }

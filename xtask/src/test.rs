@@ -29,7 +29,7 @@ enum Part {
     Cargo,
     /// The demo's scenarios
     Demo,
-    /// `bench gcm`, `engine`, `veth` and `host`, as short as they can be, and `bench instructions`
+    /// `bench gcm`, `engine`, `stages`, `veth` and `host`, as short as they can be, and `bench instructions`
     Bench,
     /// Our ESP against a kernel's, in a virtual machine
     Vm,

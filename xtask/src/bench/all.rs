@@ -4,9 +4,9 @@ use anyhow::{Result, bail};
 
 use crate::{interrupt, program, workspace::Workspace};
 
-const BENCHES: [&str; 6] = ["gcm", "engine", "cores", "veth", "host", "filter"];
+const BENCHES: [&str; 7] = ["gcm", "engine", "cores", "stages", "veth", "host", "filter"];
 
-/// Measure everything: gcm, engine, cores, veth, host, filter.
+/// Measure everything: gcm, engine, cores, stages, veth, host, filter.
 ///
 /// Takes about an hour, most of it for the filter. A bench that fails is named at the end; the others are done all the same.
 #[derive(Debug, clap::Args)]

@@ -22,7 +22,7 @@ struct Expected {
     figure: &'static str,
 }
 
-const BENCHES: [Expected; 2] = [
+const BENCHES: [Expected; 3] = [
     Expected {
         name: "gcm",
         options: &["--ipsec-mb-missing", "not wanted here"],
@@ -44,6 +44,13 @@ const BENCHES: [Expected; 2] = [
         rows: "rows",
         least: 4,
         figure: "/thousands_s/ravelin worker/median",
+    },
+    Expected {
+        name: "stages",
+        options: &[],
+        rows: "columns",
+        least: 6,
+        figure: "/ns_per_packet",
     },
 ];
 
