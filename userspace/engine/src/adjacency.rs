@@ -126,12 +126,17 @@ impl Snapshot {
     /// The same, and what is known about one more destination.
     #[must_use]
     pub fn with_hop(mut self, side: Side, ends: Ends, hop: Hop) -> Self {
+        self.add_hop(side, ends, hop);
+        self
+    }
+
+    /// Adds what is known about one more destination.
+    pub(crate) fn add_hop(&mut self, side: Side, ends: Ends, hop: Hop) {
         let place = self.place(ends.source).unwrap_or_else(|| {
             self.sources.push(ends.source);
             self.sources.len() - 1
         });
         self.hops.insert((tag(side, place), ends.destination), hop);
-        self
     }
 
     /// What is known about a destination beyond a device; `None` if nobody has asked yet.

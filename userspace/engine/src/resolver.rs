@@ -522,13 +522,15 @@ impl Table {
 
     fn snapshot(&mut self) -> Snapshot {
         self.generation += 1;
-        let first = Snapshot {
+        let mut snapshot = Snapshot {
             generation: self.generation,
             outer: self.port(Some(&self.outer)),
             inner: self.port(self.inner.as_ref()),
             ..Snapshot::default()
         };
-        self.routes.iter().fold(first, |snapshot, (question, route)| {
+        // There may be a hundred thousand, and each answer makes a new snapshot.
+        snapshot.hops.reserve(self.routes.len());
+        for (question, route) in &self.routes {
             let hop = match route {
                 Way::Closed(reason) => Hop::Closed(*reason),
                 Way::Via(neighbour) => self
@@ -536,8 +538,9 @@ impl Table {
                     .and_then(|index| self.neighbours.get(&(index, *neighbour)))
                     .map_or(Hop::Resolving, |neighbour| Hop::Ready(neighbour.mac)),
             };
-            snapshot.with_hop(question.side, question.ends(), hop)
-        })
+            snapshot.add_hop(question.side, question.ends(), hop);
+        }
+        snapshot
     }
 
     fn port(&self, device: Option<&Device>) -> Port {
