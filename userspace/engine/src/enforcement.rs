@@ -487,6 +487,9 @@ impl Enforcement {
         });
         if let Err(error) = swapped {
             self.withdraw(&added);
+            // The rules before are still in force, and what they speak of with them. If that fails as well, too much is
+            // dropped until the next swap, and never too little.
+            let _ = self.filter.set_spoken_of(&self.current.own);
             return Err(error);
         }
         self.ledger.set_generation(next.generation);

@@ -1,10 +1,10 @@
 //! A start with another device than that of the engine before: it must not take the filter away from the first.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 
 use crate::support::capture::clear;
 use crate::support::daemon::{Gateway, refusal, succeeded};
-use crate::support::hosts::{B, Hosts};
+use crate::support::hosts::{A, B, Hosts};
 use crate::support::lab::PORT;
 
 /// The same engine with another outer device.
@@ -68,7 +68,10 @@ fn a_start_with_another_device_opens_none() {
     closed();
     daemon.kill();
     let packets = capture.packets();
-    assert_eq!(clear(&packets).len(), 0, "in the clear on the wire");
+    // B has no engine: it answers ESP with "protocol unreachable".
+    let mut clear = clear(&packets);
+    clear.retain(|packet| packet.source == A[0].parse::<IpAddr>().unwrap());
+    assert!(clear.is_empty(), "in the clear on the wire: {clear:?}");
 
     // What has gone is in nobody's way.
     hosts.a.ip("link del wan0");
