@@ -200,8 +200,8 @@ fn parse_frame<R: Reader>(reader: &R, packet: &mut IpPacket) -> Result<Frame, Dr
     parsed
 }
 
-/// What becomes of a packet that this machine itself sends from an address of which rules for all of its addresses do not know yet: one that
-/// it has just got, or got while no engine ran. What they would say about it nobody knows, so it must not pass for a stranger's.
+/// What becomes of a packet that this machine sends from an address of which rules for all of its addresses do not know yet: one that
+/// it has just got, or got while no engine ran. Others' packets that leave with it, since it translates addresses, are no different. What they would say about it nobody knows, so it must not pass for a stranger's.
 ///
 /// Asked before the rules, since the verifier would follow it from each of their many ends.
 #[inline(always)]
@@ -212,8 +212,8 @@ fn from_new_address<R: Reader, T: Tables>(reader: &R, packet: &IpPacket, tables:
     let has_one = high != 0 || low & !(0xffff << 32) != 0;
     if header.flags & header_flags::OWN == 0
         || !has_one
-        || reader.was_received()
         || tables.is_spoken_of(&packet.flow.source)
+        || reader.is_passed_on(packet)
     {
         return None;
     }

@@ -16,9 +16,10 @@ pub trait Reader {
         None
     }
 
-    /// Whether the packet came to this machine, and is passed on; not so what it sends itself. Only the kernel knows.
+    /// Whether the packet came to this machine and is passed on as another's: its source is none of this machine's addresses, as it
+    /// would be behind address translation. Only the kernel knows.
     #[inline(always)]
-    fn was_received(&self) -> bool {
+    fn is_passed_on(&self, _packet: &IpPacket) -> bool {
         false
     }
 

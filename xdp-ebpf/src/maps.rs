@@ -66,7 +66,10 @@ pub static FLOW_CACHE: PerCpuArray<CachedVerdict, FLOW_CACHE_SLOTS> = PerCpuArra
 
 /// Room for one parsed packet.
 #[btf_map]
-pub static SCRATCH: PerCpuArray<[u64; size_of::<IpPacket>().div_ceil(8)], 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<[u64; SCRATCH_WORDS], 1> = PerCpuArray::new();
+
+/// Words of it.
+pub const SCRATCH_WORDS: usize = size_of::<IpPacket>().div_ceil(8);
 
 /// Set when the object is loaded.
 #[unsafe(no_mangle)]

@@ -1,11 +1,23 @@
 //! Access to packet bytes. The only raw pointers into packets are here.
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup};
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use aya_ebpf::helpers::{bpf_xdp_adjust_meta, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use ravelin_xdp_common::{FrameMetadata, IpPacket, Reader};
+use ravelin_xdp_common::{Family, FrameMetadata, IpPacket, Reader};
 
-use crate::maps::SCRATCH;
+use crate::maps::{SCRATCH, SCRATCH_WORDS};
+
+/// Address families (sys/socket.h).
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Words of a question about a route.
+const LOOKUP: usize = size_of::<bpf_fib_lookup>() / 8;
+
+// It is asked in the place that a packet is carried through.
+const _: () = assert!(SCRATCH_WORDS >= LOOKUP && size_of::<bpf_fib_lookup>() == LOOKUP * 8);
 
 /// Offsets beyond this are refused, so that the verifier knows a bound.
 const FARTHEST: usize = 0xffff;
@@ -104,15 +116,49 @@ impl Reader for SkbBytes<'_> {
     }
 
     #[inline(always)]
-    fn was_received(&self) -> bool {
+    fn is_passed_on(&self, packet: &IpPacket) -> bool {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.ctx.skb.skb).ingress_ifindex != 0 }
+        let from = unsafe { (*self.ctx.skb.skb).ingress_ifindex };
+        from != 0 && !is_own(self.ctx, packet, from)
     }
 
     #[inline(always)]
     fn forget(&self, packet: &mut IpPacket) {
         forget(packet);
     }
+}
+
+/// Whether the source of a packet that was received on a device is one of this machine's addresses, as the kernel's routes know at once:
+/// what goes there is not forwarded. They say the same of an address to which there is no way back.
+#[inline(always)]
+fn is_own(ctx: &TcContext, packet: &IpPacket, device: u32) -> bool {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return true;
+    };
+    let [high, low] = packet.flow.source;
+    let lookup = scratch.cast::<bpf_fib_lookup>();
+    // SAFETY: the slot is large enough and aligned for the question, all of whose values may be zero, and it is this CPU's. The helper
+    // writes no farther than the length that it is told.
+    let found = unsafe {
+        scratch.cast::<[u64; LOOKUP]>().write([0; LOOKUP]);
+        (*lookup).ifindex = device;
+        if matches!(packet.flow.family, Family::V4) {
+            (*lookup).family = AF_INET;
+            (*lookup).__bindgen_anon_4.ipv4_dst = (low as u32).to_be();
+        } else {
+            (*lookup).family = AF_INET6;
+            let halves = [(high >> 32) as u32, high as u32, (low >> 32) as u32, low as u32];
+            (*lookup).__bindgen_anon_4.ipv6_dst = halves.map(u32::to_be);
+        }
+        bpf_fib_lookup(
+            ctx.as_ptr(),
+            lookup,
+            size_of::<bpf_fib_lookup>() as i32,
+            BPF_FIB_LOOKUP_SKIP_NEIGH,
+        )
+    };
+    // Below zero the kernel could not look.
+    found < 0 || found == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
 }
 
 /// Carries a packet through a map: of what is read from one the verifier knows nothing. That cuts what it has to follow to

@@ -126,7 +126,7 @@ pub enum WorkerError {
 const fn consequence(error: &PortError) -> &'static str {
     match error {
         PortError::DeviceGone { .. } => {
-            "its filter went with it: should it come again, nothing there is filtered or protected until Ravelin is started again"
+            "its filter went with it (to another network namespace, if that is where it is now): should it come again, nothing there is filtered or protected until Ravelin is started again"
         }
         _ => "protected traffic is dropped until Ravelin is started again",
     }

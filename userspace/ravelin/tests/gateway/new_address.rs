@@ -1,6 +1,8 @@
 //! A host gets another address, and rules with `me` do not speak of it yet: nobody rewrites them while no engine runs.
 
+use std::fs;
 use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
 
 use crate::host::tunnel;
 use crate::support::capture::{Capture, Ip, clear};
@@ -49,11 +51,24 @@ fn appear(hosts: &Hosts, behind: &Namespace, capture: &Capture) -> Vec<(IpAddr, 
                 send(&hosts.a, source, destination);
             }
         }
+        send(behind, BEHIND[family], B[family]);
         send(behind, BEHIND[family], ELSEWHERE[family]);
         let last = pair(BEHIND[family], ELSEWHERE[family]);
         wait_until("what is forwarded", || seen(capture, mark).contains(&last));
     }
     seen(capture, mark)
+}
+
+/// What is forwarded to b leaves from these addresses, as behind a host that translates addresses.
+fn translate(hosts: &Hosts, folder: &Path, to: [&str; 2]) {
+    let rules = format!(
+        "table inet translation\ndelete table inet translation\ntable inet translation {{ chain postrouting {{\n\
+         type nat hook postrouting priority srcnat\nip daddr {} snat ip to {}\nip6 daddr {} snat ip6 to {}\n}}\n}}\n",
+        B[0], to[0], B[1], to[1]
+    );
+    let file = folder.join("translation.nft");
+    fs::write(&file, rules).unwrap();
+    hosts.a.run("nft", &["-f", file.to_str().unwrap()]);
 }
 
 fn pair(source: &str, destination: &str) -> (IpAddr, IpAddr) {
@@ -98,6 +113,8 @@ fn nothing_leaves_from_an_address_that_rules_for_me_do_not_know() {
             text.replace(&format!("source = \"{own}\""), "source = \"me\"")
         })
     };
+    let folder = tempfile::tempdir().unwrap();
+    translate(&hosts, folder.path(), NEW);
     let gateway = hosts.host(0, policy);
     gateway.start().kill();
     add(NEW);
@@ -127,17 +144,19 @@ fn nothing_leaves_from_an_address_that_rules_for_me_do_not_know() {
         assert!(!clear.contains(&pair(NEW[family], B[family])), "{clear:?}");
     }
     wait_until("datagrams from old and new addresses to be sealed", || {
-        sealed(&daemon) >= before + 4
+        sealed(&daemon) >= before + 6
     });
 
     // And so does a running one, whenever it has got there.
     let more = ["192.0.2.78", "2001:db8::78"];
     let generation = daemon.status().policy.generation;
     add(more);
+    translate(&hosts, folder.path(), more);
     let mark = capture.mark();
     for _ in 0..200 {
         for family in [0, 1] {
             send(&hosts.a, more[family], B[family]);
+            send(&behind, BEHIND[family], B[family]);
         }
     }
     wait_until("the swap", || daemon.status().policy.generation > generation);
