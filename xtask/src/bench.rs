@@ -128,18 +128,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
 
 /// A bench's program, to be compiled and told its options; it knows already where its results belong.
 fn bench_program(workspace: &Workspace, name: &str) -> Command {
+    bench_program_with(workspace, name, None)
+}
+
+/// The same with features of the crate.
+fn bench_program_with(workspace: &Workspace, name: &str, features: Option<&str>) -> Command {
     let mut command = workspace.cargo();
+    command.args(["run", "--release", "--package", "ravelin-bench", "--bin", name]);
+    if let Some(features) = features {
+        command.args(["--features", features]);
+    }
     command
-        .args([
-            "run",
-            "--release",
-            "--package",
-            "ravelin-bench",
-            "--bin",
-            name,
-            "--",
-            "--out",
-        ])
+        .args(["--", "--out"])
         .arg(workspace.target.join("bench"))
         .arg("--root")
         .arg(&workspace.root);

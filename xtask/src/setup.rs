@@ -114,13 +114,53 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
+/// What the C parts of xsk-rs are compiled with, libxdp and libbpf. Nothing but tests and `bench veth --xsk-rs` wants that feature.
+const XSK_RS_PACKAGES: &[Package] = &[
+    Package {
+        name: "clang",
+        shows_as: "clang",
+        purpose: "xsk-rs: the BPF programs in libxdp",
+    },
+    Package {
+        name: "libclang1",
+        shows_as: "/usr/lib64/libclang.so",
+        purpose: "xsk-rs: the declarations of libxdp in Rust",
+    },
+    Package {
+        name: "libelf-dev",
+        shows_as: "/usr/include/libelf.h",
+        purpose: "xsk-rs: libbpf",
+    },
+    Package {
+        name: "m4",
+        shows_as: "m4",
+        purpose: "xsk-rs: libxdp",
+    },
+    Package {
+        name: "make",
+        shows_as: "make",
+        purpose: "xsk-rs: libbpf",
+    },
+    Package {
+        name: "pkg-config",
+        shows_as: "pkg-config",
+        purpose: "xsk-rs: libbpf",
+    },
+    Package {
+        name: "zlib1g-dev",
+        shows_as: "/usr/include/zlib.h",
+        purpose: "xsk-rs: libbpf",
+    },
+];
+
 /// Runs the task, and says so when there was nothing to do.
 pub(crate) fn run(workspace: &Workspace, _: &Args) -> Result<()> {
     let start = Instant::now();
     let toolchain = ensure(workspace)?;
+    ensure_xsk_rs()?;
     println!(
         "setup: all {} packages are there; BPF compiler: {toolchain} ({:.1} s)",
-        PACKAGES.len(),
+        PACKAGES.len() + XSK_RS_PACKAGES.len(),
         start.elapsed().as_secs_f32()
     );
     println!("setup: next: cargo xtask demo");
@@ -137,6 +177,11 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Toolchain> {
         (Err(error), Ok(_)) => Err(error),
         (Err(packages), Err(toolchain)) => bail!("{packages:#}\nand: {toolchain:#}"),
     }
+}
+
+/// Installs what is missing for the feature `xsk-rs`.
+pub(crate) fn ensure_xsk_rs() -> Result<()> {
+    install(XSK_RS_PACKAGES)
 }
 
 /// Installs what is missing of these packages.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    ops::AddAssign,
     process::Stdio,
     time::Instant,
 };
@@ -35,6 +36,20 @@ enum Part {
     Vm,
 }
 
+/// What the feature `xsk-rs` changes: the port, and a daemon that works with it.
+const XSK_RS_TESTS: [&[&str]; 2] = [
+    &["--package", "ravelin-xsk", "--features", "xsk-rs", "xsk_rs"],
+    &[
+        "--package",
+        "ravelin",
+        "--features",
+        "xsk-rs",
+        "--test",
+        "gateway",
+        "xsk_rs",
+    ],
+];
+
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
@@ -60,7 +75,12 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
     let wanted = |part| args.only.is_none_or(|only| only == part);
     let mut tally = Tally::default();
     if wanted(Part::Cargo) {
-        tally = cargo_test(workspace)?;
+        tally = cargo_test(workspace, &["--workspace"])?;
+        // Last, since it needs a C compiler for BPF and much else that only this feature wants.
+        setup::ensure_xsk_rs()?;
+        for tests in XSK_RS_TESTS {
+            tally += cargo_test(workspace, tests)?;
+        }
     }
     if tally.ignored > 0 {
         println!(
@@ -100,11 +120,12 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
     Ok(tally.failed == 0)
 }
 
-/// Runs the tests of all crates, shows what cargo says, and counts.
-fn cargo_test(workspace: &Workspace) -> Result<Tally> {
+/// Runs tests, shows what cargo says, and counts.
+fn cargo_test(workspace: &Workspace, what: &[&str]) -> Result<Tally> {
     let mut command = workspace.cargo();
     command
-        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(["test", "--no-fail-fast"])
+        .args(what)
         .stdout(Stdio::piped());
     let line = program::line(&command);
     eprintln!("test: {line}");
@@ -127,6 +148,14 @@ fn cargo_test(workspace: &Workspace) -> Result<Tally> {
         tally.failed += 1;
     }
     Ok(tally)
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
 }
 
 impl Tally {

@@ -1,7 +1,7 @@
 //! Where the sources and the build results lie.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -74,6 +74,23 @@ impl Workspace {
     pub(crate) fn build_ravelin(&self) -> Result<PathBuf> {
         program::run(self.cargo().args(["build", "--release", "--package", "ravelin"]))?;
         Ok(self.ravelin())
+    }
+
+    /// The same with the feature `xsk-rs`, in a place of its own.
+    pub(crate) fn build_ravelin_with_xsk_rs(&self) -> Result<PathBuf> {
+        let features = ["--features", "xsk-rs"];
+        let mut command = self.cargo();
+        program::run(
+            command
+                .args(["build", "--release", "--package", "ravelin"])
+                .args(features),
+        )?;
+        let place = self.target.join("xsk-rs/ravelin");
+        let folder = place.parent().unwrap_or(&self.target);
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        // The next build without the feature puts its own program there.
+        fs::copy(self.ravelin(), &place).with_context(|| place.display().to_string())?;
+        Ok(place)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Plain forwarding by AF_XDP: our sockets, and nothing between them.
+//! Plain forwarding by AF_XDP: two sockets, and nothing between them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 use aya::maps::XskMap;
 use aya::programs::{Xdp, XdpMode};
 use ravelin_bench::machine;
-use ravelin_xsk::{Batch, Mode, Port as _, PortOptions, Socket, Umem, UmemOptions};
+use ravelin_xsk::{Backend, Batch, Mode, Port as _, PortOptions, Rings, UmemOptions};
 
+use crate::gateway::AfXdp;
 use crate::wire::{LAN, WAN, Wires};
 
 /// The driver's part, attached.
@@ -35,18 +36,35 @@ pub(crate) struct Forward {
 
 impl Forward {
     /// Forwards on this thread, which has to be in the gateway's namespace, until told to end.
-    pub(crate) fn serve(&mut self, cpu: usize, ready: &AtomicBool, done: &AtomicBool) -> Result<()> {
+    pub(crate) fn serve(
+        &mut self,
+        af_xdp: AfXdp,
+        cpu: usize,
+        ready: &AtomicBool,
+        done: &AtomicBool,
+    ) -> Result<()> {
+        match af_xdp {
+            AfXdp::Ours => self.serve_by::<Rings>(cpu, ready, done),
+            #[cfg(feature = "xsk-rs")]
+            AfXdp::XskRs => self.serve_by::<ravelin_xsk::XskRs>(cpu, ready, done),
+            #[cfg(not(feature = "xsk-rs"))]
+            AfXdp::XskRs => anyhow::bail!("not built with the feature xsk-rs"),
+        }
+    }
+
+    fn serve_by<B: Backend>(&mut self, cpu: usize, ready: &AtomicBool, done: &AtomicBool) -> Result<()> {
         machine::pin_to(cpu)?;
         let options = PortOptions {
             mode: Mode::Copy,
             ..PortOptions::default()
         };
-        let umem = Umem::new(&UmemOptions {
+        let memory = UmemOptions {
             frame_count: 2 * options.frames(),
             ..UmemOptions::default()
-        })?;
-        let mut inner = Socket::open(&umem, LAN, 0, &options)?;
-        let mut outer = Socket::open(&umem, WAN, 0, &options)?;
+        };
+        let umem = B::memory(&memory, &options)?;
+        let mut inner = B::open(&umem, LAN, 0, &options)?;
+        let mut outer = B::open(&umem, WAN, 0, &options)?;
         inner.refill();
         self.sockets.set(0, inner.fd(), 0)?;
         ready.store(true, Ordering::Release);

@@ -32,26 +32,48 @@ const BUFFERS: u32 = 16_384;
 pub(crate) enum Kind {
     /// Nothing: the sink stands where the gateway would.
     None,
-    /// Packets go on as they are, by our sockets.
-    Forward,
-    Ravelin,
+    /// Packets go on as they are.
+    Forward(AfXdp),
+    Ravelin(AfXdp),
     Secgw,
 }
 
+/// Who speaks AF_XDP to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfXdp {
+    Ours,
+    XskRs,
+}
+
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::None, Self::Forward, Self::Ravelin, Self::Secgw];
+    /// All of them, and whether those of xsk-rs are wanted.
+    pub(crate) fn all(xsk_rs: bool) -> Vec<Self> {
+        use AfXdp::{Ours, XskRs};
+        let mut all = vec![
+            Self::None,
+            Self::Forward(Ours),
+            Self::Forward(XskRs),
+            Self::Ravelin(Ours),
+            Self::Ravelin(XskRs),
+            Self::Secgw,
+        ];
+        all.retain(|kind| xsk_rs || !matches!(kind, Self::Forward(XskRs) | Self::Ravelin(XskRs)));
+        all
+    }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "no gateway: the sink itself",
-            Self::Forward => "plain forwarding, AF_XDP",
-            Self::Ravelin => "Ravelin",
+            Self::Forward(AfXdp::Ours) => "plain forwarding, AF_XDP",
+            Self::Forward(AfXdp::XskRs) => "plain forwarding, xsk-rs",
+            Self::Ravelin(AfXdp::Ours) => "Ravelin",
+            Self::Ravelin(AfXdp::XskRs) => "Ravelin, xsk-rs",
             Self::Secgw => "ipsec-secgw",
         }
     }
 
     pub(crate) const fn seals(self) -> bool {
-        matches!(self, Self::Ravelin | Self::Secgw)
+        matches!(self, Self::Ravelin(_) | Self::Secgw)
     }
 }
 
@@ -82,8 +104,8 @@ impl Gateway {
     pub(crate) fn start(kind: Kind, wires: &mut Wires, cpu: usize, means: Means<'_>) -> Result<Self> {
         match kind {
             Kind::None => Ok(Self::None),
-            Kind::Forward => start_forwarding(wires, cpu),
-            Kind::Ravelin => start_ravelin(wires, cpu, means).map(Self::Ravelin),
+            Kind::Forward(af_xdp) => start_forwarding(wires, cpu, af_xdp),
+            Kind::Ravelin(af_xdp) => start_ravelin(wires, cpu, means, af_xdp).map(Self::Ravelin),
             Kind::Secgw => start_secgw(wires, cpu, means).map(Self::Secgw),
         }
     }
@@ -111,7 +133,7 @@ impl Drop for Gateway {
     }
 }
 
-fn start_forwarding(wires: &mut Wires, cpu: usize) -> Result<Gateway> {
+fn start_forwarding(wires: &mut Wires, cpu: usize, af_xdp: AfXdp) -> Result<Gateway> {
     let mut forward = forward::attach(wires)?;
     let namespace = Arc::clone(&wires.gateway);
     let [ready, done] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
@@ -119,7 +141,7 @@ fn start_forwarding(wires: &mut Wires, cpu: usize) -> Result<Gateway> {
     let thread = thread::spawn(move || {
         let served = namespace
             .join()
-            .and_then(|()| forward.serve(cpu, &is_ready, &is_done));
+            .and_then(|()| forward.serve(af_xdp, cpu, &is_ready, &is_done));
         if let Err(error) = served {
             eprintln!("veth: plain forwarding: {error:#}");
         }
@@ -134,7 +156,7 @@ fn start_forwarding(wires: &mut Wires, cpu: usize) -> Result<Gateway> {
     Ok(Gateway::Thread { done, thread })
 }
 
-fn start_ravelin(wires: &Wires, cpu: usize, means: Means<'_>) -> Result<Daemon> {
+fn start_ravelin(wires: &Wires, cpu: usize, means: Means<'_>, af_xdp: AfXdp) -> Result<Daemon> {
     let file = |kind: &str| means.folder.join(format!("veth.{kind}"));
     for way in ["out", "in"] {
         let _ = fs::remove_file(file(way));
@@ -165,6 +187,9 @@ fn start_ravelin(wires: &Wires, cpu: usize, means: Means<'_>) -> Result<Daemon> 
         .arg(file("sock"))
         .arg("--state-dir")
         .arg(file("state"));
+    if af_xdp == AfXdp::XskRs {
+        command.args(["--af-xdp", "xsk-rs"]);
+    }
     let mut daemon = Daemon::start(&mut command, &file("log"))?;
     daemon.wait_for_text("ravelin: ready")?;
     Ok(daemon)

@@ -13,7 +13,7 @@ mod wire;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use ravelin_bench::huge_pages::HugePages;
 use ravelin_bench::publish::Destination;
@@ -43,6 +43,10 @@ struct Args {
     /// The peer's memory in ordinary pages
     #[arg(long)]
     no_huge: bool,
+
+    /// Also with the sockets of the crate xsk-rs in the place of Ravelin's own; installs what its C parts are compiled with
+    #[arg(long)]
+    xsk_rs: bool,
 
     #[command(flatten)]
     destination: Destination,
@@ -81,14 +85,18 @@ fn main() -> Result<()> {
         folder: &folder,
         cpus: &cpus,
     };
-    let mut report = Report::new(machine, args.quick, &cpus, no_huge_pages);
+    if args.xsk_rs && !cfg!(feature = "xsk-rs") {
+        bail!("this was built without the feature xsk-rs; run `cargo xtask bench veth --xsk-rs`");
+    }
+    let kinds = Kind::all(args.xsk_rs);
+    let mut report = Report::new(machine, args.quick, &cpus, no_huge_pages, kinds.clone());
     if args.secgw.program.is_none() {
         report.missing(Kind::Secgw, args.secgw.missing.clone());
     }
     let time = Duration::from_millis(if args.quick { 250 } else { 800 });
     let rounds = if args.quick { 2 } else { args.rounds };
     for round in 1..=rounds {
-        for kind in Kind::ALL {
+        for &kind in &kinds {
             if report.is_missing(kind) {
                 continue;
             }

@@ -8,7 +8,7 @@ use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
 use ravelin_bench::{machine, secgw};
 use serde_json::{Value, json};
 
-use crate::gateway::Kind;
+use crate::gateway::{AfXdp, Kind};
 use crate::traffic::Traffic;
 
 /// How many times the peer's rate is aimed at.
@@ -24,6 +24,7 @@ pub(crate) struct Report {
     quick: bool,
     cpus: String,
     no_huge_pages: Option<String>,
+    kinds: Vec<Kind>,
     missing: Vec<(Kind, String)>,
     cells: Vec<Cell>,
 }
@@ -40,23 +41,31 @@ struct Cell {
 }
 
 impl Report {
-    pub(crate) fn new(machine: Value, quick: bool, cpus: &[usize], no_huge_pages: Option<String>) -> Self {
+    pub(crate) fn new(
+        machine: Value,
+        quick: bool,
+        cpus: &[usize],
+        no_huge_pages: Option<String>,
+        kinds: Vec<Kind>,
+    ) -> Self {
         let (first, last) = (cpus.first().unwrap_or(&0), cpus.last().unwrap_or(&0));
         let cells = Traffic::ALL.into_iter().flat_map(|traffic| {
-            Kind::ALL.map(|kind| Cell {
+            kinds.iter().map(move |&kind| Cell {
                 kind,
                 traffic,
                 rate: Samples::default(),
                 busy: Samples::default(),
             })
         });
+        let cells = cells.collect();
         Self {
             machine,
             quick,
             cpus: format!("the generator has CPU {first}, the gateway CPU {last}"),
             no_huge_pages,
+            kinds,
             missing: Vec::new(),
-            cells: cells.collect(),
+            cells,
         }
     }
 
@@ -110,12 +119,12 @@ impl Report {
     /// The same as a picture.
     pub(crate) fn to_svg(&self) -> Result<String> {
         let groups = Traffic::ALL.map(|traffic| {
-            let figures = Kind::ALL.map(|kind| self.rate(kind, traffic).median());
-            (traffic.name(), figures.to_vec())
+            let figures = self.kinds.iter().map(|kind| self.rate(*kind, traffic).median());
+            (traffic.name(), figures.collect())
         });
         let bars = Bars {
             title: "Over veth, AF_XDP in copy mode: thousands of packets per second".to_owned(),
-            series: Kind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
+            series: self.kinds.iter().map(|kind| kind.name().to_owned()).collect(),
             groups: groups.to_vec(),
         };
         bars.to_svg()
@@ -141,17 +150,18 @@ impl Report {
             let _ = write!(text, " {} |", traffic.name());
         }
         text += "\n|---|---:|---:|---:|---:|\n";
-        for kind in Kind::ALL {
+        for &kind in &self.kinds {
             self.row(&mut text, kind.name(), |traffic| self.rate(kind, traffic).cell());
         }
-        for kind in [Kind::Ravelin, Kind::Secgw] {
+        for &kind in self.kinds.iter().filter(|kind| kind.seals()) {
             let name = format!("{}, percent of a CPU", kind.name());
             self.row(&mut text, &name, |traffic| {
                 let cell = self.cell(kind, traffic);
                 cell.map_or_else(|| "–".to_owned(), |cell| cell.busy.to_string())
             });
         }
-        let ratio = |to: Kind, traffic| self.rate(Kind::Ravelin, traffic).ratio(self.rate(to, traffic));
+        let of = |kind, to, traffic| self.rate(kind, traffic).ratio(self.rate(to, traffic));
+        let ratio = |to, traffic| of(Kind::Ravelin(AfXdp::Ours), to, traffic);
         let name = format!("Ravelin / ipsec-secgw, aim ≥ {AIM}");
         self.row(&mut text, &name, |traffic| {
             let ratio = ratio(Kind::Secgw, traffic);
@@ -159,7 +169,7 @@ impl Report {
         });
         let name = format!("Ravelin / plain forwarding, aim ≥ {AIM_OF_FORWARDING} up to 576 B");
         self.row(&mut text, &name, |traffic| {
-            let ratio = ratio(Kind::Forward, traffic);
+            let ratio = ratio(Kind::Forward(AfXdp::Ours), traffic);
             match traffic.is_small() {
                 true => format!("{ratio}{}", ratio.verdict(AIM_OF_FORWARDING)),
                 false => ratio.to_string(),
@@ -168,6 +178,13 @@ impl Report {
         self.row(&mut text, "Ravelin / no gateway", |traffic| {
             ratio(Kind::None, traffic).to_string()
         });
+        for by in [Kind::Forward, Kind::Ravelin] {
+            let (theirs, ours) = (by(AfXdp::XskRs), by(AfXdp::Ours));
+            if self.kinds.contains(&theirs) {
+                let name = format!("{} / {}", theirs.name(), ours.name());
+                self.row(&mut text, &name, |traffic| of(theirs, ours, traffic).to_string());
+            }
+        }
         for (kind, reason) in &self.missing {
             let _ = write!(text, "\n{} was not measured: {reason}.\n", kind.name());
         }

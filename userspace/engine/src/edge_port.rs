@@ -9,9 +9,7 @@ use ravelin_offload::{Segmenter, VnetHeader};
 use ravelin_xdp_common::{
     Decision, Direction, DropReason, FrameMetadata, Header, IpPacket, Kind, SliceReader, parse_ip,
 };
-use ravelin_xsk::{
-    BATCH, Batch, Kick, Outstanding, Port, PortCounters, PortError, Socket, Statistics, Tun, Umem,
-};
+use ravelin_xsk::{BATCH, Batch, Kick, Outstanding, Port, PortCounters, PortError, Statistics, Tun, Umem};
 
 use crate::counters::WorkerCounters;
 use crate::delivery::{Delivery, Written};
@@ -263,14 +261,14 @@ impl<'u> Port<'u> for EdgePort<'_, 'u> {
 }
 
 /// One of the two ports of a host's worker.
-pub(crate) enum HostPort<'a, 'u> {
+pub(crate) enum HostPort<'a, 'u, S> {
     /// The wire.
-    Outer(Box<Socket<'u>>),
+    Outer(Box<S>),
     /// The stack.
     Edge(Box<EdgePort<'a, 'u>>),
 }
 
-impl<'u> Port<'u> for HostPort<'_, 'u> {
+impl<'u, S: Port<'u>> Port<'u> for HostPort<'_, 'u, S> {
     fn rx(&mut self, batch: &mut Batch<'u>) -> usize {
         match self {
             Self::Outer(port) => port.rx(batch),

@@ -49,7 +49,7 @@ use crate::standing::strands_none;
 use crate::status::InterfaceStatus;
 use crate::supervisor::Supervisor;
 use crate::watch::Watch;
-use crate::worker::{ClearSide, Worker, WorkerOptions};
+use crate::worker::{AfXdp, ClearSide, Worker, WorkerOptions};
 
 /// How long workers look for packets before they sleep.
 const SPIN: Duration = Duration::from_micros(50);
@@ -76,6 +76,8 @@ pub struct Options {
     pub state: PathBuf,
     /// How XDP programs run.
     pub mode: Mode,
+    /// Who speaks AF_XDP to the kernel.
+    pub af_xdp: AfXdp,
     /// Workers never sleep.
     pub busy_poll: bool,
     /// Threads for each worker that share its encryption and decryption.
@@ -406,6 +408,10 @@ impl Engine {
             self.warnings
                 .push("there is one CPU only, and no use in crypto threads: none are started".to_owned());
         }
+        if options.af_xdp != AfXdp::Rings && queue == 0 {
+            self.warnings
+                .push("AF_XDP by xsk-rs, for comparison: packets are moved before they are sent".to_owned());
+        }
         let options = WorkerOptions {
             queue,
             cpu,
@@ -422,6 +428,7 @@ impl Engine {
                 }),
                 ..PortOptions::default()
             },
+            af_xdp: options.af_xdp,
             spin: if options.busy_poll { Duration::MAX } else { SPIN },
             crypto_cpus,
         };

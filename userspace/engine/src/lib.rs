@@ -131,4 +131,4 @@ pub use status::{
     ConnectionStatus, InterfaceStatus, PeerStatus, PendingStatus, PolicyStatus, RuleCount, RuleStatus,
     SaDirection, SaEntry, SaState, SaStatus, Status, WorkerStatus,
 };
-pub use worker::{ClearSide, Sockets, Worker, WorkerError, WorkerOptions};
+pub use worker::{AfXdp, ClearSide, Sockets, Worker, WorkerError, WorkerOptions};

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
-use ravelin_xsk::{OpenError, Port, PortError, PortOptions, Socket, Tun, Umem, UmemError, UmemOptions};
+use ravelin_xsk::{Backend, OpenError, Port, PortError, PortOptions, Rings, Tun, UmemError, UmemOptions};
 use thiserror::Error;
 
 use crate::confinement::{WORKER, keep_only};
@@ -52,10 +52,23 @@ pub struct WorkerOptions {
     pub umem: UmemOptions,
     /// Rings and mode of both sockets.
     pub port: PortOptions,
+    /// Who opens them.
+    pub af_xdp: AfXdp,
     /// How long to look for packets before sleeping; longer while they come at short intervals. `Duration::MAX` never sleeps.
     pub spin: Duration,
     /// For each thread that shares the worker's encryption and decryption, the CPU to run on.
     pub crypto_cpus: Vec<Option<usize>>,
+}
+
+/// Who speaks AF_XDP to the kernel for a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AfXdp {
+    /// Ravelin itself.
+    #[default]
+    Rings,
+    /// The crate xsk-rs.
+    #[cfg(feature = "xsk-rs")]
+    XskRs,
 }
 
 /// Where a worker's clear packets come from and go to.
@@ -165,8 +178,12 @@ struct Ready {
 }
 
 impl Ready {
-    fn new(queue: u32, inner: Option<&Socket<'_>>, outer: &Socket<'_>) -> Result<Self, WorkerError> {
-        let duplicate = |socket: &Socket<'_>| {
+    fn new<B: Backend>(
+        queue: u32,
+        inner: Option<&B::Socket<'_>>,
+        outer: &B::Socket<'_>,
+    ) -> Result<Self, WorkerError> {
+        let duplicate = |socket: &B::Socket<'_>| {
             let copy = socket.fd().try_clone_to_owned();
             copy.map_err(|error| WorkerError::System { queue, error })
         };
@@ -175,7 +192,7 @@ impl Ready {
                 inner: inner.map(duplicate).transpose()?,
                 outer: duplicate(outer)?,
             },
-            zero_copy: outer.zero_copy() && inner.is_none_or(Socket::zero_copy),
+            zero_copy: B::zero_copy(outer) && inner.is_none_or(|inner| B::zero_copy(inner)),
         })
     }
 }
@@ -207,7 +224,14 @@ impl Worker {
             let crypto = Arc::clone(&crypto);
             std::thread::Builder::new()
                 .name(format!("ravelin-{queue}"))
-                .spawn(move || run(&options, &shared, (&counters, &crypto), &stop, &sender))
+                .spawn(move || {
+                    let run = match options.af_xdp {
+                        AfXdp::Rings => run::<Rings>,
+                        #[cfg(feature = "xsk-rs")]
+                        AfXdp::XskRs => run::<ravelin_xsk::XskRs>,
+                    };
+                    run(&options, &shared, (&counters, &crypto), &stop, &sender)
+                })
                 .map_err(failed)?
         };
         let mut worker = Self {
@@ -299,7 +323,7 @@ impl Drop for Worker {
     }
 }
 
-fn run(
+fn run<B: Backend>(
     options: &WorkerOptions,
     shared: &Shared,
     (counters, crypto): (&WorkerCounters, &Arc<CryptoState>),
@@ -308,15 +332,16 @@ fn run(
 ) -> Result<(), WorkerError> {
     let queue = options.queue;
     pin_to(options.cpu);
-    let umem = Umem::new(&options.umem).map_err(|error| WorkerError::Umem { queue, error })?;
+    let umem = B::memory(&options.umem, &options.port);
+    let umem = umem.map_err(|error| WorkerError::Umem { queue, error })?;
     let open = |device: &str| {
-        Socket::open(&umem, device, queue, &options.port).map_err(|error| WorkerError::Open { queue, error })
+        B::open(&umem, device, queue, &options.port).map_err(|error| WorkerError::Open { queue, error })
     };
     match &options.inner {
         ClearSide::Device(name) | ClearSide::StackBehind(name) => {
             let inner = open(name)?;
             let outer = open(&options.outer)?;
-            let opened = Ready::new(queue, Some(&inner), &outer)?;
+            let opened = Ready::new::<B>(queue, Some(&inner), &outer)?;
             let forwarder = Forwarder::new(inner, outer, shared, counters);
             let forwarder = match options.inner {
                 ClearSide::StackBehind(_) => forwarder.for_host(),
@@ -326,7 +351,7 @@ fn run(
         }
         ClearSide::Stack(tun) => {
             let outer = open(&options.outer)?;
-            let opened = Ready::new(queue, None, &outer)?;
+            let opened = Ready::new::<B>(queue, None, &outer)?;
             let edge = EdgePort::new(tun, queue, &umem, shared, counters);
             let (edge, outer) = (HostPort::Edge(Box::new(edge)), HostPort::Outer(Box::new(outer)));
             let forwarder = Forwarder::new(edge, outer, shared, counters).for_host();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use ravelin_engine::{Confinement, Edge, Engine, Mode, Options, PolicyFile, Role};
+use ravelin_engine::{AfXdp, Confinement, Edge, Engine, Mode, Options, PolicyFile, Role};
 use ravelin_esp::Provider;
 use ravelin_policy::{Policy, Warning, is_interface_name};
 use signal_hook::consts::SIGHUP;
@@ -73,6 +73,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "STATE", default_value = "closed")]
     on_exit: OnExit,
 
+    /// Who speaks AF_XDP to the kernel; an option of programs that were built with `--features xsk-rs`
+    #[cfg(feature = "xsk-rs")]
+    #[arg(long, value_name = "BACKEND", default_value = "rings")]
+    af_xdp: AfXdpBackend,
+
     /// Workers never sleep: the lowest latency, at the price of a core for each queue
     #[arg(long)]
     busy_poll: bool,
@@ -124,6 +129,15 @@ enum XdpMode {
     Native,
     /// In the receive path
     Generic,
+}
+
+#[cfg(feature = "xsk-rs")]
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AfXdpBackend {
+    /// Ravelin itself
+    Rings,
+    /// The crate xsk-rs, over libxdp
+    XskRs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -231,6 +245,7 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
             XdpMode::Native => Mode::Native,
             XdpMode::Generic => Mode::Generic,
         },
+        af_xdp: af_xdp(arguments),
         busy_poll: arguments.busy_poll,
         crypto_threads: arguments.crypto_threads.into(),
         provider: arguments.provider,
@@ -238,6 +253,20 @@ pub(crate) fn options(arguments: &Arguments, policy: &Policy) -> Result<Options>
         max_rules: arguments.max_rules,
         session: None,
     })
+}
+
+/// The backend that was asked for.
+#[cfg(feature = "xsk-rs")]
+fn af_xdp(arguments: &Arguments) -> AfXdp {
+    match arguments.af_xdp {
+        AfXdpBackend::Rings => AfXdp::Rings,
+        AfXdpBackend::XskRs => AfXdp::XskRs,
+    }
+}
+
+#[cfg(not(feature = "xsk-rs"))]
+fn af_xdp(_: &Arguments) -> AfXdp {
+    AfXdp::Rings
 }
 
 /// Refuses a place whose folder is the whole machine: the engine, and its unit, may write to that folder.

@@ -33,6 +33,24 @@ enum State<'u> {
 }
 
 impl<'u> Chain<'u> {
+    /// The packet of a received descriptor, if it is one, or the last part of one.
+    #[inline]
+    pub(crate) fn receive(
+        &mut self,
+        umem: &'u Umem,
+        descriptor: Descriptor,
+        from: Owner,
+        counters: &mut PortCounters,
+    ) -> Option<Frame<'u>> {
+        let whole = if self.is_whole(descriptor.options) {
+            umem.receive(descriptor, from)
+        } else {
+            None
+        };
+        // A part of a packet, or no packet at all.
+        whole.or_else(|| self.take(umem, descriptor, from, counters))
+    }
+
     /// Whether a descriptor with these options is a whole packet.
     #[inline]
     pub(crate) fn is_whole(&self, options: u32) -> bool {
@@ -99,38 +117,44 @@ fn first<'u>(piece: &Frame<'u>, umem: &'u Umem) -> Option<Frame<'u>> {
     Some(frame)
 }
 
-/// How many frames from the front of a batch fit into so many descriptors.
-pub(crate) fn fitting(batch: &Batch<'_>, descriptors: usize) -> usize {
+/// How many frames from the front of a batch fit into so many descriptors, of chunks that are filled from `start` on.
+pub(crate) fn fitting(batch: &Batch<'_>, start: usize, descriptors: usize) -> usize {
     let mut taken = 0;
     batch
         .iter()
         .take_while(|frame| {
-            taken += frame.pieces();
+            taken += frame.pieces(start);
             taken <= descriptors
         })
         .count()
 }
 
-/// Copies the packet of a large frame into chunks and gives these to `to`, with a descriptor for each; false, and nothing is
-/// given, if too few are free.
-pub(crate) fn scatter(frame: &Frame<'_>, umem: &Umem, to: Owner, mut give: impl FnMut(Descriptor)) -> bool {
-    if umem.free_frames() < frame.pieces() {
+/// Copies the packet of a large frame into chunks, from `start` on in each, and gives these to `to`, with a descriptor for each;
+/// false, and nothing is given, if too few are free.
+pub(crate) fn scatter(
+    frame: &Frame<'_>,
+    umem: &Umem,
+    start: usize,
+    to: Owner,
+    mut give: impl FnMut(Descriptor),
+) -> bool {
+    if umem.free_frames() < frame.pieces(start) {
         return false;
     }
-    let mut pieces = frame.data().chunks(umem.frame_size()).peekable();
+    let mut pieces = frame.data().chunks(umem.frame_size() - start).peekable();
     while let Some(piece) = pieces.next() {
-        // There are enough, as just seen, and a piece is as long as a chunk at most.
+        // There are enough, as just seen, and a piece fits behind `start`.
         let Some(mut chunk) = umem.frame() else {
             return false;
         };
-        if chunk.set_range(0, piece.len()).is_err() {
+        if chunk.set_range(start, start + piece.len()).is_err() {
             return false;
         }
         chunk.data_mut().copy_from_slice(piece);
         let (chunk, ..) = chunk.into_parts();
         umem.ledger().give(chunk, to);
         give(Descriptor {
-            addr: umem.address(chunk),
+            addr: umem.address(chunk) + start as u64,
             // At most 4096.
             len: piece.len() as u32,
             options: if pieces.peek().is_some() { XDP_PKT_CONTD } else { 0 },
@@ -250,7 +274,7 @@ mod tests {
 
     #[test]
     fn scattered_pieces_add_up_to_the_packet() {
-        for (chunks, enough) in [(8, true), (7, false)] {
+        for (start, chunks, enough) in [(0, 8, true), (0, 7, false), (256, 9, true), (256, 8, false)] {
             let umem = umem(chunks, 1);
             let mut frame = umem.frame_for(16_000).unwrap();
             for length in [14, 2047, 2048, 2049, 4096, 9014, 14_337, 16_000] {
@@ -258,7 +282,7 @@ mod tests {
                 frame.set_range(256, 256 + length).unwrap();
                 frame.data_mut().copy_from_slice(&sent);
                 let mut descriptors = Vec::new();
-                let given = scatter(&frame, &umem, Owner::tx(0), |descriptor| {
+                let given = scatter(&frame, &umem, start, Owner::tx(0), |descriptor| {
                     descriptors.push(descriptor);
                 });
                 assert_eq!(given, enough || length <= 14_336);
@@ -267,6 +291,7 @@ mod tests {
                 for (number, descriptor) in descriptors.into_iter().enumerate() {
                     assert_eq!(descriptor.options, u32::from(number != last));
                     let piece = umem.receive(descriptor, Owner::tx(0)).unwrap();
+                    assert_eq!(piece.headroom(), start);
                     seen.extend_from_slice(piece.data());
                 }
                 assert_eq!(seen, if given { sent } else { Vec::new() });

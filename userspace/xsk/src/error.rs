@@ -41,6 +41,17 @@ pub enum UmemError {
         /// What mmap or madvise said.
         source: io::Error,
     },
+    /// The crate xsk-rs could not map and register it.
+    #[cfg(feature = "xsk-rs")]
+    #[error(
+        "xsk-rs: no packet memory of {bytes} bytes: {source}; run as root or with CAP_NET_RAW and CAP_IPC_LOCK"
+    )]
+    XskRs {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What it said.
+        source: io::Error,
+    },
     /// No memory.
     #[error("cannot map {bytes} bytes of packet memory: {source}")]
     Memory {
@@ -137,6 +148,17 @@ pub enum OpenError {
     /// A UMEM serves at most eight ports.
     #[error("device {device} queue {queue}: the packet memory serves 8 ports already")]
     TooManyPorts {
+        /// The device.
+        device: String,
+        /// The queue.
+        queue: u32,
+    },
+    /// Packet memory belongs to the [`Backend`](crate::Backend) that made it.
+    #[cfg(feature = "xsk-rs")]
+    #[error(
+        "device {device} queue {queue}: the packet memory was made by the other AF_XDP backend, or for smaller rings"
+    )]
+    OtherMemory {
         /// The device.
         device: String,
         /// The queue.

@@ -145,10 +145,12 @@ impl<'u> Frame<'u> {
         self.umem.is_large(self.chunk)
     }
 
-    /// Chunks that the packet takes on its way through the kernel.
+    /// Chunks that the packet takes on its way through the kernel, if it stands in each from `start` on.
     #[inline]
-    pub(crate) fn pieces(&self) -> usize {
-        self.len().div_ceil(self.umem.frame_size()).max(1)
+    pub(crate) fn pieces(&self, start: usize) -> usize {
+        self.len()
+            .div_ceil(self.umem.frame_size().saturating_sub(start).max(1))
+            .max(1)
     }
 
     /// The packet.

@@ -10,6 +10,7 @@
 //!   A packet that needs several chunks is gathered in a large frame.
 //! - [`Batch`]: up to [`BATCH`] frames on their way through the engine.
 //! - [`Tun`]: a queue of a TUN device, the way to and from the stack of this host.
+//! - [`Backend`]: who opens sockets: [`Rings`], this crate itself, or, with the feature `xsk-rs`, the crate of that name.
 //! - [`Port`]: what the engine needs of a socket. [`twin::TwinPort`] is the same in memory, for tests and benches.
 //!
 //! ```no_run
@@ -41,6 +42,7 @@
 //! chunk becomes a slice.
 #![deny(unsafe_code)]
 
+mod backend;
 mod batch;
 mod bpf_link;
 mod chain;
@@ -55,6 +57,8 @@ mod ledger;
 mod loan;
 #[allow(unsafe_code, reason = "turns a mapping into a slice")]
 mod map_memory;
+#[allow(unsafe_code, reason = "sends a pointer to memory that belongs to no thread")]
+mod memory;
 mod port;
 #[allow(unsafe_code, reason = "reads and writes memory that the kernel shares")]
 mod ring;
@@ -70,7 +74,16 @@ pub mod twin;
     reason = "creates frames for chunks that its ledger says are held by no one else"
 )]
 mod umem;
+#[cfg(feature = "xsk-rs")]
+#[allow(unsafe_code, reason = "tells xsk-rs which chunks are whose")]
+mod xsk_rs_memory;
+#[cfg(feature = "xsk-rs")]
+#[allow(unsafe_code, reason = "tells xsk-rs which chunks are whose")]
+mod xsk_rs_socket;
 
+#[cfg(feature = "xsk-rs")]
+pub use backend::XskRs;
+pub use backend::{Backend, Rings};
 pub use batch::{BATCH, Batch, BatchFull};
 pub use bpf_link::BpfLink;
 pub use error::{OpenError, PortError, UmemError};
@@ -84,3 +97,5 @@ pub use shared_words::SharedWords;
 pub use socket::{Socket, queue_count};
 pub use tun::{Tun, TunError};
 pub use umem::{HugePages, Pages, Umem, UmemOptions};
+#[cfg(feature = "xsk-rs")]
+pub use xsk_rs_socket::XskRsSocket;

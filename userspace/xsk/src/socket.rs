@@ -1,10 +1,12 @@
 //! One AF_XDP socket: four rings on one queue of one device.
 
-mod open;
+pub(crate) mod calls;
+pub(crate) mod open;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use self::calls::{is_transient, is_unbound, send};
 pub use self::open::queue_count;
 use crate::chain::{self, Chain};
 use crate::error::PortError;
@@ -12,16 +14,13 @@ use crate::if_xdp::Descriptor;
 use crate::ledger::Owner;
 use crate::ring::{ConsumerRing, ProducerRing};
 use crate::umem::PortSlot;
-use crate::{Batch, Frame, Kick, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem, syscall};
+use crate::{Batch, Kick, Outstanding, Port, PortCounters, PortOptions, Statistics, Umem, syscall};
 
 /// Shortest frame worth sending, bytes: an Ethernet header.
 pub(crate) const SHORTEST_FRAME: usize = 14;
 
-/// System calls in one `kick` at most: a device that drops every frame costs one call per frame (EBUSY).
-const MAX_SENDS: u32 = 64;
-
 /// Fill entries that may be missing before `rx` hands over chunks, unless the ring is small.
-const REFILL: u32 = 32;
+pub(crate) const REFILL: u32 = 32;
 
 /// An AF_XDP socket bound to one queue of one device; the [`Port`] to a real wire.
 ///
@@ -106,16 +105,6 @@ impl<'u> Socket<'u> {
     fn failed(&self, call: &'static str, error: io::Error) -> PortError {
         PortError::classify(&self.device, self.queue, call, error)
     }
-
-    /// Whether the kernel will never again touch a chunk through this socket, although others may hold a duplicate of
-    /// its descriptor.
-    fn is_unbound(&self) -> bool {
-        let socket = self.fd.as_fd();
-        let unbound = syscall::wake_rx(socket).is_err_and(|error| syscall::is_errno(&error, libc::ENXIO));
-        // `xsk_notifier` marks the socket unbound first and then waits for the receive path, all under `xs->mutex`;
-        // `xsk_getsockopt(XDP_STATISTICS)` takes that mutex, so it returns only when the wait is over.
-        unbound && syscall::statistics(socket).is_ok()
-    }
 }
 
 impl<'u> Port<'u> for Socket<'u> {
@@ -127,16 +116,9 @@ impl<'u> Port<'u> for Socket<'u> {
         let mut received = 0;
         for part in [first, second] {
             for descriptor in part {
-                let whole = if self.chain.is_whole(descriptor.options) {
-                    self.umem.receive(*descriptor, self.receiving)
-                } else {
-                    None
-                };
-                // A part of a packet, or no packet at all.
-                let frame = whole.or_else(|| {
-                    self.chain
-                        .take(self.umem, *descriptor, self.receiving, &mut self.counters)
-                });
+                let frame = self
+                    .chain
+                    .receive(self.umem, *descriptor, self.receiving, &mut self.counters);
                 if let Some(frame) = frame
                     && batch.push(frame).is_ok()
                 {
@@ -165,14 +147,14 @@ impl<'u> Port<'u> for Socket<'u> {
         let room = self.options.tx_ring - self.outstanding.sending;
         let chains = self.umem.has_large_frames();
         let wanted = if chains {
-            batch.iter().map(Frame::pieces).sum()
+            batch.iter().map(|frame| frame.pieces(0)).sum()
         } else {
             batch.len()
         };
         let (first, second) = self.tx.reserve(room.min(wanted as u32));
         let mut count = first.len() + second.len();
         if chains {
-            count = chain::fitting(batch, count);
+            count = chain::fitting(batch, 0, count);
         }
         let mut slots = first.iter_mut().chain(second);
         let mut queued = 0;
@@ -182,7 +164,7 @@ impl<'u> Port<'u> for Socket<'u> {
                 continue;
             }
             if frame.is_large() {
-                let sent = chain::scatter(&frame, self.umem, self.sending, |descriptor| {
+                let sent = chain::scatter(&frame, self.umem, 0, self.sending, |descriptor| {
                     if let Some(slot) = slots.next() {
                         *slot = descriptor;
                         queued += 1;
@@ -211,34 +193,15 @@ impl<'u> Port<'u> for Socket<'u> {
         if let Some(error) = self.fault.take() {
             return Err(self.failed("recvfrom", error));
         }
-        let mut pending = self.tx.pending();
+        let pending = self.tx.pending();
         if pending == 0 || (self.options.need_wakeup && !self.tx.needs_wakeup()) {
             return Ok(Kick::Idle);
         }
-        for _ in 0..MAX_SENDS {
-            self.counters.wakeups += 1;
-            let sent = syscall::wake_tx(self.fd.as_fd());
-            if self.zero_copy && sent.is_ok() {
-                // The driver sends in its own time.
-                return Ok(Kick::Sent);
-            }
-            let before = std::mem::replace(&mut pending, self.tx.pending());
-            match sent {
-                Ok(()) => {}
-                // The device dropped one frame and completed it; the kernel went no further.
-                Err(error) if syscall::is_errno(&error, libc::EBUSY) => self.counters.dropped += 1,
-                Err(error) if is_transient(&error) => {}
-                Err(error) => return Err(self.failed("sendto", error)),
-            }
-            if pending == 0 {
-                return Ok(Kick::Sent);
-            }
-            if pending == before {
-                // No room in the device, the send buffer or the completion ring.
-                break;
-            }
-        }
-        Ok(Kick::Retry)
+        let (socket, tx) = (self.fd.as_fd(), &self.tx);
+        send(socket, self.zero_copy, &mut self.counters, pending, || {
+            tx.pending()
+        })
+        .map_err(|error| self.failed("sendto", error))
     }
 
     fn reclaim(&mut self) -> usize {
@@ -324,7 +287,7 @@ impl<'u> Port<'u> for Socket<'u> {
 impl Drop for Socket<'_> {
     fn drop(&mut self) {
         self.reclaim();
-        let unbound = self.is_unbound();
+        let unbound = is_unbound(self.fd.as_fd());
         if unbound {
             // Never taken by the kernel, and now never will be.
             for descriptor in self.tx.abandoned() {
@@ -337,12 +300,4 @@ impl Drop for Socket<'_> {
         // What the kernel took may still be read by a driver (IFF_TX_SKB_NO_LINEAR): changing it would change the wire.
         self.umem.ledger().settle(self.sending, false);
     }
-}
-
-/// Conditions that pass: call again later.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM | libc::EINTR)
-    )
 }

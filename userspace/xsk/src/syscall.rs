@@ -82,24 +82,31 @@ pub(crate) fn map_ring(socket: BorrowedFd<'_>, len: usize, offset: libc::off_t) 
 
 /// Touches every page now (`madvise_populate` in `mm/madvise.c`, Linux 5.14).
 pub(crate) fn populate(memory: &Mapping) -> io::Result<()> {
-    advise(memory, libc::MADV_POPULATE_WRITE)
+    advise(memory.start, memory.len, libc::MADV_POPULATE_WRITE)
 }
 
 /// Asks for transparent huge pages (`hugepage_madvise` in `mm/khugepaged.c`); false if the kernel has none.
 pub(crate) fn advise_huge(memory: &Mapping) -> bool {
-    advise(memory, libc::MADV_HUGEPAGE).is_ok()
+    advise(memory.start, memory.len, libc::MADV_HUGEPAGE).is_ok()
 }
 
-/// Leaves the memory out of core dumps and of forked children (`madvise_vma_behavior` in `mm/madvise.c`).
-pub(crate) fn keep_private(memory: &Mapping) {
-    // Neither can fail on a private anonymous mapping, and packets flow without them as well.
-    let _ = advise(memory, libc::MADV_DONTDUMP);
-    let _ = advise(memory, libc::MADV_DONTFORK);
+/// Leaves a mapping out of core dumps and of forked children (`madvise_vma_behavior` in `mm/madvise.c`).
+pub(crate) fn keep_private(start: NonNull<u8>, len: usize) {
+    // Neither can fail on anonymous memory, and packets flow without them as well.
+    let _ = advise(start, len, libc::MADV_DONTDUMP);
+    let _ = advise(start, len, libc::MADV_DONTFORK);
 }
 
-fn advise(memory: &Mapping, advice: c_int) -> io::Result<()> {
-    // SAFETY: the range is ours, and none of the advices used here discards its contents.
-    check(unsafe { libc::madvise(memory.start.as_ptr().cast(), memory.len, advice) })
+fn advise(start: NonNull<u8>, len: usize, advice: c_int) -> io::Result<()> {
+    // SAFETY: none of the advices used here discards or changes contents; what is not mapped is an error.
+    check(unsafe { libc::madvise(start.as_ptr().cast(), len, advice) })
+}
+
+/// Closes a descriptor when another program is started (`setfd` in `fs/fcntl.c`).
+#[cfg(feature = "xsk-rs")]
+pub(crate) fn close_on_exec(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })
 }
 
 /// A new AF_XDP socket (`xsk_create`).

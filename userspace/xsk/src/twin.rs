@@ -192,14 +192,14 @@ impl<'u> Port<'u> for TwinPort<'u> {
         let room = self
             .tx_ring
             .saturating_sub(self.queued.len() + self.completed.len());
-        let count = chain::fitting(batch, room);
+        let count = chain::fitting(batch, 0, room);
         for frame in batch.drain_front(count) {
             if frame.len() < SHORTEST_FRAME || !frame.belongs_to(self.umem) {
                 self.counters.refused += 1;
                 continue;
             }
             if frame.is_large() {
-                let sent = chain::scatter(&frame, self.umem, self.sending, |descriptor| {
+                let sent = chain::scatter(&frame, self.umem, 0, self.sending, |descriptor| {
                     self.queued.push_back(descriptor);
                     self.counters.queued += 1;
                 });

@@ -9,7 +9,9 @@ use crate::Frame;
 use crate::error::UmemError;
 use crate::if_xdp::{Descriptor, XDP_PACKET_HEADROOM};
 use crate::ledger::{FrameCounts, Ledger, MAX_PORTS, Owner};
-use crate::syscall::{self, Mapping};
+use crate::memory::Memory;
+#[cfg(feature = "xsk-rs")]
+use crate::{PortOptions, xsk_rs_memory::XskRsMemory};
 
 /// Ethernet header and two VLAN tags, bytes: what a packet has beyond the device's MTU.
 const LINK_HEADER: usize = 14 + 2 * 4;
@@ -111,7 +113,7 @@ impl fmt::Display for Pages {
 /// out of core dumps and of forked children: it holds clear text.
 #[derive(Debug)]
 pub struct Umem {
-    memory: Mapping,
+    memory: Memory,
     ledger: Ledger,
     /// Of the large frames.
     large: Ledger,
@@ -143,42 +145,33 @@ impl Umem {
     /// # Errors
     /// [`UmemError`]: a size that AF_XDP does not allow, or no memory.
     pub fn new(options: &UmemOptions) -> Result<Self, UmemError> {
-        let &UmemOptions {
-            frame_size,
-            frame_count,
-            headroom,
-            huge_pages,
-            large_frames,
-        } = options;
-        if !matches!(frame_size, 2048 | 4096) {
-            return Err(UmemError::FrameSize { frame_size });
-        }
-        if headroom > frame_size / 2 {
-            return Err(UmemError::Headroom {
-                headroom,
-                limit: frame_size / 2,
-            });
-        }
-        // The upper bound (16 GiB) keeps chunk numbers and page counts within the kernel's 32 bits.
-        if frame_count == 0 || frame_count > 1 << 22 {
-            return Err(UmemError::FrameCount { frame_count });
-        }
-        if large_frames > 1 << 16 {
-            return Err(UmemError::LargeFrames { large_frames });
-        }
-        let bytes = frame_size as usize * frame_count as usize + LARGE_FRAME as usize * large_frames as usize;
-        let (memory, pages) = map(bytes, huge_pages)?;
-        Ok(Self {
+        check(options)?;
+        let bytes = options.frame_size as usize * options.frame_count as usize
+            + LARGE_FRAME as usize * options.large_frames as usize;
+        let (memory, pages) = Memory::map(bytes, options.huge_pages)?;
+        Ok(Self::of(memory, pages, options))
+    }
+
+    /// The same for the sockets of [`XskRs`](crate::XskRs), mapped and registered by the crate.
+    #[cfg(feature = "xsk-rs")]
+    pub(crate) fn of_xsk_rs(options: &UmemOptions, port: &PortOptions) -> Result<Self, UmemError> {
+        check(options)?;
+        let (memory, pages) = Memory::of_xsk_rs(options, port)?;
+        Ok(Self::of(memory, pages, options))
+    }
+
+    fn of(memory: Memory, pages: Pages, options: &UmemOptions) -> Self {
+        Self {
             memory,
-            ledger: Ledger::new(frame_count),
-            large: Ledger::new(large_frames),
-            frame_size,
-            frame_shift: frame_size.trailing_zeros(),
-            frame_count,
-            headroom,
+            ledger: Ledger::new(options.frame_count),
+            large: Ledger::new(options.large_frames),
+            frame_size: options.frame_size,
+            frame_shift: options.frame_size.trailing_zeros(),
+            frame_count: options.frame_count,
+            headroom: options.headroom,
             pages,
             ports: [const { Cell::new(PortSlot::Vacant) }; MAX_PORTS],
-        })
+        }
     }
 
     /// A free chunk as an empty frame, with the headroom that a received one has; `None` if there is none.
@@ -267,6 +260,12 @@ impl Umem {
             self.frame_size,
             self.headroom,
         )
+    }
+
+    /// What xsk-rs has of it, if it made it.
+    #[cfg(feature = "xsk-rs")]
+    pub(crate) fn xsk_rs(&self) -> Option<&XskRsMemory> {
+        self.memory.xsk_rs()
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
@@ -370,26 +369,31 @@ impl Umem {
     }
 }
 
-fn map(bytes: usize, huge_pages: HugePages) -> Result<(Mapping, Pages), UmemError> {
-    if huge_pages != HugePages::Never {
-        // Touched now: a shortage shall show here and not as SIGBUS later.
-        match syscall::map_huge(bytes).and_then(|memory| syscall::populate(&memory).map(|()| memory)) {
-            Ok(memory) => {
-                syscall::keep_private(&memory);
-                return Ok((memory, Pages::Huge));
-            }
-            Err(source) if huge_pages == HugePages::Require => {
-                return Err(UmemError::HugePages { bytes, source });
-            }
-            Err(_) => {}
-        }
+fn check(options: &UmemOptions) -> Result<(), UmemError> {
+    let &UmemOptions {
+        frame_size,
+        frame_count,
+        headroom,
+        large_frames,
+        ..
+    } = options;
+    if !matches!(frame_size, 2048 | 4096) {
+        return Err(UmemError::FrameSize { frame_size });
     }
-    let memory = syscall::map_anonymous(bytes).map_err(|source| UmemError::Memory { bytes, source })?;
-    let merged = huge_pages == HugePages::Prefer && syscall::advise_huge(&memory);
-    // Older kernels cannot populate on request; registration will touch the pages then.
-    let _ = syscall::populate(&memory);
-    syscall::keep_private(&memory);
-    Ok((memory, if merged { Pages::Transparent } else { Pages::Normal }))
+    if headroom > frame_size / 2 {
+        return Err(UmemError::Headroom {
+            headroom,
+            limit: frame_size / 2,
+        });
+    }
+    // The upper bound (16 GiB) keeps chunk numbers and page counts within the kernel's 32 bits.
+    if frame_count == 0 || frame_count > 1 << 22 {
+        return Err(UmemError::FrameCount { frame_count });
+    }
+    if large_frames > 1 << 16 {
+        return Err(UmemError::LargeFrames { large_frames });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -491,24 +495,6 @@ mod tests {
         assert_eq!(slots, (0..8).collect::<Vec<_>>());
         umem.set_port(3, PortSlot::Vacant);
         assert_eq!(umem.attach(), Some(3));
-    }
-
-    #[test]
-    fn packets_stay_out_of_core_dumps_and_children() {
-        let umem = Umem::new(&small()).unwrap();
-        let start = umem.memory.start().addr().get();
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let range = |line: &str| {
-            let (first, end) = line.split_once(' ')?.0.split_once('-')?;
-            Some(usize::from_str_radix(first, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
-        };
-        let flags = maps
-            .lines()
-            .skip_while(|line| !range(line).is_some_and(|range| range.contains(&start)))
-            .find(|line| line.starts_with("VmFlags:"))
-            .unwrap();
-        // proc_pid_smaps(5): "dd" do not include in core dump, "dc" do not copy on fork.
-        assert!(flags.contains(" dd") && flags.contains(" dc"), "{flags}");
     }
 
     #[test]

@@ -33,7 +33,12 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     for name in BENCHES {
         eprintln!("bench: {name}");
         // With `cargo xtask`, so that it is the one that users run.
-        let done = program::run(workspace.cargo().args(["xtask", "bench", name]).args(&options));
+        let mut command = workspace.cargo();
+        command.args(["xtask", "bench", name]).args(&options);
+        if name == "veth" {
+            command.arg("--xsk-rs");
+        }
+        let done = program::run(&mut command);
         interrupt::check()?;
         if let Err(error) = done {
             eprintln!("bench: {name}: {error:#}");

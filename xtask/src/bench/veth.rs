@@ -26,9 +26,15 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     }
     let toolchain = setup::ensure(workspace)?;
     build_ebpf::ensure(workspace, &toolchain)?;
-    let ravelin = workspace.build_ravelin()?;
+    let (ravelin, features) = match has("--xsk-rs") {
+        true => {
+            setup::ensure_xsk_rs()?;
+            (workspace.build_ravelin_with_xsk_rs()?, Some("xsk-rs"))
+        }
+        false => (workspace.build_ravelin()?, None),
+    };
     let object = build_ebpf::ensure_bench(workspace, &toolchain)?;
-    let mut command = super::bench_program(workspace, "bench-veth");
+    let mut command = super::bench_program_with(workspace, "bench-veth", features);
     command.arg("--ravelin").arg(ravelin).arg("--object").arg(object);
     match dpdk::ipsec_secgw(workspace) {
         Ok(peer) => command.arg("--secgw").arg(peer),

@@ -42,3 +42,5 @@ mod unit;
 mod uplinks;
 mod waiting;
 mod wire;
+#[cfg(feature = "xsk-rs")]
+mod xsk_rs;

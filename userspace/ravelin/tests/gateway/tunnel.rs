@@ -3,12 +3,16 @@
 use crate::support::capture::{Capture, assert_sequence_numbers_fresh, clear};
 use crate::support::daemon::Gateway;
 use crate::support::echo::Echo;
-use crate::support::lab::{CLEAR_PORT, G1, H1, H2, Lab, PORT, Policy};
+use crate::support::lab::{CLEAR_PORT, G1, H1, H2, Lab, PORT, Pair, Policy};
 use crate::support::wait_until;
 
 /// Ping both ways, UDP and TCP over both families inside; returns the wire's capture.
 fn exercise(lab: &Lab, policy: &Policy) -> Capture {
-    let pair = lab.start(policy);
+    exercise_pair(lab, &lab.start(policy))
+}
+
+/// The same with gateways that run.
+pub(crate) fn exercise_pair(lab: &Lab, pair: &Pair<'_>) -> Capture {
     let capture = lab.capture();
     let echo = Echo::start(&lab.h2, PORT);
     for family in [0, 1] {

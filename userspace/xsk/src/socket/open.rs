@@ -30,32 +30,12 @@ impl<'u> Socket<'u> {
     /// # Errors
     /// [`OpenError`], which names device, queue and system call, and what to do.
     pub fn open(umem: &'u Umem, device: &str, queue: u32, options: &PortOptions) -> Result<Self, OpenError> {
-        check_rings(options)?;
         let context = Context { device, queue };
-        let queues = queue_count(device)?;
-        let interface =
-            syscall::interface_index(device).map_err(|error| context.error("if_nametoindex", error))?;
-        if queue >= queues {
-            return Err(OpenError::NoSuchQueue {
-                device: device.to_owned(),
-                queue,
-                queues,
-            });
+        let (interface, attachment) = admit(umem, &context, options)?;
+        #[cfg(feature = "xsk-rs")]
+        if umem.xsk_rs().is_some() {
+            return Err(context.other_memory());
         }
-        let taken = |port| matches!(port, PortSlot::Bound { interface: i, queue: q, .. } if (i, q) == (interface, queue));
-        if umem.ports().any(taken) {
-            return Err(OpenError::QueueInUse {
-                device: device.to_owned(),
-                queue,
-            });
-        }
-        let Some(attachment) = Attachment::new(umem) else {
-            return Err(OpenError::TooManyPorts {
-                device: device.to_owned(),
-                queue,
-            });
-        };
-
         let fd = syscall::socket().map_err(|error| match error.raw_os_error() {
             Some(libc::EAFNOSUPPORT) => OpenError::NoAfXdp { source: error },
             _ => context.error("socket(AF_XDP)", error),
@@ -111,49 +91,11 @@ impl<'u> Socket<'u> {
             queue,
             attachment,
         };
-        socket.set_limits()?;
+        set_limits(socket.fd.as_fd(), &context, options)?;
         // Before bind: drivers that receive into the UMEM take chunks at once.
         socket.refill();
         socket.bind(interface)?;
         Ok(socket)
-    }
-
-    /// Options beside `SOL_XDP`'s rings; those that an older kernel lacks only cost speed.
-    fn set_limits(&mut self) -> Result<(), OpenError> {
-        let context = Context {
-            device: &self.device,
-            queue: self.queue,
-        };
-        let socket = self.fd.as_fd();
-        // The kernel takes 32, its default, up to the ring's size, and answers EACCES to anything else.
-        let budget = self.options.tx_budget.min(self.options.tx_ring);
-        if budget > 32 {
-            match syscall::set_number(socket, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, budget) {
-                Err(error) if !syscall::is_errno(&error, libc::ENOPROTOOPT) => {
-                    return Err(context.error("setsockopt(XDP_MAX_TX_SKB_BUDGET)", error));
-                }
-                _ => {}
-            }
-        }
-        // In copy mode every queued packet counts against the send buffer, whose default holds about 90 of them. Without
-        // CAP_NET_ADMIN it stays so, and the kernel asks to be called again more often.
-        let send_buffer = (self.options.tx_ring * 4096).min(1 << 30);
-        let _ = syscall::set_number(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
-        if let Some(busy_poll) = self.options.busy_poll {
-            for (call, option, number) in [
-                ("setsockopt(SO_PREFER_BUSY_POLL)", SO_PREFER_BUSY_POLL, 1),
-                ("setsockopt(SO_BUSY_POLL)", SO_BUSY_POLL, busy_poll.microseconds),
-                (
-                    "setsockopt(SO_BUSY_POLL_BUDGET)",
-                    SO_BUSY_POLL_BUDGET,
-                    busy_poll.budget,
-                ),
-            ] {
-                syscall::set_number(socket, libc::SOL_SOCKET, option, number)
-                    .map_err(|error| context.error(call, error))?;
-            }
-        }
-        Ok(())
     }
 
     /// Binds: shares the registration of a socket that is bound already, or registers the UMEM.
@@ -169,7 +111,8 @@ impl<'u> Socket<'u> {
                 continue;
             };
             // Mode, need_wakeup and chains are those of the other socket; any other flag here is EINVAL.
-            match bind_patiently(socket, interface, self.queue, XDP_SHARED_UMEM, fd as u32) {
+            let bind = || syscall::bind(socket, interface, self.queue, XDP_SHARED_UMEM, fd as u32);
+            match patiently(bind) {
                 Ok(()) => {
                     bound = true;
                     break;
@@ -198,7 +141,7 @@ impl<'u> Socket<'u> {
             } else {
                 0
             };
-            bind_patiently(socket, interface, self.queue, mode | wakeup | chains, 0)
+            patiently(|| syscall::bind(socket, interface, self.queue, mode | wakeup | chains, 0))
                 .map_err(|error| context.error("bind", error))?;
         }
         let flags =
@@ -217,6 +160,76 @@ impl<'u> Socket<'u> {
     }
 }
 
+/// What can be told before there is a socket: the interface's number, and a place among the ports of the UMEM.
+pub(crate) fn admit<'u>(
+    umem: &'u Umem,
+    context: &Context<'_>,
+    options: &PortOptions,
+) -> Result<(u32, Attachment<'u>), OpenError> {
+    check_rings(options)?;
+    let &Context { device, queue } = context;
+    let queues = queue_count(device)?;
+    let interface =
+        syscall::interface_index(device).map_err(|error| context.error("if_nametoindex", error))?;
+    if queue >= queues {
+        return Err(OpenError::NoSuchQueue {
+            device: device.to_owned(),
+            queue,
+            queues,
+        });
+    }
+    let taken =
+        |port| matches!(port, PortSlot::Bound { interface: i, queue: q, .. } if (i, q) == (interface, queue));
+    if umem.ports().any(taken) {
+        return Err(OpenError::QueueInUse {
+            device: device.to_owned(),
+            queue,
+        });
+    }
+    let attachment = Attachment::new(umem).ok_or_else(|| OpenError::TooManyPorts {
+        device: device.to_owned(),
+        queue,
+    })?;
+    Ok((interface, attachment))
+}
+
+/// Options beside `SOL_XDP`'s rings; those that an older kernel lacks only cost speed.
+pub(crate) fn set_limits(
+    socket: BorrowedFd<'_>,
+    context: &Context<'_>,
+    options: &PortOptions,
+) -> Result<(), OpenError> {
+    // The kernel takes 32, its default, up to the ring's size, and answers EACCES to anything else.
+    let budget = options.tx_budget.min(options.tx_ring);
+    if budget > 32 {
+        match syscall::set_number(socket, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, budget) {
+            Err(error) if !syscall::is_errno(&error, libc::ENOPROTOOPT) => {
+                return Err(context.error("setsockopt(XDP_MAX_TX_SKB_BUDGET)", error));
+            }
+            _ => {}
+        }
+    }
+    // In copy mode every queued packet counts against the send buffer, whose default holds about 90 of them. Without
+    // CAP_NET_ADMIN it stays so, and the kernel asks to be called again more often.
+    let send_buffer = (options.tx_ring * 4096).min(1 << 30);
+    let _ = syscall::set_number(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
+    if let Some(busy_poll) = options.busy_poll {
+        for (call, option, number) in [
+            ("setsockopt(SO_PREFER_BUSY_POLL)", SO_PREFER_BUSY_POLL, 1),
+            ("setsockopt(SO_BUSY_POLL)", SO_BUSY_POLL, busy_poll.microseconds),
+            (
+                "setsockopt(SO_BUSY_POLL_BUDGET)",
+                SO_BUSY_POLL_BUDGET,
+                busy_poll.budget,
+            ),
+        ] {
+            syscall::set_number(socket, libc::SOL_SOCKET, option, number)
+                .map_err(|error| context.error(call, error))?;
+        }
+    }
+    Ok(())
+}
+
 /// Number of queues of a device, as far as AF_XDP can use them; 1 if the driver does not say.
 ///
 /// # Errors
@@ -232,22 +245,16 @@ pub fn queue_count(device: &str) -> Result<u32, OpenError> {
 
 /// Binds, and waits a little for a queue that seems to be in use: the kernel frees the queue of a closed socket some
 /// time after close(2) returns (`xp_release_deferred` in `net/xdp/xsk_buff_pool.c`) and tells nobody when.
-fn bind_patiently(
-    socket: BorrowedFd<'_>,
-    interface: u32,
-    queue: u32,
-    flags: u16,
-    shared_with: u32,
-) -> io::Result<()> {
+pub(crate) fn patiently<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..QUEUE_RELEASE.as_millis() {
-        match syscall::bind(socket, interface, queue, flags, shared_with) {
+        match bind() {
             Err(error) if syscall::is_errno(&error, libc::EBUSY) => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             done => return done,
         }
     }
-    syscall::bind(socket, interface, queue, flags, shared_with)
+    bind()
 }
 
 fn check_rings(options: &PortOptions) -> Result<(), OpenError> {
@@ -266,13 +273,21 @@ fn check_rings(options: &PortOptions) -> Result<(), OpenError> {
 }
 
 /// What an error message names.
-struct Context<'a> {
-    device: &'a str,
-    queue: u32,
+pub(crate) struct Context<'a> {
+    pub(crate) device: &'a str,
+    pub(crate) queue: u32,
 }
 
 impl Context<'_> {
-    fn error(&self, call: &'static str, source: io::Error) -> OpenError {
+    #[cfg(feature = "xsk-rs")]
+    pub(crate) fn other_memory(&self) -> OpenError {
+        OpenError::OtherMemory {
+            device: self.device.to_owned(),
+            queue: self.queue,
+        }
+    }
+
+    pub(crate) fn error(&self, call: &'static str, source: io::Error) -> OpenError {
         let (device, queue) = (self.device.to_owned(), self.queue);
         match source.raw_os_error() {
             Some(libc::ENODEV | libc::ENXIO) => OpenError::NoSuchDevice { device },

@@ -81,7 +81,17 @@ impl Lab {
 
     /// Both gateways, started.
     pub(crate) fn start(&self, policy: &Policy) -> Pair<'_> {
-        let (g1, g2) = (self.gateway(1, policy), self.gateway(2, policy));
+        self.start_with(policy, &[])
+    }
+
+    /// The same with further options, each with its value.
+    pub(crate) fn start_with(&self, policy: &Policy, options: &[[&str; 2]]) -> Pair<'_> {
+        let [g1, g2] = [1, 2].map(|site| {
+            let gateway = self.gateway(site, policy);
+            options
+                .iter()
+                .fold(gateway, |gateway, [option, value]| gateway.with(option, value))
+        });
         Pair {
             d1: g1.start(),
             d2: g2.start(),
