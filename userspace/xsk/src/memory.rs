@@ -13,6 +13,7 @@ use crate::{PortOptions, UmemOptions, xsk_rs_memory::XskRsMemory};
 pub(crate) struct Memory {
     /// Of all of it; kept here so that a packet's place costs no look at the owner.
     start: NonNull<u8>,
+    #[cfg_attr(not(feature = "xsk-rs"), expect(dead_code, reason = "held for its Drop"))]
     owner: Owner,
 }
 
