@@ -12,11 +12,19 @@ pub(crate) fn has_vaes_avx2() -> bool {
     false
 }
 
+pub(crate) fn has_vaes_avx512() -> bool {
+    false
+}
+
 pub(crate) fn expand_aes_ni(_: &KeyMaterial) -> Option<Box<dyn Aead>> {
     None
 }
 
 pub(crate) fn expand_vaes_avx2(_: &KeyMaterial) -> Option<Box<dyn Aead>> {
+    None
+}
+
+pub(crate) fn expand_vaes_avx512(_: &KeyMaterial) -> Option<Box<dyn Aead>> {
     None
 }
 

@@ -11,7 +11,9 @@ use crate::{Aead, Algorithm, KeyError, KeyMaterial, aws_lc, rustcrypto, trial, v
 pub enum Provider {
     /// AWS-LC: assembly for AES-NI and VAES, one packet at a time.
     AwsLc,
-    /// AES-GCM of our own, packets of a batch together, with VAES and VPCLMULQDQ on 256-bit registers.
+    /// AES-GCM of our own, packets of a batch together, with VAES and VPCLMULQDQ on 512-bit registers.
+    VaesAvx512,
+    /// The same on 256-bit registers.
     VaesAvx2,
     /// The same with AES-NI and PCLMULQDQ.
     AesNi,
@@ -21,14 +23,25 @@ pub enum Provider {
 
 impl Provider {
     /// Every provider of this build.
-    pub const ALL: &'static [Self] = &[Self::AwsLc, Self::VaesAvx2, Self::AesNi, Self::RustCrypto];
+    pub const ALL: &'static [Self] = &[
+        Self::AwsLc,
+        Self::VaesAvx512,
+        Self::VaesAvx2,
+        Self::AesNi,
+        Self::RustCrypto,
+    ];
 
     /// The fastest provider on this CPU, by AES-256-GCM. Tried once, which takes some milliseconds: AWS-LC, unless one of ours
     /// is clearly faster. Never RustCrypto, which is the oracle.
     #[must_use]
     pub fn preferred() -> Self {
         static FASTEST: LazyLock<Provider> = LazyLock::new(|| {
-            let candidates = [Provider::AwsLc, Provider::VaesAvx2, Provider::AesNi];
+            let candidates = [
+                Provider::AwsLc,
+                Provider::VaesAvx512,
+                Provider::VaesAvx2,
+                Provider::AesNi,
+            ];
             trial::fastest(&candidates, Algorithm::AES_256_GCM).unwrap_or(Provider::AwsLc)
         });
         *FASTEST
@@ -39,6 +52,7 @@ impl Provider {
     pub const fn name(self) -> &'static str {
         match self {
             Self::AwsLc => "aws-lc",
+            Self::VaesAvx512 => "vaes-avx512",
             Self::VaesAvx2 => "vaes-avx2",
             Self::AesNi => "aes-ni",
             Self::RustCrypto => "rustcrypto",
@@ -51,6 +65,7 @@ impl Provider {
         let is_gcm = matches!(algorithm, Algorithm::AesGcm(..));
         match self {
             Self::AwsLc => aws_lc::has(algorithm),
+            Self::VaesAvx512 => is_gcm && vector::has_vaes_avx512(),
             Self::VaesAvx2 => is_gcm && vector::has_vaes_avx2(),
             Self::AesNi => is_gcm && vector::has_aes_ni(),
             Self::RustCrypto => true,
@@ -75,6 +90,7 @@ impl Provider {
         }
         let expanded = match self {
             Self::AwsLc => aws_lc::expand(key),
+            Self::VaesAvx512 => vector::expand_vaes_avx512(key),
             Self::VaesAvx2 => vector::expand_vaes_avx2(key),
             Self::AesNi => vector::expand_aes_ni(key),
             Self::RustCrypto => rustcrypto::expand(key),

@@ -26,12 +26,15 @@ mod segments;
 mod tails;
 #[expect(unsafe_code, reason = "instructions of the CPU")]
 mod vaes_avx2;
+#[expect(unsafe_code, reason = "instructions of the CPU")]
+mod vaes_avx512;
 
 use crate::{Aead, KeyMaterial, OpenJob, Provider, SealJob};
 use aead_key::{AeadKey, mixed};
 use aes_ni::AesNi;
 use cpu::Cpu as _;
 use vaes_avx2::VaesAvx2;
+use vaes_avx512::VaesAvx512;
 
 /// Whether the CPU has AES-NI.
 pub(crate) fn has_aes_ni() -> bool {
@@ -41,6 +44,11 @@ pub(crate) fn has_aes_ni() -> bool {
 /// Whether the CPU has VAES, for registers of AVX2.
 pub(crate) fn has_vaes_avx2() -> bool {
     VaesAvx2::detect().is_some()
+}
+
+/// Whether the CPU has VAES, for registers of AVX-512.
+pub(crate) fn has_vaes_avx512() -> bool {
+    VaesAvx512::detect().is_some()
 }
 
 /// Expands a key of AES-GCM; `None` if the CPU lacks AES-NI.
@@ -53,12 +61,18 @@ pub(crate) fn expand_vaes_avx2(key: &KeyMaterial) -> Option<Box<dyn Aead>> {
     Some(AeadKey::<VaesAvx2>::new(key)?)
 }
 
+/// Expands a key of AES-GCM; `None` if the CPU lacks VAES or AVX-512.
+pub(crate) fn expand_vaes_avx512(key: &KeyMaterial) -> Option<Box<dyn Aead>> {
+    Some(AeadKey::<VaesAvx512>::new(key)?)
+}
+
 /// The most jobs that [`seal_mixed`] and [`open_mixed`] take at a time.
 pub(crate) const MAX_BATCH: usize = batch::MAX_BATCH;
 
 /// Seals jobs with a key for each; false, and nothing is done, unless all keys are of the implementation of the first.
 pub(crate) fn seal_mixed(jobs: &mut [(&dyn Aead, SealJob<'_>)]) -> bool {
     let done = match jobs.first().map(|(key, _)| key.provider()) {
+        Some(Provider::VaesAvx512) => mixed::<VaesAvx512, _, true>(jobs),
         Some(Provider::VaesAvx2) => mixed::<VaesAvx2, _, true>(jobs),
         Some(Provider::AesNi) => mixed::<AesNi, _, true>(jobs),
         _ => None,
@@ -69,6 +83,7 @@ pub(crate) fn seal_mixed(jobs: &mut [(&dyn Aead, SealJob<'_>)]) -> bool {
 /// Opens jobs as [`seal_mixed`] seals them.
 pub(crate) fn open_mixed(jobs: &mut [(&dyn Aead, OpenJob<'_>)]) -> bool {
     let done = match jobs.first().map(|(key, _)| key.provider()) {
+        Some(Provider::VaesAvx512) => mixed::<VaesAvx512, _, false>(jobs),
         Some(Provider::VaesAvx2) => mixed::<VaesAvx2, _, false>(jobs),
         Some(Provider::AesNi) => mixed::<AesNi, _, false>(jobs),
         _ => None,

@@ -1,6 +1,6 @@
 //! Short packets side by side: a packet to a lane, and a block of each at a time.
 //!
-//! Sixteen packets in eight registers keep the AES units busy, whatever their length, and nothing depends on that but the
+//! Sixteen packets, in eight registers of two lanes, keep the AES units busy, whatever their length, and nothing depends on that but the
 //! number of turns: no packet is taken apart first, the mask of the tag is one block more, and what a lane hashes is
 //! a packet's whole hash. While a block of every packet is encrypted, one of each is hashed, a register between two rounds.
 
@@ -48,11 +48,11 @@ impl<C: Cpu, J: Job, const REGISTERS: usize, const SEAL: bool> Work<C>
             for item in &mut *items {
                 has_partial |= !item.job.data().len().is_multiple_of(BLOCK);
             }
-            let nonces = lanes(cpu, |lane| block.block(items[lane].job.nonce()));
+            let nonces = cpu.lanes(|lane| block.block(items[lane].job.nonce()));
             counters[register] = cpu.reverse_nonce(nonces);
-            let first = lanes(cpu, |lane| block.block(items[lane].job.aad().first_block()));
+            let first = cpu.lanes(|lane| block.block(items[lane].job.aad().first_block()));
             aad[register] = cpu.reverse(first);
-            hash.data[register] = lanes(cpu, |lane| {
+            hash.data[register] = cpu.lanes(|lane| {
                 let (aad, data) = (items[lane].job.aad().len(), items[lane].job.data().len());
                 block.halves(aad as u64 * 8, data as u64 * 8)
             });
@@ -75,14 +75,13 @@ impl<C: Cpu, J: Job, const REGISTERS: usize, const SEAL: bool> Work<C>
             for register in 0..REGISTERS {
                 let items = &mut items[register * C::LANES..][..C::LANES];
                 let before = if SEAL {
-                    lanes(cpu, |lane| load(block, items[lane].job.data(), number))
+                    cpu.lanes(|lane| load(block, items[lane].job.data(), number))
                 } else {
                     cpu.reverse(hash.data[register])
                 };
                 let after = cpu.xor(streams[register], before);
-                store(block, cpu.first(after), items[0].job.data(), number);
-                if C::LANES > 1 {
-                    store(block, cpu.second(after), items[1].job.data(), number);
+                for (item, after) in items.iter_mut().zip(cpu.blocks(after)) {
+                    store(block, after, item.job.data(), number);
                 }
                 if SEAL {
                     hash.data[register] = cpu.reverse(after);
@@ -104,9 +103,8 @@ impl<C: Cpu, J: Job, const REGISTERS: usize, const SEAL: bool> Work<C>
             let hashes = cpu.reverse(hash.products[register].reduce(cpu));
             let tags = cpu.xor(hashes, masks[register]);
             let items = &mut items[register * C::LANES..][..C::LANES];
-            finish(block, cpu.first(tags), &mut items[0]);
-            if C::LANES > 1 {
-                finish(block, cpu.second(tags), &mut items[1]);
+            for (item, tag) in items.iter_mut().zip(cpu.blocks(tags)) {
+                finish(block, tag, item);
             }
         }
     }
@@ -168,7 +166,7 @@ impl<C: Cpu, const REGISTERS: usize> Hash<C, REGISTERS> {
     fn load<J: Job>(&mut self, items: &mut [Item<'_, J>], number: usize) {
         for (register, data) in self.data.iter_mut().enumerate() {
             let items = &mut items[register * C::LANES..][..C::LANES];
-            let blocks = lanes(self.cpu, |lane| load(self.block, items[lane].job.data(), number));
+            let blocks = self.cpu.lanes(|lane| load(self.block, items[lane].job.data(), number));
             *data = self.cpu.reverse(blocks);
         }
     }
@@ -185,14 +183,6 @@ impl<C: Cpu, const REGISTERS: usize> Hash<C, REGISTERS> {
     fn add(&mut self, register: usize, (power, sum): (C::Lanes, C::Lanes)) {
         self.products[register].multiply(self.cpu, self.data[register], power, sum);
     }
-}
-
-/// A block for each lane.
-#[inline(always)]
-fn lanes<C: Cpu>(cpu: C, mut of: impl FnMut(usize) -> __m128i) -> C::Lanes {
-    let first = of(0);
-    let second = if C::LANES > 1 { of(1) } else { first };
-    cpu.pair(first, second)
 }
 
 /// A block of data, with zeros behind the last byte.

@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 
 use super::aes_ni::AesNi;
 use super::batch::{Batch, MAX_BATCH};
-use super::cpu::{BLOCK, Cpu, SEGMENT, Work};
+use super::cpu::{BLOCK, Cpu, MAX_LANES, Work};
 use super::item::{Item, Job, check_len, give, verify};
 use super::key::Key;
 use super::many::Many;
@@ -88,8 +88,8 @@ impl<C: Cpu, const SEAL: bool> Work<C> for Single<'_, SEAL> {
             message: &mut message,
             aad,
         });
-        let (ends, long) = (scratch.into_copied(), message.body.len() >= SEGMENT * C::WIDTH);
-        let mut tags = [[0; BLOCK]; 4];
+        let (ends, long) = (scratch.into_copied(), message.body.len() >= C::REGISTERS * C::WIDTH);
+        let mut tags = [[0; BLOCK]; MAX_LANES];
         let messages = array::from_mut(&mut message);
         cpu.enter(Batch::<SEAL> {
             block,

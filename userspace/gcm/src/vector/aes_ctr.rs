@@ -139,12 +139,7 @@ pub(super) fn masks_of_one_key<C: Cpu, const REGISTERS: usize>(
     for (register, state) in states.iter_mut().enumerate() {
         // A lane that is nobody's has another's block, not zeros: under the key they become the hash key.
         let at = register * C::LANES;
-        let nonces = if C::LANES == 1 {
-            cpu.broadcast(messages.get(at).unwrap_or(last).nonce)
-        } else {
-            let one = block.block(messages.get(at).unwrap_or(last).nonce);
-            cpu.pair(one, block.block(messages.get(at + 1).unwrap_or(last).nonce))
-        };
+        let nonces = cpu.lanes(|lane| block.block(messages.get(at + lane).unwrap_or(last).nonce));
         *state = cpu.xor(cpu.tag_counter(nonces), first);
     }
     for round_key in &key.round_keys[1..key.rounds] {

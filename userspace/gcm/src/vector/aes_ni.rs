@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::cpu::{BLOCK, Cpu, ONES_AND_ZEROS, Work};
+use super::cpu::{BLOCK, Cpu, MAX_LANES, ONES_AND_ZEROS, Work};
 use crate::Provider;
 
 /// A CPU with AES-NI, PCLMULQDQ and AVX.
@@ -46,6 +46,7 @@ impl AesNi {
 impl Cpu for AesNi {
     const PROVIDER: Provider = Provider::AesNi;
     const LANES: usize = 1;
+    const REGISTERS: usize = 8;
 
     type Lanes = __m128i;
 
@@ -88,12 +89,17 @@ impl Cpu for AesNi {
     }
 
     #[inline(always)]
-    fn first(self, lanes: __m128i) -> __m128i {
-        lanes
+    fn lanes(self, mut block: impl FnMut(usize) -> __m128i) -> __m128i {
+        block(0)
     }
 
     #[inline(always)]
-    fn second(self, lanes: __m128i) -> __m128i {
+    fn blocks(self, lanes: __m128i) -> [__m128i; MAX_LANES] {
+        [lanes; MAX_LANES]
+    }
+
+    #[inline(always)]
+    fn first(self, lanes: __m128i) -> __m128i {
         lanes
     }
 
@@ -187,7 +193,7 @@ impl Cpu for AesNi {
     }
 
     #[inline(always)]
-    fn fold(self, sums: [__m128i; 4]) -> __m128i {
+    fn fold(self, sums: [__m128i; MAX_LANES]) -> __m128i {
         sums[0]
     }
 }

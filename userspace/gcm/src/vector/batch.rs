@@ -5,7 +5,7 @@ use std::array;
 use super::across::MAX_BLOCKS;
 use super::aes_ctr::{masks_of_many_keys, masks_of_one_key};
 use super::aes_ni::AesNi;
-use super::cpu::{BLOCK, Cpu, SEGMENT, Work};
+use super::cpu::{BLOCK, Cpu, Work};
 use super::message::Message;
 use super::segments::Segments;
 use super::tails::Tails;
@@ -64,7 +64,11 @@ impl<C: Cpu, const SEAL: bool> Work<C> for Batch<'_, '_, SEAL> {
             many_keys_masks(block, messages, tags);
         }
         if long {
-            cpu.enter(Segments::<SEGMENT, SEAL> { block, messages });
+            if C::REGISTERS == 4 {
+                cpu.enter(Segments::<4, SEAL> { block, messages });
+            } else {
+                cpu.enter(Segments::<8, SEAL> { block, messages });
+            }
         }
         let mut start = 0;
         while let Some(first) = messages.get(start) {
@@ -131,7 +135,8 @@ fn tails<C: Cpu, const ONE_KEY: bool, const SEAL: bool>(
     messages: &mut [Message<'_>],
     masks: &mut [[u8; BLOCK]],
 ) {
-    match chunks {
+    // More are in no packet, which need not be compiled.
+    match chunks.min(C::REGISTERS as u8) {
         0 => groups::<C, 0, 1, ONE_KEY, SEAL>(cpu, block, messages, masks),
         1 => groups::<C, 1, 4, ONE_KEY, SEAL>(cpu, block, messages, masks),
         2 => groups::<C, 2, 4, ONE_KEY, SEAL>(cpu, block, messages, masks),

@@ -8,8 +8,8 @@ use crate::Provider;
 /// A block of AES and GHASH.
 pub(super) const BLOCK: usize = 16;
 
-/// Registers in a segment, the longest piece of a packet that is encrypted and hashed in one go.
-pub(super) const SEGMENT: usize = 8;
+/// The most blocks in a register.
+pub(super) const MAX_LANES: usize = 4;
 
 /// Ones, then zeros: a register that begins `n` bytes in front of the middle has `n` bytes of ones.
 pub(super) const ONES_AND_ZEROS: [u8; 128] = {
@@ -33,8 +33,13 @@ pub(super) trait Cpu: Copy + Debug + Send + Sync + 'static {
     /// The implementation.
     const PROVIDER: Provider;
 
-    /// Blocks in a register: 1 or 2.
+    /// Blocks in a register: 1, 2 or 4.
     const LANES: usize;
+
+    /// Registers that keep AES busy: those of a segment, which is the longest piece of a packet that is encrypted and hashed in
+    /// one go, and those of packets side by side. 8, or 4 of the
+    /// widest, of which most CPUs start half as many in a cycle.
+    const REGISTERS: usize;
 
     /// Bytes in a register.
     const WIDTH: usize = BLOCK * Self::LANES;
@@ -60,11 +65,14 @@ pub(super) trait Cpu: Copy + Debug + Send + Sync + 'static {
     /// One block to a lane, and zeros in the lanes left; with a single lane the second block is lost.
     fn pair(self, first: __m128i, second: __m128i) -> Self::Lanes;
 
+    /// The block of each number in the lane with that number.
+    fn lanes(self, block: impl FnMut(usize) -> __m128i) -> Self::Lanes;
+
+    /// The block in each lane; behind the last one whatever.
+    fn blocks(self, lanes: Self::Lanes) -> [__m128i; MAX_LANES];
+
     /// The first lane.
     fn first(self, lanes: Self::Lanes) -> __m128i;
-
-    /// The second lane; with a single lane that.
-    fn second(self, lanes: Self::Lanes) -> __m128i;
 
     /// All bits clear.
     fn zero(self) -> Self::Lanes;
@@ -106,7 +114,7 @@ pub(super) trait Cpu: Copy + Debug + Send + Sync + 'static {
     fn swap_halves(self, lanes: Self::Lanes) -> Self::Lanes;
 
     /// The sum of the lanes of each of the first [`Cpu::LANES`] registers, in the lane with its number.
-    fn fold(self, sums: [Self::Lanes; 4]) -> Self::Lanes;
+    fn fold(self, sums: [Self::Lanes; MAX_LANES]) -> Self::Lanes;
 }
 
 /// What is compiled for a CPU. `run` must be `#[inline(always)]`, and so must all that it calls on registers.

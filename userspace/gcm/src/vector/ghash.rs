@@ -9,7 +9,7 @@ use std::arch::x86_64::__m128i;
 use zeroize::Zeroize;
 
 use super::aes_ni::AesNi;
-use super::cpu::{BLOCK, Cpu};
+use super::cpu::{BLOCK, Cpu, MAX_LANES};
 use crate::prefetch::prefetch;
 
 /// The highest power of the hash key that is kept: a packet of 16 blocks between its associated data and its lengths.
@@ -19,7 +19,7 @@ pub(super) const HIGHEST: usize = 18;
 const LOWEST: usize = 8;
 
 /// A register that begins at the lowest power reaches this far behind it, in blocks.
-const BEHIND: usize = 1;
+const BEHIND: usize = MAX_LANES - 1;
 
 /// x^128 = x^127 + x^126 + x^121 + 1, in reverse: the upper half of it, in both halves.
 const POLYNOMIAL: [u8; BLOCK] = [0, 0, 0, 0, 0, 0, 0, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0xc2];
@@ -163,7 +163,7 @@ impl<C: Cpu> Product<C> {
 
     /// As many products as there are lanes, the lanes of each added up, side by side.
     #[inline(always)]
-    pub(super) fn fold(cpu: C, products: [Self; 4]) -> Self {
+    pub(super) fn fold(cpu: C, products: [Self; MAX_LANES]) -> Self {
         let [a, b, c, d] = products;
         Self {
             low: cpu.fold([a.low, b.low, c.low, d.low]),

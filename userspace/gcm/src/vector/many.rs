@@ -5,13 +5,10 @@ use arrayvec::ArrayVec;
 use super::across::{Across, MAX_BLOCKS};
 use super::aes_ni::AesNi;
 use super::batch::{Batch, MAX_BATCH, places};
-use super::cpu::{BLOCK, Cpu, SEGMENT, Work};
+use super::cpu::{BLOCK, Cpu, Work};
 use super::item::{Item, Job};
 use super::message::{LongAad, Message};
 use super::scratch::{Room, Scratch, WIDEST, copy_back};
-
-/// Registers of packets side by side: as many as AES needs to be busy.
-const REGISTERS: usize = 8;
 
 /// Jobs with their keys, which if `one_key` are one.
 pub(super) struct Many<'a, 'i, J, const SEAL: bool> {
@@ -32,7 +29,7 @@ impl<C: Cpu, J: Job, const SEAL: bool> Work<C> for Many<'_, '_, J, SEAL> {
         } = self;
         // Keys for each lane would have to be put together in every round.
         if one_key {
-            let together = REGISTERS * C::LANES;
+            let together = C::REGISTERS * C::LANES;
             let (mut lengths, mut counts, mut last, mut is_sorted) =
                 ([0; MAX_BATCH], [0; MAX_BLOCKS + 1], 0, true);
             for (item, blocks) in items.iter_mut().zip(&mut lengths) {
@@ -57,7 +54,11 @@ impl<C: Cpu, J: Job, const SEAL: bool> Work<C> for Many<'_, '_, J, SEAL> {
                     let (same, after) = left.split_at_mut(count);
                     let (groups, rest) = same.split_at_mut(side_by_side);
                     for items in groups.chunks_exact_mut(together) {
-                        cpu.enter(Across::<J, REGISTERS, SEAL> { block, items, blocks });
+                        if C::REGISTERS == 4 {
+                            cpu.enter(Across::<J, 4, SEAL> { block, items, blocks });
+                        } else {
+                            cpu.enter(Across::<J, 8, SEAL> { block, items, blocks });
+                        }
                     }
                     others.extend(rest.iter_mut().map(|item| Item {
                         key: item.key,
@@ -115,7 +116,7 @@ impl<C: Cpu, J: Job, const SEAL: bool> Work<C> for Others<'_, '_, J, SEAL> {
             };
             sorted &= last <= message.kind;
             last = message.kind;
-            long |= message.body.len() >= SEGMENT * C::WIDTH;
+            long |= message.body.len() >= C::REGISTERS * C::WIDTH;
             if aad.len() > BLOCK {
                 block.enter(LongAad {
                     message,

@@ -3,7 +3,7 @@
 use std::arch::x86_64::__m128i;
 
 use super::aes_ni::AesNi;
-use super::cpu::{BLOCK, Cpu, SEGMENT, Work};
+use super::cpu::{BLOCK, Cpu, Work};
 use super::ghash::Product;
 use super::key::Key;
 use super::scratch::Scratch;
@@ -67,7 +67,7 @@ impl<'a> Message<'a> {
                 + if registers == 0 {
                     0
                 } else {
-                    ((registers - 1) % SEGMENT + 1) as u8
+                    ((registers - 1) % C::REGISTERS + 1) as u8
                 },
         }
     }

@@ -8,7 +8,7 @@ use std::arch::x86_64::__m128i;
 
 use super::aes_ctr::{Between, apply, key_stream};
 use super::aes_ni::AesNi;
-use super::cpu::{BLOCK, Cpu, Work};
+use super::cpu::{BLOCK, Cpu, MAX_LANES, Work};
 use super::ghash::{Product, Run};
 use super::message::Message;
 use super::scratch::WIDEST;
@@ -123,7 +123,7 @@ fn finish<C: Cpu, const PACKETS: usize>(
     let Some(masks) = masks else { return };
     let mut done = 0;
     while done < PACKETS {
-        let mut side_by_side = [Product::zero(cpu); 4];
+        let mut side_by_side = [Product::zero(cpu); MAX_LANES];
         for (at, product) in side_by_side.iter_mut().enumerate() {
             if at < C::LANES && done + at < PACKETS {
                 *product = products[done + at];

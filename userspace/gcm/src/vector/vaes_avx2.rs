@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::cpu::{BLOCK, Cpu, ONES_AND_ZEROS, Work};
+use super::cpu::{BLOCK, Cpu, MAX_LANES, ONES_AND_ZEROS, Work};
 use crate::Provider;
 
 /// A CPU with VAES, VPCLMULQDQ and AVX2.
@@ -20,6 +20,7 @@ fn enter<W: Work<VaesAvx2>>(cpu: VaesAvx2, work: W) -> W::Output {
 impl Cpu for VaesAvx2 {
     const PROVIDER: Provider = Provider::VaesAvx2;
     const LANES: usize = 2;
+    const REGISTERS: usize = 8;
 
     type Lanes = __m256i;
 
@@ -64,15 +65,23 @@ impl Cpu for VaesAvx2 {
     }
 
     #[inline(always)]
-    fn first(self, lanes: __m256i) -> __m128i {
-        // SAFETY: see above.
-        unsafe { _mm256_castsi256_si128(lanes) }
+    fn lanes(self, mut block: impl FnMut(usize) -> __m128i) -> __m256i {
+        let first = block(0);
+        self.pair(first, block(1))
     }
 
     #[inline(always)]
-    fn second(self, lanes: __m256i) -> __m128i {
+    fn blocks(self, lanes: __m256i) -> [__m128i; MAX_LANES] {
+        let first = self.first(lanes);
         // SAFETY: see above.
-        unsafe { _mm256_extracti128_si256::<1>(lanes) }
+        let second = unsafe { _mm256_extracti128_si256::<1>(lanes) };
+        [first, second, first, second]
+    }
+
+    #[inline(always)]
+    fn first(self, lanes: __m256i) -> __m128i {
+        // SAFETY: see above.
+        unsafe { _mm256_castsi256_si128(lanes) }
     }
 
     #[inline(always)]
@@ -166,7 +175,7 @@ impl Cpu for VaesAvx2 {
     }
 
     #[inline(always)]
-    fn fold(self, sums: [__m256i; 4]) -> __m256i {
+    fn fold(self, sums: [__m256i; MAX_LANES]) -> __m256i {
         // SAFETY: see above.
         unsafe {
             let low = _mm256_permute2x128_si256::<0x20>(sums[0], sums[1]);
