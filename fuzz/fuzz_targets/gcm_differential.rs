@@ -22,6 +22,7 @@ static KEYS: LazyLock<Vec<Vec<Box<dyn Aead>>>> = LazyLock::new(|| {
     let keys = numbered.map(|(number, aes)| {
         let algorithm = Algorithm::AesGcm(aes, IcvLen::Icv16);
         let providers = [
+            Provider::VaesAvx512,
             Provider::VaesAvx2,
             Provider::AesNi,
             Provider::AwsLc,

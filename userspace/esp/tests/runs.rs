@@ -63,6 +63,7 @@ fn share() -> impl Strategy<Value = Share> {
     });
     let packets = prop::collection::vec(packet, 0..24);
     let providers: Vec<_> = [
+        Provider::VaesAvx512,
         Provider::VaesAvx2,
         Provider::AesNi,
         Provider::AwsLc,

