@@ -12,8 +12,17 @@ use nix::{
 /// What the kernel does not load by itself when `ip` and sockets ask for it.
 const MODULES: &str = "/etc/modules";
 
-/// Mounts what programs expect and loads the modules; the words a case's name must contain to be run.
-pub(crate) fn start() -> Result<Vec<String>> {
+/// What the host wants.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// A program of tests, instead of our own cases.
+    pub(crate) program: Option<String>,
+    /// The words that a case's name must contain to be run.
+    pub(crate) words: Vec<String>,
+}
+
+/// Mounts what programs expect; what is wanted.
+pub(crate) fn start() -> Result<Wanted> {
     for (kind, folder) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),
@@ -27,6 +36,14 @@ pub(crate) fn start() -> Result<Vec<String>> {
     }
     let command_line = fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?;
     watch(number(&command_line, "ravelin.seconds")?);
+    Ok(Wanted {
+        program: words(&command_line, "ravelin.program").pop(),
+        words: words(&command_line, "ravelin.only"),
+    })
+}
+
+/// Loads the modules.
+pub(crate) fn load_modules() -> Result<()> {
     let modules = fs::read_to_string(MODULES).context(MODULES)?;
     let status = Command::new("/sbin/modprobe")
         .arg("--all")
@@ -34,7 +51,7 @@ pub(crate) fn start() -> Result<Vec<String>> {
         .status()
         .context("modprobe")?;
     anyhow::ensure!(status.success(), "modprobe: {status}");
-    Ok(words(&command_line, "ravelin.only"))
+    Ok(())
 }
 
 /// Turns the machine off. Never returns, as the kernel must not lose its first process.
@@ -42,7 +59,7 @@ pub(crate) fn power_off() -> ! {
     sync();
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
     eprintln!("vm: cannot power off: {error}");
-    // Ending the first process makes the kernel panic, and QEMU is told to end then.
+    // Ending the first process makes the kernel panic, and the host ends the machine then.
     std::process::exit(1)
 }
 

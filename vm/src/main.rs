@@ -9,6 +9,8 @@
 //! - [`daemon`] has the whole of Ravelin in the middle instead, as a gateway, and rekeys it.
 //! - [`pump`] has datagrams run while either rekeys.
 //!
+//! For `cargo xtask avx512` it runs another program instead ([`program`]), on a CPU that few machines have.
+//!
 //! What it finds goes to the second serial port, a line per case and in the end `N passed, N failed`. It never tests
 //! time: under emulation nothing is fast.
 #![forbid(unsafe_code)]
@@ -21,6 +23,7 @@ mod esp;
 mod hosts;
 mod ip;
 mod namespace;
+mod program;
 mod pump;
 mod report;
 mod topology;
@@ -41,6 +44,11 @@ fn main() {
 
 fn run() -> Result<()> {
     let wanted = boot::start()?;
+    if let Some(path) = &wanted.program {
+        return program::run(path);
+    }
+    boot::load_modules()?;
+    let wanted = wanted.words;
     let report = Report::open()?;
     // One that cannot be set up is a failure among others.
     if let Err(error) = esp::run(&wanted, &report) {

@@ -24,9 +24,8 @@ struct Inner {
 
 impl Report {
     pub(crate) fn open() -> Result<Self> {
-        let port = OpenOptions::new().write(true).open(PORT).context(PORT)?;
         Ok(Self(Mutex::new(Inner {
-            port,
+            port: port()?,
             passed: 0,
             failed: 0,
         })))
@@ -56,7 +55,16 @@ impl Report {
         let Inner { passed, failed, .. } = *inner;
         ensure!(passed + failed != 0, "no case has such a name");
         writeln!(inner.port, "{passed} passed, {failed} failed").context(PORT)?;
-        // A serial port is slow; what is not out when the machine goes off is lost.
-        nix::sys::termios::tcdrain(&inner.port).context(PORT)
+        drain(&inner.port)
     }
+}
+
+/// The second serial port.
+pub(crate) fn port() -> Result<File> {
+    OpenOptions::new().write(true).open(PORT).context(PORT)
+}
+
+/// Waits for all of it: a serial port is slow, and what is not out when the machine goes off is lost.
+pub(crate) fn drain(port: &File) -> Result<()> {
+    nix::sys::termios::tcdrain(port).context(PORT)
 }

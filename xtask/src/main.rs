@@ -1,9 +1,10 @@
-//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | vm | bench | conformance | fuzz`.
+//! The project's tasks: `cargo xtask setup | build-ebpf | load | demo | test | vm | avx512 | bench | conformance | fuzz`.
 //!
 //! One file per task. Each task does first whatever it needs of the earlier ones, so in a fresh clone
 //! `cargo xtask demo` is enough. Nothing here is part of Ravelin itself.
 #![forbid(unsafe_code)]
 
+mod avx512;
 mod bench;
 mod build_ebpf;
 mod conformance;
@@ -46,6 +47,7 @@ enum Task {
     Demo(demo::Args),
     Test(test::Args),
     Vm(vm::Args),
+    Avx512(avx512::Args),
     Bench(bench::Args),
     Conformance(conformance::Args),
     Fuzz(fuzz::Args),
@@ -70,6 +72,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(args) => demo::run(&workspace, &args)?,
         Task::Test(args) => test::run(&workspace, &args)?,
         Task::Vm(args) => vm::run(&workspace, &args)?,
+        Task::Avx512(args) => avx512::run(&workspace, &args)?,
         Task::Bench(args) => bench::run(&workspace, &args).map(|()| true)?,
         Task::Conformance(args) => conformance::run(&workspace, &args)?,
         Task::Fuzz(args) => fuzz::run(&workspace, &args).map(|()| true)?,

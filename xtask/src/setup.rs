@@ -98,6 +98,41 @@ const PACKAGES: &[Package] = &[
         purpose: "the virtual machine of vm",
     },
     Package {
+        name: "bochs",
+        shows_as: "bochs",
+        purpose: "the emulated CPU of avx512",
+    },
+    Package {
+        name: "bochs-term",
+        shows_as: "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so",
+        purpose: "the only one of Bochs' displays that needs no screen",
+    },
+    Package {
+        name: "bochsbios",
+        shows_as: "/usr/share/bochs/BIOS-bochs-latest",
+        purpose: "Bochs' BIOS",
+    },
+    Package {
+        name: "vgabios",
+        shows_as: "/usr/share/bochs/VGABIOS-lgpl-latest",
+        purpose: "Bochs' BIOS",
+    },
+    Package {
+        name: "isolinux",
+        shows_as: "/usr/lib/ISOLINUX/isolinux.bin",
+        purpose: "the boot loader in Bochs",
+    },
+    Package {
+        name: "syslinux-common",
+        shows_as: "/usr/lib/syslinux/modules/bios/ldlinux.c32",
+        purpose: "the boot loader in Bochs",
+    },
+    Package {
+        name: "xorriso",
+        shows_as: "xorriso",
+        purpose: "the disk that Bochs boots",
+    },
+    Package {
         name: "kmod",
         shows_as: "modprobe",
         purpose: "the virtual machine's kernel modules",

@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use nix::unistd::Uid;
 
-use crate::{bench, build_ebpf, demo, program, setup, vm, workspace::Workspace};
+use crate::{avx512, bench, build_ebpf, demo, program, setup, vm, workspace::Workspace};
 
-/// Run every test: unit, property, kernel-side, namespaces (as root), the demo end to end, the benches, and the virtual machine.
+/// Run every test: unit, property, kernel-side, namespaces (as root), the demo end to end, the benches, the virtual machine, and the
+/// emulated CPU.
 ///
 /// Ends with a line `N passed, N failed`. Nothing is skipped: what cannot run, fails.
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,8 @@ enum Part {
     Bench,
     /// Our ESP against a kernel's, in a virtual machine
     Vm,
+    /// AES-GCM on registers of AVX-512, on an emulated CPU
+    Avx512,
 }
 
 /// What the feature `xsk-rs` changes: the port, and a daemon that works with it.
@@ -52,10 +55,10 @@ const XSK_RS_TESTS: [&[&str]; 2] = [
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
 }
 
 /// Runs the task; whether everything passed.
@@ -115,6 +118,18 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
         tally.passed += passed;
         tally.failed += failed;
     }
+    if wanted(Part::Avx512) {
+        match avx512::tally(workspace) {
+            Ok((passed, failed)) => {
+                tally.passed += passed;
+                tally.failed += failed;
+            }
+            Err(error) => {
+                println!("test: avx512: {error:#}");
+                tally.failed += 1;
+            }
+        }
+    }
     println!("test: took {:.0} s", start.elapsed().as_secs_f32());
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)
@@ -160,7 +175,7 @@ impl AddAssign for Tally {
 
 impl Tally {
     /// Adds `test result: ok. 5 passed; 0 failed; 0 ignored; …`; other lines count nothing.
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some(counts) = line.strip_prefix("test result: ") else {
             return;
         };

@@ -19,14 +19,14 @@ const COMPLETE: &str = ".complete";
 
 /// An unpacked kernel package.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     folder: PathBuf,
     release: String,
 }
 
 impl Kernel {
     /// The newest kernel that was fetched before, or else the newest that apt offers.
-    pub(super) fn ensure(cache: &Path) -> Result<Self> {
+    pub(crate) fn ensure(cache: &Path) -> Result<Self> {
         let kernels = cache.join("kernels");
         fs::create_dir_all(&kernels).with_context(|| kernels.display().to_string())?;
         let mut packages: Vec<String> = fs::read_dir(&kernels)?
@@ -44,17 +44,17 @@ impl Kernel {
     }
 
     /// What `uname -r` will say.
-    pub(super) fn release(&self) -> &str {
+    pub(crate) fn release(&self) -> &str {
         &self.release
     }
 
-    /// The image that QEMU boots.
-    pub(super) fn image(&self) -> PathBuf {
+    /// The image that a machine boots.
+    pub(crate) fn image(&self) -> PathBuf {
         self.folder.join("boot").join(format!("vmlinuz-{}", self.release))
     }
 
     /// The folder that holds `lib/modules`.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 }

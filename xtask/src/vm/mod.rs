@@ -2,10 +2,14 @@
 
 mod cpio;
 mod initramfs;
-mod kernel;
+pub(crate) mod kernel;
 mod machine;
+pub(crate) mod root;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 
@@ -49,6 +53,21 @@ pub(crate) fn tally(workspace: &Workspace) -> Result<(u64, u64)> {
     cases(workspace, &[], 900)
 }
 
+/// Where kernels are kept, and what is made for the machine.
+pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("vm")
+}
+
+/// Builds the first process.
+pub(crate) fn build_init(workspace: &Workspace) -> Result<PathBuf> {
+    program::run(
+        workspace
+            .cargo()
+            .args(["build", "--release", "--package", "ravelin-vm"]),
+    )?;
+    Ok(workspace.target.join("release/ravelin-vm"))
+}
+
 fn cases(workspace: &Workspace, only: &[String], seconds: u64) -> Result<(u64, u64)> {
     interrupt::install()?;
     if let Some(word) = only
@@ -58,14 +77,10 @@ fn cases(workspace: &Workspace, only: &[String], seconds: u64) -> Result<(u64, u
         bail!("'{word}' is in no case's name; names are like esp/aes-128-gcm/tunnel-6-in-4/esn/udp/aws-lc");
     }
     let start = Instant::now();
-    let folder = workspace.target.join("vm");
+    let folder = folder(workspace);
     let kernel = Kernel::ensure(&folder)?;
-    program::run(
-        workspace
-            .cargo()
-            .args(["build", "--release", "--package", "ravelin-vm"]),
-    )?;
-    let initramfs = Initramfs::build(&folder, &kernel, workspace)?;
+    let init = build_init(workspace)?;
+    let initramfs = Initramfs::build(&folder, &kernel, &init, &workspace.ravelin())?;
     let mut boots = 0;
     let tally = loop {
         boots += 1;
