@@ -18,7 +18,6 @@ use anyhow::{Context as _, Result, ensure};
 use self::{bochs::Bochs, disk::Disk};
 use crate::{
     interrupt, program, setup,
-    test::Tally,
     vm::{self, kernel::Kernel, root::Root},
     workspace::Workspace,
 };
@@ -64,8 +63,18 @@ fn run_tests(workspace: &Workspace, limit: Duration) -> Result<(u64, u64)> {
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let kernel = Kernel::ensure(&vm::folder(workspace))?;
     let root = Root::new(folder.join("root"))?;
-    root.program(&vm::build_init(workspace)?, "init")?;
-    root.program(&build_tests(workspace)?, PROGRAM)?;
+    for (program, place) in [
+        (vm::build_init(workspace)?, "init"),
+        (build_tests(workspace)?, PROGRAM),
+    ] {
+        root.program(&program, place)?;
+        // An emulated BIOS reads what is left.
+        program::run(
+            Command::new("strip")
+                .arg("--strip-debug")
+                .arg(root.path().join(place)),
+        )?;
+    }
     copy_vectors(&root)?;
     let disk = Disk::make(&folder, &kernel, &root, &command_line(limit))?;
     eprintln!("avx512: booting {}", kernel.release());

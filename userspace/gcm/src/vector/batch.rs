@@ -142,7 +142,7 @@ fn tails<C: Cpu, const ONE_KEY: bool, const SEAL: bool>(
         3 => groups::<C, 3, 2, ONE_KEY, SEAL>(cpu, block, messages, masks),
         // The most of the widest registers, for which the others are not compiled.
         _ if chunks == 4 || const { C::REGISTERS == 4 } => {
-            groups::<C, 4, 2, ONE_KEY, SEAL>(cpu, block, messages, masks)
+            groups::<C, 4, 2, ONE_KEY, SEAL>(cpu, block, messages, masks);
         }
         5 => groups::<C, 5, 1, ONE_KEY, SEAL>(cpu, block, messages, masks),
         6 => groups::<C, 6, 1, ONE_KEY, SEAL>(cpu, block, messages, masks),
