@@ -2,7 +2,6 @@
 //!
 //! Nothing here is run by a mere `cargo test`, since few CPUs have them; on one that does, `differential` and the others take
 //! this implementation in with the rest. A test fails where the CPU lacks them, so none is ever skipped.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
