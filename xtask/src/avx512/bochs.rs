@@ -1,9 +1,9 @@
 //! The emulator.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
-    os::unix::process::CommandExt as _,
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead as _, BufReader, Read as _},
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command},
     thread,
@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::pty::{Winsize, openpty};
+use nix::{
+    fcntl::OFlag,
+    pty::{Winsize, openpty},
+    sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr},
+};
 
 use super::disk::Disk;
 use crate::{interrupt, program, test::Tally};
@@ -70,9 +74,7 @@ impl Bochs {
             .spawn()
             .with_context(|| format!("cannot start `{}`", program::line(&command)))?;
         drop(command);
-        let mut screen = File::from(terminal.master);
-        // Ends with Bochs, or when it cannot be read.
-        thread::spawn(move || io::copy(&mut screen, &mut io::sink()));
+        thread::spawn(move || drain(File::from(terminal.master)));
         Ok(Self {
             child,
             console,
@@ -176,6 +178,37 @@ info: action=ignore
     )
 }
 
+/// Reads what Bochs says as long as it runs. In it is the name of another terminal, which it draws on and which must be read as
+/// well: a full one stops it for good.
+fn drain(terminal: File) {
+    for line in BufReader::new(terminal).split(b'\n').map_while(Result::ok) {
+        if let Some(path) = screen(&String::from_utf8_lossy(&line)) {
+            let path = path.to_owned();
+            // Without a screen to read the machine may stop, which its limit of time then tells.
+            thread::spawn(move || read_screen(&path));
+        }
+    }
+}
+
+/// Reads `Bochs connected to screen "/dev/pts/1"`.
+fn screen(line: &str) -> Option<&str> {
+    let (_, quoted) = line.split_once("connected to screen \"")?;
+    quoted.split('"').next()
+}
+
+fn read_screen(path: &str) -> Result<()> {
+    let mut screen = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_NOCTTY.bits())
+        .open(path)?;
+    let mut settings = tcgetattr(&screen)?;
+    cfmakeraw(&mut settings);
+    tcsetattr(&screen, SetArg::TCSANOW, &settings)?;
+    io::copy(&mut screen, &mut io::sink())?;
+    Ok(())
+}
+
 fn text(file: &Path) -> String {
     String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned()
 }
@@ -213,7 +246,14 @@ impl Lines {
 mod tests {
     use std::{env, fs, io::Write as _, process};
 
-    use super::Lines;
+    use super::{Lines, screen};
+
+    #[test]
+    fn the_terminal_that_bochs_draws_on_is_found() {
+        let line = "Bochs connected to screen \"/dev/pts/7\"\r";
+        assert_eq!(screen(line), Some("/dev/pts/7"));
+        assert_eq!(screen("00000000000i[      ] using log file \"bochs.log\""), None);
+    }
 
     #[test]
     fn a_line_is_read_once_it_is_whole() {
