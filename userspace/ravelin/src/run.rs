@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use ravelin_engine::{AfXdp, Confinement, Edge, Engine, Mode, Options, PolicyFile, Role};
-use ravelin_esp::Provider;
+use ravelin_esp::{Algorithm, Provider};
 use ravelin_policy::{Policy, Warning, is_interface_name};
 use signal_hook::consts::SIGHUP;
 use signal_hook::flag;
@@ -86,7 +86,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NUMBER", default_value = "0", value_parser = clap::value_parser!(u8).range(0..=16))]
     crypto_threads: u8,
 
-    /// AEAD implementation [default: the fastest on this CPU, as a trial at the start finds]
+    /// Implementation of AES-GCM, one of those that this CPU can run [default: the fastest of them, as a trial at the start finds]
     #[arg(long = "aead", value_name = "NAME", value_parser = provider)]
     provider: Option<Provider>,
 
@@ -308,18 +308,14 @@ fn device(text: &str) -> Result<String> {
 }
 
 fn provider(text: &str) -> Result<Provider> {
-    let names = || {
-        Provider::ALL
-            .iter()
-            .map(|provider| provider.name())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let found = Provider::ALL
+    // Where the CPU lacks the instructions of one, another would do its work under its name.
+    let mut here = Provider::ALL
         .iter()
         .copied()
-        .find(|provider| provider.name() == text);
-    found.with_context(|| format!("there are: {}", names()))
+        .filter(|provider| provider.has(Algorithm::AES_256_GCM));
+    let names: Vec<_> = here.clone().map(Provider::name).collect();
+    here.find(|provider| provider.name() == text)
+        .with_context(|| format!("this CPU has: {}", names.join(", ")))
 }
 
 /// Ready at SIGINT or SIGTERM; hands SIGHUP on.
@@ -351,5 +347,20 @@ async fn wait_for(kind: SignalKind) {
         Ok(mut stream) => drop(stream.recv().await),
         // Without a handler the signal ends the process, and the filter stays, as after a crash.
         Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Algorithm, Provider, provider};
+
+    #[test]
+    fn an_aead_that_this_cpu_cannot_run_is_refused() {
+        for one in Provider::ALL {
+            let found = provider(one.name()).ok();
+            assert_eq!(found, one.has(Algorithm::AES_256_GCM).then_some(*one));
+        }
+        let said = provider("vaes").unwrap_err().to_string();
+        assert!(said.contains("aws-lc"), "{said}");
     }
 }
