@@ -83,7 +83,7 @@ impl Bochs {
         })
     }
 
-    /// Shows what the tests say, and returns how many passed and failed once the machine is off.
+    /// Shows what the tests say, and returns how many passed and failed once they have ended.
     ///
     /// # Errors
     ///
@@ -91,7 +91,7 @@ impl Bochs {
     pub(super) fn follow(&mut self, limit: Duration) -> Result<Tally> {
         let start = Instant::now();
         let mut lines = Lines::open(&self.output)?;
-        let (mut tally, mut end) = (Tally::default(), None);
+        let mut tally = Tally::default();
         loop {
             interrupt::check()?;
             // Before the lines are read, so that none is missed.
@@ -99,22 +99,15 @@ impl Bochs {
             for line in lines.read()? {
                 println!("avx512: {line}");
                 tally.add(&line);
-                end = end.or(line.strip_prefix(END).map(str::to_owned));
+                if let Some(end) = line.strip_prefix(END) {
+                    return self.judge(tally, end);
+                }
             }
             if let Some(status) = status {
-                let Some(end) = end else {
-                    bail!(
-                        "Bochs ended before the tests did ({status})\n{}",
-                        self.last_words()
-                    );
-                };
-                let run = tally.passed + tally.failed + tally.ignored;
-                ensure!(run > 0, "no test was run: {end}\n{}", self.last_words());
-                // A test that ended the whole process has no line of its own.
-                if tally.failed == 0 && end != "exit status: 0" {
-                    tally.failed += 1;
-                }
-                return Ok(tally);
+                bail!(
+                    "Bochs ended before the tests did ({status})\n{}",
+                    self.last_words()
+                );
             }
             if text(&self.console).contains("Kernel panic") {
                 bail!("the machine's kernel died\n{}", self.last_words());
@@ -128,6 +121,17 @@ impl Bochs {
             }
             thread::sleep(INTERVAL);
         }
+    }
+
+    /// Fails unless the program of tests, which ended so, said what became of them.
+    fn judge(&self, tally: Tally, end: &str) -> Result<Tally> {
+        let run = tally.passed + tally.failed + tally.ignored;
+        ensure!(
+            run > 0 && (tally.failed > 0 || end == "exit status: 0"),
+            "the tests ended without a result ({end})\n{}",
+            self.last_words()
+        );
+        Ok(tally)
     }
 
     /// The ends of what it left.

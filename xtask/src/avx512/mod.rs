@@ -85,7 +85,8 @@ fn run_tests(workspace: &Workspace, limit: Duration) -> Result<(u64, u64)> {
 }
 
 /// For the kernel and its first process. Bochs 2.7 says that saving a thread's registers takes less memory than it does, which
-/// the kernel does not put up with; without protection keys and compact saving it does not look.
+/// the kernel does not put up with; without protection keys and compact saving it does not look. What the kernel does not know
+/// itself, like the vectors' place, becomes the environment of the first process.
 fn command_line(limit: Duration) -> String {
     format!(
         "console=ttyS0 quiet panic=-1 mitigations=off clearcpuid=pku,ospke,xsaves,xsavec \
