@@ -1,8 +1,9 @@
 //! Short packets side by side: a packet to a lane, and a block of each at a time.
 //!
-//! Sixteen packets, in eight registers of two lanes, keep the AES units busy, whatever their length, and nothing depends on that but the
-//! number of turns: no packet is taken apart first, the mask of the tag is one block more, and what a lane hashes is
-//! a packet's whole hash. While a block of every packet is encrypted, one of each is hashed, a register between two rounds.
+//! Sixteen packets, in eight registers of two lanes or in four of four, keep the AES units busy, whatever their length, and
+//! nothing depends on that but the number of turns: no packet is taken apart first, the mask of the tag is one block more, and
+//! what a lane hashes is a packet's whole hash. While a block of every packet is encrypted, one of each is hashed, a register
+//! between two rounds.
 
 use std::arch::x86_64::__m128i;
 

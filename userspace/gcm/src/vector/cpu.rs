@@ -36,9 +36,8 @@ pub(super) trait Cpu: Copy + Debug + Send + Sync + 'static {
     /// Blocks in a register: 1, 2 or 4.
     const LANES: usize;
 
-    /// Registers that keep AES busy: those of a segment, which is the longest piece of a packet that is encrypted and hashed in
-    /// one go, and those of packets side by side. 8, or 4 of the
-    /// widest, of which most CPUs start half as many in a cycle.
+    /// Registers that keep AES busy, 8 or 4: those of a segment, which is the longest piece of a packet that is encrypted and
+    /// hashed in one go, and those of packets side by side. A segment takes at most 16 powers of the hash key.
     const REGISTERS: usize;
 
     /// Bytes in a register.
