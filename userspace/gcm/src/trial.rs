@@ -108,18 +108,9 @@ mod tests {
         };
         let first = || trial(Provider::AwsLc, 100.0, 2);
         let chosen = |other| choose(&[first(), other]);
-        assert_eq!(
-            chosen(trial(Provider::AesNi, 50.0, 2)),
-            Some(Provider::AesNi)
-        );
-        assert_eq!(
-            chosen(trial(Provider::AesNi, 95.0, 2)),
-            Some(Provider::AwsLc)
-        );
-        assert_eq!(
-            chosen(trial(Provider::AesNi, 50.0, 3)),
-            Some(Provider::AwsLc)
-        );
+        assert_eq!(chosen(trial(Provider::AesNi, 50.0, 2)), Some(Provider::AesNi));
+        assert_eq!(chosen(trial(Provider::AesNi, 95.0, 2)), Some(Provider::AwsLc));
+        assert_eq!(chosen(trial(Provider::AesNi, 50.0, 3)), Some(Provider::AwsLc));
     }
 
     #[test]
