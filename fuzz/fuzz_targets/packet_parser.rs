@@ -62,6 +62,11 @@ impl Tables for Host {
         *address == mapped_v4([192, 0, 2, 1])
     }
 
+    // Of this machine's, and of one that it may have had before.
+    fn is_spoken_of(&self, address: &Address) -> bool {
+        self.is_local(address) || *address == mapped_v4([192, 0, 2, 3])
+    }
+
     fn recall(&self, key: &FragmentKey) -> FragmentRecord {
         let fragment = self.fragment.get();
         fragment
