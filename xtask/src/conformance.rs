@@ -145,7 +145,10 @@ fn exists(root: &Path, proof: &Proof) -> bool {
         return false;
     };
     if proof.file.ends_with(".rs") {
-        text.contains(&format!("fn {}(", proof.test))
+        // One for any backend has parameters of types.
+        ['(', '<']
+            .iter()
+            .any(|end| text.contains(&format!("fn {}{end}", proof.test)))
     } else {
         text.contains(&proof.test)
     }
