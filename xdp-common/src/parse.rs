@@ -79,7 +79,8 @@ impl IpPacket {
 pub enum Upper {
     /// Anything that only the filters judge.
     Other,
-    /// ICMPv6 133 to 137 with hop limit 255 (RFC 4861 section 6.1).
+    /// ICMPv6 133 to 137 with hop limit 255 (RFC 4861 section 6.1); and multicast listener discovery, without which switches do not bring
+    /// a machine the questions for its addresses: 130 to 132 and 143 with hop limit 1, from a link-local address or none (RFC 3810 section 5).
     NeighbourDiscovery,
     /// UDP port 500, or UDP port 4500 with the non-ESP marker (RFC 3948 section 2.2).
     Ike,
@@ -437,10 +438,12 @@ fn parse_upper<R: Reader>(
         protocol::ICMP | protocol::ICMP6 => {
             packet.flow.source_port = u16::from(start[0]);
             packet.flow.destination_port = u16::from(start[1]);
+            let [high, low] = packet.flow.source;
+            let from_link = (high >> 48) & 0xffc0 == 0xfe80 || high | low == 0;
             if upper_protocol == protocol::ICMP6
-                && matches!(start[0], 133..=137)
-                && hop_limit == 255
                 && !packet.fragment
+                && (matches!(start[0], 133..=137) && hop_limit == 255
+                    || matches!(start[0], 130..=132 | 143) && hop_limit == 1 && from_link)
             {
                 packet.upper = Upper::NeighbourDiscovery;
             }

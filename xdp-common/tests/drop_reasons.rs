@@ -322,6 +322,28 @@ fn neighbour_discovery_comes_from_the_link_and_whole() {
 }
 
 #[test]
+fn listener_discovery_comes_from_the_link_and_whole() {
+    // A router alert in front of it, as RFC 3810 section 5 demands.
+    let report = |kind: u8, hop_limit: u8, source: &str| {
+        let message = [[ICMP6, 0, 5, 2, 0, 0, 1, 0], [kind, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let mut frame = set(v6(0, &message), 21, hop_limit);
+        frame[22..38].copy_from_slice(&source.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        parsed(&frame).unwrap().upper
+    };
+    for kind in [130, 131, 132, 143] {
+        assert_eq!(report(kind, 1, "fe80::1"), Upper::NeighbourDiscovery);
+        assert_eq!(report(kind, 1, "::"), Upper::NeighbourDiscovery);
+        assert_eq!(report(kind, 2, "fe80::1"), Upper::Other);
+        assert_eq!(report(kind, 255, "fe80::1"), Upper::Other);
+        assert_eq!(report(kind, 1, "2001:db8::1"), Upper::Other);
+        assert_eq!(report(kind, 1, "::1"), Upper::Other);
+    }
+    for kind in [129, 142, 144] {
+        assert_eq!(report(kind, 1, "fe80::1"), Upper::Other);
+    }
+}
+
+#[test]
 fn what_udp_carries_is_read_inside_the_datagram_only() {
     let carries = |frame: &[u8]| {
         let packet = parsed(frame).unwrap();

@@ -2,8 +2,12 @@
 //!
 //! It becomes rules of its own, which permit and come before all others. So everything that knows rules knows it: the
 //! compiler, the explainer, counters. Their names have brackets, which no name in a policy can have.
+//!
+//! With them come the errors by which routers tell this machine that a packet was too big (RFC 1191, RFC 8201), from anywhere: without
+//! those a connection that passes stands still as soon as there is more to say.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -12,6 +16,7 @@ use crate::diagnostic::{Position, Report};
 use crate::filter::{FILTER, Filter, FilterList, Selector};
 use crate::group::Groups;
 use crate::order::Priority;
+use crate::party::{Addresses, Parties};
 use crate::policy::MAX_FILTERS;
 use crate::ports::PortSet;
 use crate::protocol::Protocol;
@@ -19,6 +24,7 @@ use crate::reader::{Node, Table};
 use crate::rule::{Action, Rule};
 use crate::schema::{Key, Kind, Literal, TableSpec};
 use crate::settings::holder;
+use crate::template::Template;
 
 /// The rule of the filters that the policy gives.
 pub(crate) const WRITTEN: &str = "[lifeline]";
@@ -102,10 +108,11 @@ impl Management {
             }
         };
         let mut rules = Vec::new();
-        let mut add = |name: &str, filter: Filter, as_it_is: &dyn Fn(Rule) -> Rule| {
+        let too_big = too_big(&towards.destination, position);
+        let mut add = |name: &str, filters: Vec<Filter>, as_it_is: &dyn Fn(Rule) -> Rule| {
             let list = FilterList {
                 name: name.to_owned(),
-                filters: vec![filter],
+                filters,
                 position,
                 templates: Vec::new(),
             };
@@ -113,18 +120,18 @@ impl Management {
             rules.push((list, rule));
         };
         match path {
-            SessionPath::Clear => add(SESSION, towards, &permit),
-            SessionPath::Inside(connection) => add(SESSION, towards.reversed(), &protect(connection)),
+            SessionPath::Clear => add(SESSION, with(towards, too_big), &permit),
+            SessionPath::Inside(connection) => add(SESSION, vec![towards.reversed()], &protect(connection)),
             SessionPath::Either { inside, answers } => {
                 let arriving = |rule: Rule| Rule {
                     inside: Some(inside),
                     ..rule
                 };
-                add(SESSION, one_way(towards.clone()), &arriving);
+                add(SESSION, vec![one_way(towards.clone())], &arriving);
                 let back = towards.reversed();
                 match answers {
-                    Answers::Clear => add(ANSWERS, one_way(back), &permit),
-                    Answers::Inside => add(ANSWERS, back, &protect(inside)),
+                    Answers::Clear => add(ANSWERS, with(one_way(back), too_big), &permit),
+                    Answers::Inside => add(ANSWERS, vec![back], &protect(inside)),
                 }
             }
         }
@@ -229,7 +236,66 @@ fn read_filters<'a>(
         Filter::read(report, element, groups, room, &mut list)?;
         check(report, &list, before);
     }
+    let_errors_in(&mut list);
     Some(list)
+}
+
+/// Adds to a lifeline's filters what lets errors about their packets in.
+fn let_errors_in(list: &mut FilterList) {
+    let mut written: Vec<(Address, Position)> = Vec::new();
+    for filter in &list.filters {
+        if !written.iter().any(|(known, _)| *known == filter.destination) {
+            written.push((filter.destination.clone(), filter.position));
+        }
+    }
+    for (destination, position) in written {
+        list.filters.extend(too_big(&destination, position));
+    }
+    let mut changing: Vec<(Arc<Parties>, Position)> = Vec::new();
+    for template in &list.templates {
+        if !changing.iter().any(|(known, _)| *known == template.destination) {
+            changing.push((Arc::clone(&template.destination), template.pattern.position));
+        }
+    }
+    let anybody = Arc::new(Parties {
+        fixed: Addresses {
+            any: true,
+            ..Addresses::default()
+        },
+        changing: Vec::new(),
+    });
+    for (destination, position) in changing {
+        for pattern in too_big(&Address::Any, position) {
+            let mut template = Template::new(pattern, Arc::clone(&anybody), Arc::clone(&destination));
+            template.resolved = list.filters.len()..list.filters.len();
+            list.templates.push(template);
+        }
+    }
+}
+
+/// The errors of routers, whichever they are, that tell this address that a packet was too big: "fragmentation needed and DF set" and
+/// "packet too big".
+fn too_big(own: &Address, position: Position) -> Vec<Filter> {
+    let kinds = [(Protocol::ICMP, 3, Some(4)), (Protocol::ICMP6, 2, None)];
+    kinds
+        .into_iter()
+        .filter(|(protocol, ..)| {
+            own.family()
+                .is_none_or(|family| protocol.family() == Some(family))
+        })
+        .map(|(protocol, kind, code)| Filter {
+            source: Address::Any,
+            destination: own.clone(),
+            protocol: Some(protocol),
+            selector: Selector::Icmp { kind, code },
+            mirrored: false,
+            position,
+        })
+        .collect()
+}
+
+fn with(filter: Filter, more: Vec<Filter>) -> Vec<Filter> {
+    [vec![filter], more].concat()
 }
 
 /// What a filter must be so that it is about this machine, and of use. `before` tells where in the list it begins.

@@ -84,6 +84,17 @@ fn it_comes_before_every_rule_in_both_directions() {
         let why = why_it_lost(&loser, &winner);
         assert_eq!(why, "the winner is the lifeline, which comes before every rule");
     }
+    // What routers say about its packets arrives, in this family, and nothing like it.
+    for (packet, permitted) in [
+        ("icmp 203.0.113.77 -> 192.0.2.1 type 3 code 4", true),
+        ("icmp 203.0.113.77 -> 192.0.2.1 type 3 code 1", false),
+        ("icmp 203.0.113.77 -> 192.0.2.1 type 8 code 0", false),
+        ("icmp 203.0.113.77 -> 192.0.2.2 type 3 code 4", false),
+        ("icmp 192.0.2.1 -> 203.0.113.77 type 3 code 4", false),
+    ] {
+        let verdict = verdict(&policy, packet, Direction::Inbound);
+        assert_eq!(verdict == Verdict::Permit, permitted, "{packet}");
+    }
     // Not other ports, not other sources, not elsewhere.
     for other in [
         "tcp 198.51.100.7:4000 -> 192.0.2.1:23",

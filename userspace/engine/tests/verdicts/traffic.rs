@@ -120,11 +120,12 @@ fn other_protocol(rng: &mut Rng) -> Made {
     }
 }
 
-/// ICMPv6 133 to 137, to destinations on the link and off it, with hop limits true and false.
+/// ICMPv6 133 to 137, and 130 to 132 and 143, to destinations on the link and off it, with hop limits true and false.
 fn neighbour_discovery(rng: &mut Rng) -> Made {
     let to = [
         "ff02::1",
         "ff02::1:ff00:1",
+        "ff02::16",
         "fe80::2",
         "2001:db8::1",
         "fd00:0:1:1:8000::1",
@@ -135,7 +136,7 @@ fn neighbour_discovery(rng: &mut Rng) -> Made {
         source: rng.pick(&["fe80::1", "::", "fd00::9"]).parse().unwrap(),
         destination: rng.pick(&to).parse().unwrap(),
         protocol: 58,
-        transport: Transport::Ports(132 + rng.below(7) as u16, 0),
+        transport: Transport::Ports(*rng.pick(&[143, 144, 129 + rng.below(10) as u16]), 0),
     };
     packet_frame(rng, packet)
 }
@@ -466,6 +467,9 @@ fn enveloped(rng: &mut Rng, packet: Packet, mut envelope: Envelope, body: &[u8])
     if matches!(packet.transport, Transport::Ports(133..=137, _)) && packet.protocol == 58 {
         envelope.hop_limit = *rng.pick(&[255, 255, 255, 254, 64, 0]);
     }
+    if matches!(packet.transport, Transport::Ports(130..=132 | 143, _)) && packet.protocol == 58 {
+        envelope.hop_limit = *rng.pick(&[1, 1, 1, 255, 2, 0]);
+    }
     let content = if later {
         Content::Plain
     } else {
@@ -505,6 +509,14 @@ fn content(packet: &Packet, body: &[u8], envelope: &Envelope, fragment: bool) ->
         },
         (58, Transport::Ports(133..=137, _)) if v6 && envelope.hop_limit == 255 && !fragment => {
             Content::NeighbourDiscovery
+        }
+        (58, Transport::Ports(130..=132 | 143, _)) if v6 && envelope.hop_limit == 1 && !fragment => {
+            match packet.source {
+                IpAddr::V6(from) if from.is_unicast_link_local() || from.is_unspecified() => {
+                    Content::NeighbourDiscovery
+                }
+                _ => Content::Plain,
+            }
         }
         (17, Transport::Ports(500, _) | Transport::Ports(_, 500)) => Content::Ike,
         (17, Transport::Ports(4500, _) | Transport::Ports(_, 4500)) => match body {
