@@ -132,11 +132,12 @@ fn neighbour_discovery(rng: &mut Rng) -> Made {
         "fd00::1",
         "ff05::2",
     ];
+    let near = 129 + rng.below(10) as u16;
     let packet = Packet {
         source: rng.pick(&["fe80::1", "::", "fd00::9"]).parse().unwrap(),
         destination: rng.pick(&to).parse().unwrap(),
         protocol: 58,
-        transport: Transport::Ports(*rng.pick(&[143, 144, 129 + rng.below(10) as u16]), 0),
+        transport: Transport::Ports(*rng.pick(&[143, 144, near, near]), 0),
     };
     packet_frame(rng, packet)
 }
