@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    ops::AddAssign,
     process::Stdio,
     time::Instant,
 };
@@ -39,19 +38,9 @@ enum Part {
     Avx512,
 }
 
-/// What the feature `xsk-rs` changes: the port, and a daemon that works with it.
-const XSK_RS_TESTS: [&[&str]; 2] = [
-    &["--package", "ravelin-xsk", "--features", "xsk-rs", "xsk_rs"],
-    &[
-        "--package",
-        "ravelin",
-        "--features",
-        "xsk-rs",
-        "--test",
-        "gateway",
-        "xsk_rs",
-    ],
-];
+/// With the second backend, so that its tests are among them. Tests by themselves, with the feature and without, would have most
+/// crates compiled twice. Without it are the program that `build_ravelin` makes, and all that drives that.
+const FEATURES: &str = "ravelin/xsk-rs,ravelin-xsk/xsk-rs";
 
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,12 +67,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
     let wanted = |part| args.only.is_none_or(|only| only == part);
     let mut tally = Tally::default();
     if wanted(Part::Cargo) {
-        tally = cargo_test(workspace, &["--workspace"])?;
-        // Last, since it needs a C compiler for BPF and much else that only this feature wants.
         setup::ensure_xsk_rs()?;
-        for tests in XSK_RS_TESTS {
-            tally += cargo_test(workspace, tests)?;
-        }
+        tally = cargo_test(workspace)?;
     }
     if tally.ignored > 0 {
         println!(
@@ -135,12 +120,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<bool> {
     Ok(tally.failed == 0)
 }
 
-/// Runs tests, shows what cargo says, and counts.
-fn cargo_test(workspace: &Workspace, what: &[&str]) -> Result<Tally> {
+/// Runs the tests of all crates, shows what cargo says, and counts.
+fn cargo_test(workspace: &Workspace) -> Result<Tally> {
     let mut command = workspace.cargo();
     command
-        .args(["test", "--no-fail-fast"])
-        .args(what)
+        .args(["test", "--workspace", "--no-fail-fast", "--features", FEATURES])
         .stdout(Stdio::piped());
     let line = program::line(&command);
     eprintln!("test: {line}");
@@ -163,14 +147,6 @@ fn cargo_test(workspace: &Workspace, what: &[&str]) -> Result<Tally> {
         tally.failed += 1;
     }
     Ok(tally)
-}
-
-impl AddAssign for Tally {
-    fn add_assign(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.ignored += other.ignored;
-    }
 }
 
 impl Tally {
