@@ -56,6 +56,7 @@ pub fn frame_of(packet: &Packet) -> Option<Vec<u8>> {
 fn hop_limit(packet: &Packet) -> u8 {
     match packet.transport {
         Transport::Ports(133..=137, _) if Protocol(packet.protocol) == Protocol::ICMP6 => 255,
+        Transport::Ports(130..=132 | 143, _) if Protocol(packet.protocol) == Protocol::ICMP6 => 1,
         _ => 64,
     }
 }
@@ -108,6 +109,8 @@ mod tests {
             "udplite 10.0.0.5:1 -> 10.1.0.9:2",
             "icmp 10.0.0.5 -> 10.1.0.9 type 8 code 3",
             "icmp6 fe80::1 -> ff02::1 type 134 code 0",
+            "icmp6 fe80::1 -> ff02::16 type 143 code 0",
+            "icmp6 fd00::1 -> ff02::16 type 143 code 0",
             "gre 10.0.0.5 -> 10.1.0.9",
             "esp fd00::1 -> fd00::2",
             "0 10.0.0.5 -> 10.1.0.9",
@@ -124,7 +127,7 @@ mod tests {
             assert_eq!(Packet::of(&parsed.flow), packet, "{text}");
             assert_eq!(
                 parsed.upper == Upper::NeighbourDiscovery,
-                text.contains("134"),
+                text.contains("fe80::1 -> ff02::1"),
                 "{text}"
             );
         }
