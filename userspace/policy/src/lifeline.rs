@@ -245,7 +245,7 @@ fn let_errors_in(list: &mut FilterList) {
     let mut written: Vec<(Address, Position)> = Vec::new();
     for filter in &list.filters {
         if !written.iter().any(|(known, _)| *known == filter.destination) {
-            written.push((filter.destination.clone(), filter.position));
+            written.push((filter.destination, filter.position));
         }
     }
     for (destination, position) in written {
@@ -285,7 +285,7 @@ fn too_big(own: &Address, position: Position) -> Vec<Filter> {
         })
         .map(|(protocol, kind, code)| Filter {
             source: Address::Any,
-            destination: own.clone(),
+            destination: *own,
             protocol: Some(protocol),
             selector: Selector::Icmp { kind, code },
             mirrored: false,
