@@ -70,7 +70,11 @@ pub(crate) fn veth(workspace: &Workspace, ravelin: &Path, object: &Path) -> Resu
     program::run(&mut command)?;
     let report = report(workspace, "veth")?;
     let cells = report["cells"].as_array().context("cells of the report")?;
-    for kind in ["no gateway", "plain forwarding", "Ravelin"] {
+    for kind in [
+        "no gateway: the sink itself",
+        "plain forwarding, AF_XDP",
+        "Ravelin",
+    ] {
         let of_kind: Vec<_> = cells.iter().filter(|cell| cell["gateway"] == kind).collect();
         ensure!(
             of_kind.len() == 4,
