@@ -88,6 +88,11 @@ impl Destination {
         Ok(())
     }
 
+    /// Shows the table, and where it is.
+    pub fn show(&self, table: &str) {
+        println!("{table}\nwritten to {}", self.out.display());
+    }
+
     fn folders(&self) -> Vec<PathBuf> {
         let published = self.publish.then(|| self.root.join("bench/results"));
         [self.out.clone()].into_iter().chain(published).collect()

@@ -21,8 +21,8 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::program;
 use crate::workspace::Workspace;
+use crate::{build_ebpf, interrupt, program, setup};
 
 const PROVIDERS: [&str; 2] = ["aws-lc", "rustcrypto"];
 const ALGORITHMS: [&str; 2] = ["aes-128-gcm", "aes-256-gcm"];
@@ -124,6 +124,15 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         workspace.shown(&raw).display()
     );
     Ok(())
+}
+
+/// Runs a bench that needs the BPF programs and no peer.
+fn run_program(workspace: &Workspace, name: &str, options: &[String]) -> Result<()> {
+    let toolchain = setup::ensure(workspace)?;
+    build_ebpf::ensure(workspace, &toolchain)?;
+    // The program puts back what it changed; this waits for it.
+    interrupt::install()?;
+    program::run(bench_program(workspace, name).args(options))
 }
 
 /// A bench's program, to be compiled and told its options; it knows already where its results belong.

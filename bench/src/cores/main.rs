@@ -78,10 +78,6 @@ fn main() -> Result<()> {
                 .save("cores", &report.to_markdown(), &report.to_json()?)?;
         }
     }
-    println!(
-        "{}\nwritten to {}",
-        report.to_markdown(),
-        args.destination.out().display()
-    );
+    args.destination.show(&report.to_markdown());
     Ok(())
 }

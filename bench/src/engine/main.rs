@@ -165,11 +165,7 @@ fn main() -> Result<()> {
         }
     }
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    println!(
-        "{}\nwritten to {}",
-        report.to_markdown(),
-        args.destination.out().display()
-    );
+    args.destination.show(&report.to_markdown());
     Ok(())
 }
 

@@ -147,11 +147,7 @@ fn main() -> Result<()> {
     args.destination.plot("gcm", &report.to_svg()?)?;
     args.destination
         .save("gcm", &report.to_markdown(), &report.to_json()?)?;
-    println!(
-        "{}\nwritten to {}",
-        report.to_markdown(),
-        args.destination.out().display()
-    );
+    args.destination.show(&report.to_markdown());
     Ok(())
 }
 

@@ -78,10 +78,6 @@ fn main() -> Result<()> {
     args.destination.plot("stages", &report.to_svg()?)?;
     args.destination
         .save("stages", &report.to_markdown(), &report.to_json()?)?;
-    println!(
-        "{}\nwritten to {}",
-        report.to_markdown(),
-        args.destination.out().display()
-    );
+    args.destination.show(&report.to_markdown());
     Ok(())
 }

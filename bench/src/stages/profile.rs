@@ -5,7 +5,7 @@ use std::path::Path;
 use std::{fmt, fs};
 
 use addr2line::Loader;
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use perf_event::events::Software;
 use perf_event::{Builder, SampleFlag, Sampler};
 
@@ -15,7 +15,7 @@ const FREQUENCY: u64 = 997;
 /// Bytes for samples that were not looked at yet: ten minutes of them.
 const ROOM: usize = 16 << 20;
 
-/// What the kernel calls itself, and a sample's kind of record (linux/perf_event.h).
+/// A sample's kind of record (linux/perf_event.h).
 const PERF_RECORD_SAMPLE: u32 = 9;
 
 /// Folders of sources as compilers write them into line tables, and how much of them stays in a name.
@@ -34,6 +34,9 @@ pub(crate) type Places = BTreeMap<String, u64>;
 /// Interrupts this thread over and over, in its own time, and notes where it was.
 pub(crate) struct Profile {
     sampler: Sampler,
+    /// The program's line table, and where the program is.
+    lines: Loader,
+    program: Mapped,
 }
 
 impl fmt::Debug for Profile {
@@ -46,7 +49,7 @@ impl Profile {
     /// One that does not run yet.
     ///
     /// # Errors
-    /// A kernel that has no perf events, or not for this process.
+    /// A kernel that has no perf events, or not for this process; a program without a line table.
     pub(crate) fn new() -> Result<Self> {
         let mut event = Builder::new(Software::CPU_CLOCK);
         event
@@ -60,7 +63,11 @@ impl Profile {
         let sampler = sampler.context(
             "the kernel gives no samples of its CPU clock (perf_event_open): `sysctl kernel.perf_event_paranoid` tells who may have them",
         )?;
-        Ok(Self { sampler })
+        Ok(Self {
+            sampler,
+            lines: Loader::new("/proc/self/exe").map_err(broken)?,
+            program: Mapped::program()?,
+        })
     }
 
     /// Begins, or stops for a while.
@@ -77,9 +84,6 @@ impl Profile {
     /// A sample counts for the innermost function of this project that was being executed, inlined ones included: what the standard library does is its
     /// caller's.
     pub(crate) fn places(&mut self) -> Result<Places> {
-        let lines =
-            Loader::new("/proc/self/exe").map_err(|error| anyhow!("this program's line table: {error}"))?;
-        let program = Mapped::program()?;
         let mut at = BTreeMap::<u64, u64>::new();
         while let Some(record) = self.sampler.next_record() {
             if record.ty() != PERF_RECORD_SAMPLE {
@@ -91,8 +95,8 @@ impl Profile {
         }
         let mut places = Places::new();
         for (ip, count) in at {
-            let place = match program.offset(ip) {
-                Some(offset) => file_at(&lines, offset)?.unwrap_or_else(|| "elsewhere".to_owned()),
+            let place = match self.program.offset(ip) {
+                Some(offset) => file_at(&self.lines, offset)?.unwrap_or_else(|| "elsewhere".to_owned()),
                 None => C_LIBRARY.to_owned(),
             };
             *places.entry(place).or_default() += count;
@@ -148,18 +152,18 @@ impl Mapped {
 
 /// The source file that code at an address is from, of those of this project the innermost.
 fn file_at(lines: &Loader, address: u64) -> Result<Option<String>> {
-    let broken = |error| anyhow!("this program's line table: {error}");
     let mut frames = lines.find_frames(address).map_err(broken)?;
-    while let Some(frame) = frames
-        .next()
-        .map_err(|error| anyhow!("this program's line table: {error}"))?
-    {
+    while let Some(frame) = frames.next().map_err(broken)? {
         let path = frame.location.and_then(|location| location.file);
         if let Some(file) = path.and_then(|path| shortened(Path::new(path))) {
             return Ok(Some(file));
         }
     }
     Ok(None)
+}
+
+fn broken(error: impl fmt::Display) -> Error {
+    anyhow!("this program's line table: {error}")
 }
 
 /// `esp/pad.rs` for `…/userspace/esp/src/pad.rs`; `None` for files that are not this project's.

@@ -118,11 +118,7 @@ fn main() -> Result<()> {
         args.destination
             .save("veth", &report.to_markdown(), &report.to_json()?)?;
     }
-    println!(
-        "{}\nwritten to {}",
-        report.to_markdown(),
-        args.destination.out().display()
-    );
+    args.destination.show(&report.to_markdown());
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build_ebpf, interrupt, program, setup, workspace::Workspace};
+use crate::workspace::Workspace;
 
 /// Measure what a crypto thread beside the worker brings one SA.
 ///
@@ -17,9 +17,5 @@ pub(crate) struct Args {
 
 /// Runs the task.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    let toolchain = setup::ensure(workspace)?;
-    build_ebpf::ensure(workspace, &toolchain)?;
-    let mut command = super::bench_program(workspace, "bench-cores");
-    interrupt::install()?;
-    program::run(command.args(&args.options))
+    super::run_program(workspace, "bench-cores", &args.options)
 }

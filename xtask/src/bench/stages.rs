@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build_ebpf, interrupt, program, setup, workspace::Workspace};
+use crate::workspace::Workspace;
 
 /// Profile what packets cost without devices, by stage and by source file.
 ///
@@ -17,9 +17,5 @@ pub(crate) struct Args {
 
 /// Runs the task.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    let toolchain = setup::ensure(workspace)?;
-    build_ebpf::ensure(workspace, &toolchain)?;
-    // The program puts back what it changed; this waits for it.
-    interrupt::install()?;
-    program::run(super::bench_program(workspace, "bench-stages").args(&args.options))
+    super::run_program(workspace, "bench-stages", &args.options)
 }
