@@ -28,7 +28,7 @@ use crate::filter::{Filter, FilterError};
 use crate::installed::{Armed, Installed, armed_of, names};
 use crate::ledger::{Ledger, add};
 use crate::peer_ports::PeerPorts;
-use crate::preflight::{check_connections, check_mtu};
+use crate::preflight::check_mtu;
 use crate::prepare::{ApplyError, Prepared};
 use crate::regime::{Regime, Shared};
 use crate::rekey::Rekeys;
@@ -114,7 +114,6 @@ impl Enforcement {
             outer,
             role,
         } = means;
-        check_connections(&prepared.policy, role)?;
         let mut slots = ledger.slots();
         let mut sas = Sas::new(state, instance, provider);
         // Where the process before has got to.
@@ -218,7 +217,6 @@ impl Enforcement {
     ///
     /// [`ApplyError`].
     pub(crate) fn check(&self, prepared: &mut Prepared) -> Result<Difference, ApplyError> {
-        check_connections(&prepared.policy, self.role)?;
         if let Some(keys) = prepared.keys.as_mut().filter(|_| self.role.seals()) {
             self.sas
                 .check(&prepared.policy, keys, &self.current.connections, &self.rekeys)?;

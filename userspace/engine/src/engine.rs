@@ -35,7 +35,7 @@ use crate::order::Order;
 use crate::peers::Peers;
 use crate::policy_file::PolicyFile;
 use crate::preflight::{
-    allowed_cpus, check_connections, devices, host_queues, longest_frame, longest_mtu, packet_memory, queues,
+    allowed_cpus, devices, host_queues, longest_frame, longest_mtu, packet_memory, queues,
 };
 use crate::prepare::{ApplyError, Prepared};
 use crate::pulse::Pulse;
@@ -171,7 +171,6 @@ impl Engine {
             .map(|device| device.index)
             .collect();
         strands_none(&options.instance, &served)?;
-        check_connections(file.policy(), role)?;
         // Without workers packets of any length pass.
         let umem = (role.seals())
             .then(|| packet_memory(&outer, inner.as_ref().unwrap_or(&outer)))

@@ -120,7 +120,7 @@ pub use lifetime::{LimitKind, ReachedLimit, SaLifetime, Usage};
 pub use order::{Applied, ApplyRequest, SaDeleted, SaSelector};
 pub use path_mtu::PathMtu;
 pub use policy_file::PolicyFile;
-pub use prepare::ApplyError;
+pub use prepare::{ApplyError, check};
 pub use reading::Stalled;
 pub use regime::{Regime, Shared, TakenUp};
 pub use resolver::{News, Resolver};

@@ -27,6 +27,15 @@ impl PolicyFile {
         Self::load_watched(path, &Reading::default())
     }
 
+    /// The same by the path as it is given, which then stands in messages: for commands that read it once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PolicyFile::load`].
+    pub fn load_once(path: &Path) -> Result<(Self, Vec<Warning>), ApplyError> {
+        Self::read(path.to_owned(), &Reading::default())
+    }
+
     /// The same; `reading` tells others how it is going.
     ///
     /// # Errors
@@ -35,6 +44,10 @@ impl PolicyFile {
     pub(crate) fn load_watched(path: &Path, reading: &Reading) -> Result<(Self, Vec<Warning>), ApplyError> {
         // Absolute, so that a later reload does not depend on where the process was started.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self::read(path, reading)
+    }
+
+    fn read(path: PathBuf, reading: &Reading) -> Result<(Self, Vec<Warning>), ApplyError> {
         let mut texts = Texts {
             reading,
             hash: digest::Context::new(&digest::SHA256),
@@ -53,7 +66,7 @@ impl PolicyFile {
         Ok((file, warnings))
     }
 
-    /// The file's absolute path.
+    /// The file's path: absolute in an engine.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

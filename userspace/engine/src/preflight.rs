@@ -16,6 +16,7 @@ use crate::error::EngineError;
 use crate::netlink::Questions;
 use crate::prepare::ApplyError;
 use crate::role::Role;
+use crate::touched::MOST_PAIRS;
 
 /// The devices by name, the inner one only if there is one.
 pub(crate) fn devices(outer: &str, inner: Option<&str>) -> Result<(Device, Option<Device>), EngineError> {
@@ -32,42 +33,66 @@ pub(crate) fn devices(outer: &str, inner: Option<&str>) -> Result<(Device, Optio
     }
 }
 
-/// Whether this kind of engine can serve the connections.
+/// Whether this kind of engine can serve the connections, by what the policy says: in front of any machine.
 pub(crate) fn check_connections(policy: &Policy, role: Role) -> Result<(), ApplyError> {
-    for connection in policy.connections().iter().filter(|_| role.seals()) {
+    if !role.seals() {
+        return Ok(());
+    }
+    if policy.connections().len() > MOST_PAIRS as usize {
+        return Err(ApplyError::TooManyConnections(MOST_PAIRS));
+    }
+    for (connection, least) in policy.connections().iter().zip(least_inside(policy)) {
+        let called = || {
+            let (place, name) = (connection.position, &connection.name);
+            format!("{}:{place}: connection `{name}`", policy.file(place))
+        };
         if connection.mode == Mode::Transport && role == Role::Gateway {
-            return Err(ApplyError::TransportInGateway(connection.name.clone()));
+            return Err(ApplyError::TransportInGateway(called()));
         }
         if let Encapsulation::Udp { local_port, .. } = connection.encapsulation
             && local_port != ravelin_policy::UDP_ENCAPSULATION_PORT
         {
-            return Err(ApplyError::EncapsulationPort(connection.name.clone()));
+            return Err(ApplyError::EncapsulationPort(called()));
+        }
+        if let Some(path_mtu) = connection.path_mtu
+            && u32::from(connection.inner_mtu(path_mtu)) < least
+        {
+            return Err(ApplyError::PathMtuTooSmall {
+                connection: called(),
+                path_mtu,
+                inner: connection.inner_mtu(path_mtu),
+                least,
+            });
         }
     }
     Ok(())
 }
 
-/// Whether enough is left inside each connection, which are those of the policy in its order: RFC 8200 section 5 for
-/// IPv6; 576 is what every IPv4 host must be able to receive (RFC 1122 section 3.3.2).
+/// What must be left inside each connection, in bytes: RFC 8200 section 5 for IPv6; 576 is what every IPv4 host must be able to
+/// receive (RFC 1122 section 3.3.2).
+fn least_inside(policy: &Policy) -> Vec<u32> {
+    let mut least = vec![576; policy.connections().len()];
+    for rule in policy.rules().iter().filter(|rule| rule.active) {
+        if let Action::Protect { connection, .. } = rule.action
+            && let Some(least) = least.get_mut(connection)
+        {
+            let mut filters = policy.filters(rule).iter();
+            if filters.any(|filter| filter.family() != Some(Family::V4)) {
+                *least = 1280;
+            }
+        }
+    }
+    least
+}
+
+/// Whether enough is left inside each connection on this device; they are those of the policy in its order.
 pub(crate) fn check_mtu(
     policy: &Policy,
     connections: &[Arc<Connection>],
     device: &str,
     device_mtu: u32,
 ) -> Result<(), ApplyError> {
-    let mut carries_v6 = vec![false; connections.len()];
-    for rule in policy.rules().iter().filter(|rule| rule.active) {
-        if let Action::Protect { connection, .. } = rule.action
-            && let Some(v6) = carries_v6.get_mut(connection)
-        {
-            *v6 = *v6
-                || policy
-                    .filters(rule)
-                    .iter()
-                    .any(|filter| filter.family() != Some(Family::V4));
-        }
-    }
-    for (connection, v6) in connections.iter().zip(carries_v6) {
+    for (connection, least) in connections.iter().zip(least_inside(policy)) {
         let mtu = connection
             .settings
             .path_mtu
@@ -76,7 +101,6 @@ pub(crate) fn check_mtu(
             continue;
         };
         let inner = outbound.sa.inner_mtu_at(mtu).unwrap_or(0);
-        let least = if v6 { 1280 } else { 576 };
         if inner < least {
             return Err(ApplyError::MtuTooSmall {
                 connection: connection.name.clone(),

@@ -12,6 +12,7 @@ use crate::filter::FilterError;
 use crate::held::{Held, Hold};
 use crate::names::{Lookup, is_well_known, look_up};
 use crate::policy_file::PolicyFile;
+use crate::preflight::check_connections;
 use crate::reading::{Reading, Stalled};
 use crate::role::Role;
 use crate::slots::Full;
@@ -67,12 +68,27 @@ pub enum ApplyError {
     Keying(#[from] KeyingErrors),
     /// Transport mode in a gateway.
     #[error(
-        "connection `{0}`: transport mode protects this host's own packets, and a gateway forwards those of others; use `mode = \"tunnel\"`, or `ravelin run --mode host`"
+        "{0}: transport mode protects this host's own packets, and a gateway forwards those of others; use `mode = \"tunnel\"`, or leave the \
+         inner device out and start with `ravelin run --mode host`"
     )]
     TransportInGateway(String),
     /// UDP encapsulation on other ports than the driver looks at.
-    #[error("connection `{0}`: UDP-encapsulated ESP needs local-port 4500 (RFC 3948)")]
+    #[error("{0}: UDP-encapsulated ESP needs local-port 4500 (RFC 3948)")]
     EncapsulationPort(String),
+    /// Too little is left inside the tunnel, whatever the device.
+    #[error(
+        "{connection}: path-mtu {path_mtu} leaves {inner} for packets inside, and {least} are needed; raise it"
+    )]
+    PathMtuTooSmall {
+        /// The connection and its place.
+        connection: String,
+        /// Its path MTU in bytes.
+        path_mtu: u16,
+        /// What fits inside.
+        inner: u16,
+        /// What is needed inside.
+        least: u32,
+    },
     /// Too little is left inside the tunnel.
     #[error(
         "connection `{connection}`: an MTU of {mtu} bytes on device {device} leaves {inner} for packets inside, and \
@@ -177,6 +193,7 @@ impl Prepared {
         } else {
             Arc::clone(file.policy())
         };
+        check_connections(&policy, role)?;
         let (session, hold) = hold(&mut policy, session, role)?;
         let keys = if role.seals() {
             reading.begin(format!("a key file of {}", file.path().display()));
@@ -213,6 +230,7 @@ impl Prepared {
         current: (&Policy, Option<&Held>),
     ) -> Result<Option<Self>, ApplyError> {
         let (policy, warnings) = file.policy().resolve(&surroundings)?;
+        check_connections(&policy, role)?;
         let mut policy = Arc::new(policy);
         let (session, hold) = hold(&mut policy, session, role)?;
         if (&*policy, session.as_ref()) == current {
@@ -230,6 +248,16 @@ impl Prepared {
             warnings: warnings.iter().map(ToString::to_string).collect(),
         }))
     }
+}
+
+/// What an engine would refuse of a policy without a look at the machine and at its keys; else its compiled rules.
+///
+/// # Errors
+///
+/// [`ApplyError`], as the engine would say it.
+pub fn check(policy: &Policy, role: Role) -> Result<RuleSet, ApplyError> {
+    check_connections(policy, role)?;
+    compiled(policy)
 }
 
 /// Gives a session its lifeline in a policy that has none of a session. How that comes may be clear by the policy.

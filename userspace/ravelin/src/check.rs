@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use ravelin_engine::Role;
 use ravelin_keying::StaticKeys;
 use ravelin_policy::lint::{self, Findings};
 use ravelin_policy::{Connection, Diagnostic, Management, Mode, Policy, Surroundings};
@@ -21,8 +22,8 @@ const SSH: u16 = 22;
 /// Check a policy and its key files without touching anything
 ///
 /// Prints every mistake with file, line and column, and exits with 1 if there is one. Warns about filters that never
-/// decide, equally specific filters with different actions, and filters that no packet can match. A policy that locks out
-/// the management, or this SSH session, is a mistake. Needs no root, except to read key files that belong to root.
+/// decide, equally specific filters with different actions, and filters that no packet can match. What `run` and `apply`
+/// would refuse on any machine is a mistake, and so is a policy that locks out the management, or this SSH session. Needs no root, except to read key files that belong to root.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Policy file
@@ -121,7 +122,7 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
             found.unexamined
         );
     }
-    let rules = ravelin_classifier::compile(&policy)?;
+    let rules = ravelin_engine::check(&policy, role(&policy))?;
     if !arguments.without_keys {
         memory::forbid_dumps()?;
         StaticKeys::read(&policy)?;
@@ -141,21 +142,22 @@ pub(crate) fn check(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// What an engine of this policy would be for, where it seals.
+fn role(policy: &Policy) -> Role {
+    match policy.interfaces().inner {
+        Some(_) => Role::Gateway,
+        None => Role::Host,
+    }
+}
+
 /// What a policy with transport mode needs: it protects what this host itself sends.
 fn how_to_run(policy: &Policy) -> Option<String> {
-    let of_host = |connection: &&Connection| connection.mode == Mode::Transport;
+    let of_host = |connection: &&Connection| connection.mode == Mode::Transport && role(policy) == Role::Host;
     let connection = policy.connections().iter().find(of_host)?;
-    Some(match policy.interfaces().inner {
-        Some(_) => format!(
-            "connection `{}` is of transport mode, which a gateway refuses: leave `inner` out of `[interfaces]` and start with \
-             `ravelin run --mode host`",
-            connection.name
-        ),
-        None => format!(
-            "connection `{}` is of transport mode: start with `ravelin run --mode host`",
-            connection.name
-        ),
-    })
+    Some(format!(
+        "connection `{}` is of transport mode: start with `ravelin run --mode host`",
+        connection.name
+    ))
 }
 
 /// Warnings about management that is locked out: where that is allowed, or the session's own lifeline spares it (`held`).

@@ -16,8 +16,8 @@ impl PolicyFile {
     /// Reads a policy as it holds in these surroundings. Names are not looked up: what they stand for is left out, and a warning
     /// says so.
     pub(crate) fn load(path: &Path, surroundings: &Surroundings) -> Result<Self> {
-        let (policy, mut warnings) = Policy::load(path)?;
-        let (policy, more) = policy.resolve(surroundings)?;
+        let (file, mut warnings) = ravelin_engine::PolicyFile::load_once(path)?;
+        let (policy, more) = file.policy().resolve(surroundings)?;
         warnings.extend(more);
         Ok(Self { policy, warnings })
     }

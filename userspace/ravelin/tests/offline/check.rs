@@ -155,3 +155,66 @@ fn a_session_is_known_behind_whoever_takes_the_variable_away() {
     // Whoever wants none says so.
     assert_eq!(output("env SSH_CONNECTION="), "");
 }
+
+/// What `run` and `apply` refuse without a look at the machine, in their words.
+#[test]
+fn what_an_engine_would_refuse_is_refused() {
+    const RULES: &str = r#"
+[connections.c]
+mode = "tunnel"
+local = "192.0.2.1"
+remote = "192.0.2.2"
+[connections.c.static]
+algorithm = "aes-256-gcm"
+outbound = { spi = 0x1001, key-file = "a.key" }
+inbound = { spi = 0x2001, key-file = "b.key" }
+[filter-lists.f]
+filters = [{ source = "10.1.0.0/16", destination = "10.2.0.0/16" }]
+[[rules]]
+name = "r"
+filter-list = "f"
+action = "protect"
+connection = "c"
+"#;
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path = folder.path().join("policy.toml");
+    let checked = |policy: &str, code: i32| {
+        std::fs::write(&path, policy).expect("the policy can be written");
+        let output = ravelin(&["check", "--without-keys", path.to_str().expect("text")]);
+        let text = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(code), "{policy}\n{text}");
+        text
+    };
+    let with = |line: &str| RULES.replace("mode = \"tunnel\"", &format!("mode = \"tunnel\"\n{line}"));
+    let host = RULES
+        .replace("tunnel", "transport")
+        .replace("10.1.0.0/16", "192.0.2.1")
+        .replace("10.2.0.0/16", "192.0.2.2");
+    let gateway = "[interfaces]\nouter = \"out0\"\ninner = \"in0\"\n";
+    checked(RULES, 0);
+    checked(&with("path-mtu = 700"), 0);
+    assert!(checked(&host, 0).contains("start with `ravelin run --mode host`"));
+    for (policy, words) in [
+        (" \n".to_owned(), "the policy is empty"),
+        (
+            with("encapsulation = \"udp\"\nlocal-port = 5000"),
+            ":2:1: connection `c`: UDP-encapsulated ESP needs local-port 4500",
+        ),
+        (
+            with("path-mtu = 600"),
+            ":2:1: connection `c`: path-mtu 600 leaves 546 for packets inside, and 576 are needed",
+        ),
+        (
+            gateway.to_owned() + &host,
+            ":5:1: connection `c`: transport mode protects this host's own packets",
+        ),
+    ] {
+        let said = checked(&policy, 1);
+        let words = format!(
+            "{}{}{words}",
+            path.display(),
+            if words.starts_with(':') { "" } else { ": " }
+        );
+        assert!(said.contains(&words), "{words}\n{said}");
+    }
+}
