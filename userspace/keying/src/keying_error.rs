@@ -33,14 +33,21 @@ impl fmt::Display for SaField {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyingError {
     /// Its key file.
-    #[error(transparent)]
-    KeyFile(#[from] KeyFileError),
+    #[error("{place}: {error}")]
+    KeyFile {
+        /// Where the policy names it.
+        place: String,
+        /// Why it cannot be used.
+        error: KeyFileError,
+    },
     /// A key that stands in two files.
     #[error(
-        "{} and {} hold the same key; one key in two SAs repeats nonces, which breaks AES-GCM: make a key for each \
+        "{place}: {} and {} hold the same key; one key in two SAs repeats nonces, which breaks AES-GCM: make a key for each \
          direction (`ravelin keygen`)", .first.display(), .second.display()
     )]
     SameKey {
+        /// Where the policy names the other file.
+        place: String,
         /// The file read first.
         first: PathBuf,
         /// The other file.

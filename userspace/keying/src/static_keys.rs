@@ -56,9 +56,14 @@ impl StaticKeys {
         let mut seen: HashMap<Fingerprint, &Path> = HashMap::new();
         for connection in policy.connections() {
             let keys = &connection.keys;
+            let place = |sa: &StaticSa| format!("{}:{}", policy.file(sa.position), sa.position);
             let mut read = |sa: &StaticSa| -> Option<Secret> {
                 let read = key_file::read(&sa.key_file, keys.algorithm);
-                read.map_err(|error| errors.push(error.into())).ok()
+                let failed = |error| KeyingError::KeyFile {
+                    place: place(sa),
+                    error,
+                };
+                read.map_err(|error| errors.push(failed(error))).ok()
             };
             let (Some(outbound), Some(inbound)) = (read(&keys.outbound), read(&keys.inbound)) else {
                 continue;
@@ -75,7 +80,8 @@ impl StaticKeys {
                     }
                     Entry::Occupied(entry) => {
                         let (first, second) = (entry.get().to_path_buf(), sa.key_file.clone());
-                        errors.push(KeyingError::SameKey { first, second });
+                        let place = place(sa);
+                        errors.push(KeyingError::SameKey { place, first, second });
                     }
                 }
             }

@@ -432,3 +432,42 @@ fn many_connections_start_together() {
         StaticConnection::extend(&state, &mut started).expect("recorded");
     }
 }
+
+/// A mistake in a key file has its place in the policy, and a file that is wrong twice over has both.
+#[test]
+fn a_key_file_is_named_with_the_place_in_the_policy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (a, b) = (folder.path().join("a.key"), folder.path().join("b.key"));
+    key_file::create(&a, Algorithm::AES_256_GCM).expect("made");
+    let policy = policy(folder.path(), 0, "");
+    let place = |line: usize, column: usize| {
+        format!(
+            "{}:{line}:{column}: ",
+            folder.path().join("policy.toml").display()
+        )
+    };
+    let refused = || {
+        StaticKeys::read(&policy)
+            .expect_err("must be refused")
+            .to_string()
+    };
+    let mode = |path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mode set");
+    let (at_a, at_b) = (place(15, 12), place(16, 11));
+    let start = format!("{at_b}{}: cannot open", b.display());
+    assert!(refused().starts_with(&start), "{start}\n{}", refused());
+    fs::write(&b, "xyz\n").expect("written");
+    mode(&b, 0o600);
+    let start = format!("{at_b}{}:1: only hexadecimal", b.display());
+    assert!(refused().starts_with(&start), "{start}\n{}", refused());
+    mode(&a, 0o644);
+    let (first, second) = (format!("{at_a}{}: its mode", a.display()), format!("\n{start}"));
+    assert!(
+        refused().starts_with(&first) && refused().contains(&second),
+        "{}",
+        refused()
+    );
+    mode(&a, 0o600);
+    fs::copy(&a, &b).expect("copied");
+    let start = format!("{at_b}{} and {} hold the same key", a.display(), b.display());
+    assert!(refused().starts_with(&start), "{start}\n{}", refused());
+}
