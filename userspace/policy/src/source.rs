@@ -3,6 +3,8 @@
 use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::io::Read as _;
+use std::net::IpAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -30,6 +32,9 @@ const MAX_WORDS: usize = 24 << 20;
 
 /// Syntax errors beyond this number are consequences of the first.
 const MAX_SYNTAX_ERRORS: usize = 5;
+
+/// Longer than the longest range of addresses in text.
+const MAX_ADDRESS: usize = 100;
 
 /// In a file larger than this (bytes) only the first syntax error is told.
 const MAX_RECOVERED: usize = 1 << 20;
@@ -290,8 +295,21 @@ impl<'r, 't> Reader<'r, 't> {
         } else {
             vec![first]
         };
+        let mut bare = None;
         for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
-            let span = Span::new(file, error.span().unwrap_or(end.clone()));
+            let span = error.span().unwrap_or(end.clone());
+            if let Some(address) = bare_address(text, span.start) {
+                // The parser stumbles over some of them more than once.
+                if bare.replace(address.start) != Some(address.start) {
+                    let message = format!(
+                        "not TOML: addresses are strings: write \"{}\"",
+                        &text[address.clone()]
+                    );
+                    self.report.error(&Span::new(file, address), message);
+                }
+                continue;
+            }
+            let span = Span::new(file, span);
             let found = if span.is_empty() {
                 String::new()
             } else {
@@ -363,6 +381,20 @@ impl<'r, 't> Reader<'r, 't> {
         self.open.pop();
         Ok(())
     }
+}
+
+/// Where the address, prefix or range without quotes is that `at` lies in or right behind.
+fn bare_address(text: &str, at: usize) -> Option<Range<usize>> {
+    let is_inside = |byte: &u8| byte.is_ascii_alphanumeric() || b".:/-".contains(byte);
+    let (before, behind) = text.as_bytes().split_at_checked(at)?;
+    let inside = |bytes: &mut dyn Iterator<Item = &u8>| {
+        bytes.take(MAX_ADDRESS).take_while(|byte| is_inside(byte)).count()
+    };
+    let start = at - inside(&mut before.iter().rev());
+    let end = at + inside(&mut behind.iter());
+    let first = text[start..end].split(['/', '-']).next()?;
+    let quoted = before[..start].ends_with(b"\"") || text[end..].starts_with('"');
+    (!quoted && first.parse::<IpAddr>().is_ok()).then_some(start..end)
 }
 
 /// The text up to a NUL byte.

@@ -120,6 +120,41 @@ fn top_level() {
     );
 }
 
+/// TOML takes a bare address for a number or a date, and says so.
+#[test]
+fn an_address_without_quotes_is_told_what_it_lacks() {
+    for (address, column) in [
+        ("10.1.0.0/16", 14),
+        ("192.0.2.1", 14),
+        ("192.0.2.1-192.0.2.9", 14),
+        ("fd01::/64", 14),
+        ("2001:db8::1", 14),
+        ("::1", 14),
+    ] {
+        let to = format!("{{ source = {address}, destination");
+        let errors = errors(&GOOD.replacen("{ source = \"10.1.0.0/16\", destination", &to, 1));
+        let text = errors.to_string();
+        let hint = format!("addresses are strings: write \"{address}\"");
+        assert!(
+            text.starts_with(&format!("site.toml:8:{column}: not TOML: ")),
+            "{text}"
+        );
+        assert_eq!(text.matches(&hint).count(), 1, "{text}");
+    }
+    // A key is never shown, and other words get no such advice.
+    for other in ["any", "10.1", "c0c1c2c3c4c5c6c7c8c9cacbcccdcecf::"] {
+        let to = format!("{{ source = {other}, destination");
+        let text = match Policy::parse(
+            &GOOD.replacen("{ source = \"10.1.0.0/16\", destination", &to, 1),
+            "site.toml",
+        ) {
+            Ok(_) => panic!("accepted"),
+            Err(errors) => errors.to_string(),
+        };
+        assert!(!text.contains("addresses are strings"), "{text}");
+    }
+}
+
 #[test]
 fn filters() {
     spoiled(
