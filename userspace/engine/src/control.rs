@@ -1,6 +1,7 @@
 //! The control socket: HTTP and JSON over a Unix socket, for root and the user that runs the engine.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use hyper::body::{Body, Bytes, Frame as BodyFrame};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +23,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::bpffs::if_it_hangs;
+use crate::listener::listener;
 use crate::order::{Order, Reply, paths};
 
 /// How long a client may take for a request.
@@ -106,12 +110,17 @@ impl Control {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         if path.exists() {
-            match std::os::unix::net::UnixStream::connect(path) {
-                Ok(_) => return Err(failed(io::Error::other("another engine listens here"))),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path).map_err(failed)?;
+            match probe(path) {
+                // As many wait for somebody who listens as there is room for.
+                Ok(()) | Err(Errno::EAGAIN) => {
+                    let who = listener(path).map_or_else(
+                        || "another engine".to_owned(),
+                        |process| format!("process {process}"),
+                    );
+                    return Err(failed(io::Error::other(format!("{who} listens here already"))));
                 }
-                Err(error) => return Err(failed(error)),
+                Err(Errno::ECONNREFUSED) => std::fs::remove_file(path).map_err(failed)?,
+                Err(error) => return Err(failed(error.into())),
             }
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
@@ -157,6 +166,13 @@ impl Drop for Control {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Whether somebody listens there, without waiting until they take anybody in.
+fn probe(path: &Path) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(probe.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 /// The file's mode keeps others out already; the peer's credentials hold even where the mode was changed.

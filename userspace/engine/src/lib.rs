@@ -54,6 +54,7 @@ mod installed;
 mod ledger;
 mod lifetime;
 mod link;
+mod listener;
 mod lock_holder;
 mod mss;
 mod names;
