@@ -32,6 +32,7 @@ use crate::host::Host;
 use crate::installed::names;
 use crate::ledger::Ledger;
 use crate::order::Order;
+use crate::pair::Pair;
 use crate::peers::Peers;
 use crate::policy_file::PolicyFile;
 use crate::preflight::{
@@ -231,6 +232,12 @@ impl Engine {
         let attachments = Attachments::open(&options.instance)?;
         // Another one may have come and gone meanwhile. From now on none does.
         strands_none(&options.instance, &served)?;
+        // What a killed engine has left, whatever this one has for an edge. Nothing goes through it any more.
+        if let Err(error) = Pair::remove_leftovers(&options.instance) {
+            warnings.push(format!(
+                "the host edge that was left behind could not be removed: {error}"
+            ));
+        }
         // The engine before may have been given so many rules meanwhile that those of this one find no room beside them.
         if !maps.is_empty() && left().is_empty() {
             filter = load(&[])?;

@@ -32,11 +32,10 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Makes the pair of an instance, down, in place of one that was left behind.
+    /// Makes the pair of an instance, down.
     pub(crate) fn create(instance: &str, queues: u32) -> Result<Self, HostError> {
         let failed = |what| move |error| HostError::new("rav", what, error);
         let mut questions = Questions::open().map_err(failed("netlink"))?;
-        remove(&mut questions, instance).map_err(failed("removing the one that was left behind"))?;
         let pair = Self::make(&mut questions, queues).map_err(failed("making a veth pair"))?;
         pair.set_up(&mut questions, instance, queues)?;
         Ok(pair)
@@ -139,15 +138,23 @@ fn remove(questions: &mut Questions, instance: &str) -> io::Result<()> {
         let RouteNetlinkMessage::NewLink(link) = message else {
             continue;
         };
-        let ours = link
-            .attributes
-            .iter()
-            .any(|attribute| matches!(attribute, LinkAttribute::IfAlias(text) if *text == alias));
-        if ours {
+        if is_end(&link, &alias) {
             delete(questions, link.header.index)?;
         }
     }
     Ok(())
+}
+
+/// Whether a device is an end of the pair with this alias: anybody can give an alias to any device.
+fn is_end(link: &LinkMessage, alias: &str) -> bool {
+    let has = |wanted: &dyn Fn(&LinkAttribute) -> bool| link.attributes.iter().any(wanted);
+    has(&|attribute| matches!(attribute, LinkAttribute::IfAlias(text) if text == alias))
+        && has(&|attribute| {
+            let LinkAttribute::LinkInfo(infos) = attribute else {
+                return false;
+            };
+            infos.contains(&LinkInfo::Kind(InfoKind::Veth))
+        })
 }
 
 /// Deletes a device; that it went with its peer just now is no error.

@@ -9,7 +9,7 @@ use clap::{Args, Parser};
 use ravelin_engine::PolicyFile;
 use ravelin_policy::Boot;
 
-use crate::run;
+use crate::run::{self, OnExit};
 use crate::unit::{Service, boot_name, boot_unit, name, unit};
 
 /// Have systemd start the engine, before the network comes up
@@ -54,6 +54,12 @@ pub(crate) fn install_service(arguments: &Arguments) -> Result<()> {
     let (file, warnings) = PolicyFile::load(&policy)?;
     run::print_warnings(&warnings);
     let options = run::options(&line, file.policy())?;
+    if line.on_exit == OnExit::Open {
+        eprintln!(
+            "warning: `--on-exit open` opens the machine whenever systemd stops the engine, as by `systemctl stop` or `restart`, until it runs \
+             again: what the policy protects passes in the clear, and what it blocks passes; without it the filter stays"
+        );
+    }
     let program = std::env::current_exe().context("where is this program?")?;
     let shut_at_boot = file.policy().boot() == Boot::Block;
     let service = Service {

@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
 
     /// What becomes of the filter on SIGINT or SIGTERM; it stays with `ravelin stop --keep-closed`, and when another engine takes over
     #[arg(long, value_name = "STATE", default_value = "closed")]
-    on_exit: OnExit,
+    pub(crate) on_exit: OnExit,
 
     /// Who speaks AF_XDP to the kernel; an option of programs that were built with `--features xsk-rs`
     #[cfg(feature = "xsk-rs")]
@@ -141,7 +141,7 @@ enum AfXdpBackend {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum OnExit {
+pub(crate) enum OnExit {
     /// It stays: protected traffic is dropped, the rest goes on as before
     Closed,
     /// It goes: protected traffic passes in the clear

@@ -542,6 +542,45 @@ fn a_second_engine_of_the_instance_leaves_the_edge_alone() {
     assert!(hosts.a.ping(B[0]));
 }
 
+/// A killed engine leaves a veth edge behind. Whatever engine of the instance comes next removes it, and nothing that only looks like it.
+#[test]
+fn what_a_killed_engine_has_left_is_removed_by_the_next_of_any_kind() {
+    let hosts = Hosts::new(true).with_edge("veth");
+    hosts
+        .a
+        .ip("link add name other0 type veth peer name other1\nlink add name other2 type bridge");
+    let mut running = hosts.start(str::to_owned);
+    let named = format!("ravelin host edge of {}", running.a.instance);
+    for (device, alias) in [("other0", "ravelin host edge of another"), ("other2", &named)] {
+        hosts.a.run("ip", &["link", "set", device, "alias", alias]);
+    }
+    wait_until("ping", || hosts.a.ping(B[0]));
+    for next in [
+        &["--mode", "host", "--host-edge", "tun"][..],
+        &["--mode", "filter"],
+    ] {
+        let veth = std::mem::replace(
+            &mut running.a.extra,
+            next.iter().map(|word| (*word).to_owned()).collect(),
+        );
+        running.da.kill();
+        assert_eq!(edges(&hosts).len(), 2, "nobody removes it then");
+        running.da = running.a.start();
+        let tun = next.contains(&"tun");
+        assert_eq!(edges(&hosts).len(), usize::from(tun), "{:?}", edges(&hosts));
+        if tun {
+            wait_until("ping", || hosts.a.ping(B[0]));
+        }
+        for other in ["other0", "other1", "other2"] {
+            hosts.a.run("ip", &["link", "show", other]);
+        }
+        assert!(running.da.stop().0.success());
+        running.a.extra = veth;
+        running.da = running.a.start();
+        wait_until("ping", || hosts.a.ping(B[0]));
+    }
+}
+
 /// A frame with a datagram from a to b.
 fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
     let [from, to] = [A[0], B[0]].map(|address| address.parse::<Ipv4Addr>().unwrap().octets());

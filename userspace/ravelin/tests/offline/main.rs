@@ -10,4 +10,5 @@ mod explain;
 mod fmt;
 mod golden;
 mod import;
+mod service;
 mod waiting;
