@@ -467,6 +467,7 @@ impl Engine {
                 name: host.name().to_owned(),
                 index: host.index(),
                 xdp: "none".to_owned(),
+                trouble: None,
             };
             self.interfaces.insert("edge".to_owned(), status);
         }
@@ -491,6 +492,7 @@ impl Engine {
                     Mode::Generic => "generic".to_owned(),
                     Mode::Auto => "adopted".to_owned(),
                 },
+                trouble: None,
             };
             self.interfaces.insert(side.name().to_owned(), status);
         }

@@ -20,6 +20,12 @@ pub enum EngineError {
     /// The host edge.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The host edge was removed.
+    #[error(
+        "the host edge (device {0}) was removed, or moved to another network namespace; the filter of the outer device stays: what is to be \
+         protected is dropped until Ravelin is started again, which makes the edge anew"
+    )]
+    EdgeGone(String),
     /// An inner device in host mode.
     #[error(
         "host mode protects this host's own packets and has no inner device, but `{0}` was given: leave it out, or use \

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use nix::errno::Errno;
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use ravelin_xdp_common::HostEdge;
 use ravelin_xsk::{Tun, TunError};
@@ -57,6 +58,8 @@ impl HostError {
 pub(crate) struct Host {
     name: String,
     edge: HostEdge,
+    /// The index of the workers' end, if that is a device.
+    workers: Option<u32>,
     /// Removed with this; a TUN device is the workers'.
     pair: Option<Pair>,
     /// What a TUN device had dropped when it was asked last.
@@ -88,6 +91,7 @@ impl Host {
                 (pair.stack.clone(), Some(pair), vec![side; queues as usize])
             }
         };
+        let workers = pair.as_ref().map(|pair| index_of(&pair.workers)).transpose()?;
         let edge = HostEdge {
             edge: index_of(&name)?,
             outer: outer.index,
@@ -99,6 +103,7 @@ impl Host {
             Self {
                 name,
                 edge,
+                workers,
                 pair,
                 dropped: 0,
             },
@@ -124,6 +129,38 @@ impl Host {
     /// Tells the programs.
     pub(crate) fn announce(&self, filter: &mut Filter) -> Result<(), FilterError> {
         filter.set_host_edge(&self.edge)
+    }
+
+    /// What keeps packets from passing: an end that somebody has taken down. An edge that is gone ends the workers.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(crate) fn trouble(&self) -> io::Result<Option<String>> {
+        let mut questions = Questions::open()?;
+        let mut down = Vec::new();
+        for index in std::iter::once(self.edge.edge).chain(self.workers) {
+            let mut message = LinkMessage::default();
+            message.header.index = index;
+            let answers = match questions.ask(RouteNetlinkMessage::GetLink(message), 0) {
+                Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => continue,
+                answers => answers?,
+            };
+            let is_down = |answer: &RouteNetlinkMessage| matches!(answer, RouteNetlinkMessage::NewLink(link) if !link.header.flags.contains(LinkFlags::Up));
+            if answers.iter().any(is_down) {
+                // As it is called now.
+                down.extend(name_of(index));
+            }
+        }
+        Ok(described(&down))
+    }
+
+    /// Its devices, if the edge is not in this network namespace any more.
+    pub(crate) fn gone(&self) -> Option<String> {
+        name_of(self.edge.edge).is_none().then(|| match &self.pair {
+            Some(Pair { stack, workers }) => format!("{stack} and {workers}"),
+            None => self.name.clone(),
+        })
     }
 
     /// Packets that a TUN device has dropped since this was asked last, because workers did not take them. Of a veth the workers'
@@ -158,9 +195,26 @@ impl Host {
     }
 }
 
+/// What is said of devices that are down.
+fn described(down: &[String]) -> Option<String> {
+    let up: Vec<String> = down.iter().map(|name| format!("ip link set {name} up")).collect();
+    (!down.is_empty()).then(|| {
+        format!(
+            "host edge: {} down, and what is to be protected is dropped until `{}`",
+            match down {
+                [one] => format!("device {one} is"),
+                several => format!("devices {} are", several.join(" and ")),
+            },
+            up.join("; ")
+        )
+    })
+}
+
 /// What a device is called now; `None` once it is gone.
 pub(crate) fn name_of(index: u32) -> Option<String> {
-    if_indextoname(index).ok()?.into_string().ok()
+    let name = if_indextoname(index).ok()?.into_string().ok()?;
+    // nix 0.31 takes the error of if_indextoname(3), a null pointer, for success.
+    (!name.is_empty()).then_some(name)
 }
 
 fn index_of(name: &str) -> Result<u32, HostError> {
@@ -185,4 +239,32 @@ fn bring_up(name: &str) -> Result<(), HostError> {
         .and_then(|mut questions| questions.ask(RouteNetlinkMessage::SetLink(message), 0))
         .map(drop)
         .map_err(|error| HostError::new(name, "bringing it up", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{described, name_of};
+
+    #[test]
+    fn a_device_that_is_not_there_has_no_name() {
+        assert_eq!(name_of(u32::MAX >> 1), None);
+    }
+
+    #[test]
+    fn what_is_down_is_told_with_what_brings_it_up() {
+        let said =
+            |names: &[&str]| described(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(said(&[]), None);
+        let one = said(&["rav0"]).expect("down");
+        assert!(
+            one.contains("device rav0 is down") && one.ends_with("until `ip link set rav0 up`"),
+            "{one}"
+        );
+        let both = said(&["rav0", "rav1"]).expect("down");
+        assert!(both.contains("devices rav0 and rav1 are down"), "{both}");
+        assert!(
+            both.ends_with("`ip link set rav0 up; ip link set rav1 up`"),
+            "{both}"
+        );
+    }
 }

@@ -90,6 +90,7 @@ impl Engine {
                     if record {
                         recorded = Instant::now();
                         self.look_at_drops();
+                        self.look_after_edge();
                         for news in self.enforcement.lifetime_news(recorded) {
                             eprintln!("ravelin: {news}");
                         }
@@ -108,6 +109,10 @@ impl Engine {
         if let Some(worker) = self.workers.iter_mut().find(|worker| worker.is_finished()) {
             let queue = worker.queue();
             let error = worker.join().err();
+            let gone = self.host.as_ref().and_then(Host::gone);
+            if let Some((devices, WorkerError::Port { .. })) = gone.zip(error.as_ref()) {
+                return Err(EngineError::EdgeGone(devices));
+            }
             return Err(error.unwrap_or(WorkerError::Panicked { queue }).into());
         }
         if self.resolver.is_finished() {
@@ -183,6 +188,21 @@ impl Engine {
             Err(error) => Some(error.to_string()),
         };
         complain(&mut self.unfiltered, trouble);
+    }
+
+    /// Tells of a host edge that somebody has taken down, and of one that is up again. What cannot be asked now is asked next time.
+    fn look_after_edge(&mut self) {
+        let Some(Ok(trouble)) = self.host.as_ref().map(Host::trouble) else {
+            return;
+        };
+        let Some(edge) = self.interfaces.get_mut("edge") else {
+            return;
+        };
+        if trouble.is_none() && edge.trouble.is_some() {
+            eprintln!("ravelin: host edge: it is up again");
+            self.workers.iter().for_each(Worker::nudge);
+        }
+        complain(&mut edge.trouble, trouble);
     }
 
     /// Notes what was dropped while this engine served. What it cannot read now it reads next time.

@@ -96,6 +96,9 @@ pub struct InterfaceStatus {
     pub index: u32,
     /// `native` or `generic`.
     pub xdp: String,
+    /// Why nothing passes through it, and what helps; of a host edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// One rule.

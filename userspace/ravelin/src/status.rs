@@ -76,6 +76,9 @@ fn print(out: &mut impl Write, status: &Status) -> io::Result<()> {
             "{side:<6} {} (index {}, {} XDP)",
             interface.name, interface.index, interface.xdp
         )?;
+        if let Some(trouble) = &interface.trouble {
+            writeln!(out, "{side:<6} {trouble}")?;
+        }
     }
     writeln!(out, "\n{:<28} {:>14} {:>18}", "rule", "packets", "bytes")?;
     for rule in &status.rules {

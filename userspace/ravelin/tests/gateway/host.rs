@@ -581,6 +581,49 @@ fn what_a_killed_engine_has_left_is_removed_by_the_next_of_any_kind() {
     }
 }
 
+/// What somebody does to the edge under a running engine is said, and the end of it, too.
+#[test]
+fn an_edge_that_is_taken_down_or_away_is_told() {
+    for (edge, devices) in [("tun", "rav0"), ("veth", "rav0 and rav1")] {
+        let hosts = Hosts::new(true).with_edge(edge);
+        let running = hosts.start(str::to_owned);
+        wait_until("ping", || hosts.a.ping(B[0]));
+        for (times, device) in (1..).zip(edges(&hosts)) {
+            hosts.a.ip(&format!("link set {device} down"));
+            let warning = format!(
+                "host edge: device {device} is down, and what is to be protected is dropped until `ip link set {device} up`"
+            );
+            wait_until("a warning", || running.da.log().contains(&warning));
+            let status = || succeeded(&running.a.client("status").output().unwrap());
+            assert!(status().contains(&warning), "{}", status());
+            assert!(!hosts.a.ping(B[0]), "{device}");
+            hosts.a.ip(&format!("link set {device} up"));
+            let again = || running.da.log().matches("host edge: it is up again").count() == times;
+            wait_until("it to be noticed", again);
+            assert!(!status().contains("is down"), "{}", status());
+            wait_until("ping", || hosts.a.ping(B[0]));
+            assert_eq!(
+                running.da.log().matches(&warning).count(),
+                1,
+                "{}",
+                running.da.log()
+            );
+        }
+        hosts.a.ip("link del rav0");
+        let (ended, log) = running.da.ended();
+        assert_eq!(ended.code(), Some(1), "{log}");
+        let last = log.lines().last().unwrap();
+        assert!(
+            last.contains(&format!("the host edge (device {devices}) was removed")),
+            "{log}"
+        );
+        assert!(!log.contains("its filter went with it"), "{log}");
+        assert!(!hosts.a.ping(B[0]));
+        let _daemon = running.a.start();
+        wait_until("ping", || hosts.a.ping(B[0]));
+    }
+}
+
 /// A frame with a datagram from a to b.
 fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
     let [from, to] = [A[0], B[0]].map(|address| address.parse::<Ipv4Addr>().unwrap().octets());
