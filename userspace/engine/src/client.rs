@@ -261,7 +261,15 @@ mod tests {
         assert!(matches!(error, ControlError::Silent { .. }), "{error}");
         assert!(error.to_string().contains(&named), "{error}");
 
-        // Whoever wants to listen there himself does not wait either.
+        // Nor does whoever wants to listen there himself; of one that has room he learns by a connection who it is.
+        let room = folder.path().join("room.sock");
+        let listens = std::os::unix::net::UnixListener::bind(&room).expect("a socket");
+        let refused = Control::listen(&room).expect_err("somebody listens").to_string();
+        assert!(
+            refused.contains(&format!("process {process} listens here already")),
+            "{refused}"
+        );
+        drop(listens);
         let refused = Control::listen(&path).expect_err("somebody listens");
         let named = format!("process {process} listens here already");
         assert!(refused.to_string().contains(&named), "{refused}");

@@ -12,7 +12,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use nix::unistd::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -111,14 +112,9 @@ impl Control {
         }
         if path.exists() {
             match probe(path) {
+                Ok(process) => return Err(failed(taken(process))),
                 // As many wait for somebody who listens as there is room for.
-                Ok(()) | Err(Errno::EAGAIN) => {
-                    let who = listener(path).map_or_else(
-                        || "another engine".to_owned(),
-                        |process| format!("process {process}"),
-                    );
-                    return Err(failed(io::Error::other(format!("{who} listens here already"))));
-                }
+                Err(Errno::EAGAIN) => return Err(failed(taken(listener(path)))),
                 Err(Errno::ECONNREFUSED) => std::fs::remove_file(path).map_err(failed)?,
                 Err(error) => return Err(failed(error.into())),
             }
@@ -168,11 +164,23 @@ impl Drop for Control {
     }
 }
 
-/// Whether somebody listens there, without waiting until they take anybody in.
-fn probe(path: &Path) -> nix::Result<()> {
+/// Who listens there, without waiting until they take anybody in.
+fn probe(path: &Path) -> nix::Result<Option<u32>> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(probe.as_raw_fd(), &UnixAddr::new(path)?)
+    connect(probe.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let process = getsockopt(&probe, PeerCredentials).map(|peer| peer.pid());
+    Ok(process
+        .ok()
+        .and_then(|process| u32::try_from(process).ok().filter(|process| *process > 0)))
+}
+
+fn taken(process: Option<u32>) -> io::Error {
+    let who = process.map_or_else(
+        || "another engine".to_owned(),
+        |process| format!("process {process}"),
+    );
+    io::Error::other(format!("{who} listens here already{}", if_it_hangs(process)))
 }
 
 /// The file's mode keeps others out already; the peer's credentials hold even where the mode was changed.
