@@ -6,6 +6,7 @@
 //! With them come the errors by which routers tell this machine that a packet was too big (RFC 1191, RFC 8201), from anywhere: without
 //! those a connection that passes stands still as soon as there is more to say.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -242,21 +243,21 @@ fn read_filters<'a>(
 
 /// Adds to a lifeline's filters what lets errors about their packets in.
 fn let_errors_in(list: &mut FilterList) {
-    let mut written: Vec<(Address, Position)> = Vec::new();
-    for filter in &list.filters {
-        if !written.iter().any(|(known, _)| *known == filter.destination) {
-            written.push((filter.destination, filter.position));
-        }
-    }
-    for (destination, position) in written {
-        list.filters.extend(too_big(&destination, position));
-    }
-    let mut changing: Vec<(Arc<Parties>, Position)> = Vec::new();
-    for template in &list.templates {
-        if !changing.iter().any(|(known, _)| *known == template.destination) {
-            changing.push((Arc::clone(&template.destination), template.pattern.position));
-        }
-    }
+    // There may be a million filters.
+    let mut known = HashSet::new();
+    let written = list.filters.iter().filter(|one| known.insert(one.destination));
+    let written: Vec<_> = written
+        .flat_map(|one| too_big(&one.destination, one.position))
+        .collect();
+    list.filters.extend(written);
+    // Filters of one set share it, and it may be large.
+    let (mut seen, mut known) = (HashSet::new(), HashSet::new());
+    let changing = list.templates.iter();
+    let changing = changing.filter(|one| seen.insert(Arc::as_ptr(&one.destination)));
+    let changing = changing.filter(|one| known.insert(Arc::clone(&one.destination)));
+    let changing: Vec<_> = changing
+        .map(|one| (Arc::clone(&one.destination), one.pattern.position))
+        .collect();
     let anybody = Arc::new(Parties {
         fixed: Addresses {
             any: true,

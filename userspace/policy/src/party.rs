@@ -111,7 +111,7 @@ fn is_label(label: &str) -> bool {
 }
 
 /// A set of parties, apart by family, so that no pair of two families need be looked at.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Parties {
     pub(crate) fixed: Addresses,
     /// `me` and names, in the order they are written.
@@ -119,7 +119,7 @@ pub(crate) struct Parties {
 }
 
 /// A set of addresses, apart by family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Addresses {
     pub(crate) any: bool,
     pub(crate) v4: Vec<Address>,
