@@ -1,9 +1,10 @@
 //! The drivers' decisions without drivers: the same `decide_*` as in the kernel, over collections instead of maps.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap as HostileMap;
 use std::net::IpAddr;
 
+use foldhash::{HashMap, HashSet};
 use ravelin_policy::{AddressUpdate, Connection, Encapsulation, IpsecProtocol, Policy};
 use ravelin_xdp_common::{
     Address, Direction, Encapsulation as Carrier, FRAGMENT_SLOTS, Flow, FragmentKey, FragmentRecord, Header,
@@ -21,7 +22,8 @@ pub struct Host {
     inbound: HashMap<u32, InboundEndpoint>,
     outbound: HashMap<OutboundKey, u32>,
     own: HashSet<Address>,
-    fragments: RefCell<HashMap<FragmentKey, FragmentRecord>>,
+    /// Others decide what is put in.
+    fragments: RefCell<HostileMap<FragmentKey, FragmentRecord>>,
     now: u64,
     sends_itself: bool,
 }

@@ -157,6 +157,7 @@ impl<'u> Admitted<'u> {
     }
 
     /// The IP packet of a frame that was not trimmed yet.
+    #[inline]
     pub(crate) fn packet_mut(&mut self) -> &mut [u8] {
         let start = usize::from(self.metadata.l3_offset);
         let end = start + usize::from(self.metadata.l3_length);

@@ -124,11 +124,3 @@ impl Counters {
         }
     }
 }
-
-/// Milliseconds from `since` to `now`; 0 if `now` is before, which a clock read by another worker may be.
-pub(crate) fn age(since: Instant, now: Instant) -> u64 {
-    let age = now.saturating_duration_since(since);
-    age.as_secs()
-        .saturating_mul(1000)
-        .saturating_add(age.subsec_millis().into())
-}

@@ -9,10 +9,11 @@ use ravelin_gcm::{Aead, Algorithm, Provider, prefetch};
 use ravelin_xdp_common::DropReason;
 
 use crate::ah::Ah;
-use crate::counters::{Counters, Counts, age};
+use crate::counters::{Counters, Counts};
 use crate::expiry::{Expiry, LifetimeStatus, Spent};
 use crate::layout::Layout;
 use crate::lifetime::LifetimeEvent;
+use crate::moment::Moment;
 use crate::nat::ChecksumFixUp;
 use crate::nonce::Salt;
 use crate::outer_options::{DSCP_MASK, InnerDscp};
@@ -61,6 +62,7 @@ pub struct InboundSa {
     fix_up: Option<ChecksumFixUp>,
     algorithm: Algorithm,
     since: Instant,
+    born: Moment,
     expiry: Expiry,
     /// Last, with its counters of what goes wrong at the very end: what a batch needs lies together.
     running: Running,
@@ -134,6 +136,7 @@ impl InboundSa {
             ah,
             algorithm,
             since: now,
+            born: now.into(),
             running: Running {
                 spent: expiry.begin(),
                 packets: AtomicU64::new(packets_before),
@@ -201,7 +204,7 @@ impl InboundSa {
     pub fn lifetime(&self, now: Instant) -> LifetimeStatus {
         let accepted = self.running.packets.load(Ordering::Relaxed);
         self.expiry
-            .status(&self.running.spent, age(self.since, now), accepted)
+            .status(&self.running.spent, Moment::from(now).age(self.born), accepted)
     }
 
     /// What has happened to the SA's life and was not told yet. To be asked about every second.
@@ -209,7 +212,7 @@ impl InboundSa {
     pub fn lifetime_event(&self, now: Instant) -> Option<LifetimeEvent> {
         let accepted = self.running.packets.load(Ordering::Relaxed);
         self.expiry
-            .event(&self.running.spent, age(self.since, now), accepted)
+            .event(&self.running.spent, Moment::from(now).age(self.born), accepted)
     }
 
     /// Counts a packet that was opened and then dropped, by the policy (RFC 4301 section 5.2) or on its way on.

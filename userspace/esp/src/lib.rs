@@ -32,6 +32,7 @@ mod ip;
 mod keepalive;
 mod layout;
 mod lifetime;
+mod moment;
 mod nat;
 mod nonce;
 mod outbound;

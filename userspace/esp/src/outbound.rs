@@ -9,11 +9,12 @@ use ravelin_gcm::{Aead, Algorithm, Provider, prefetch};
 use ravelin_xdp_common::DropReason;
 
 use crate::ah::Ah;
-use crate::counters::{Counters, Counts, age};
+use crate::counters::{Counters, Counts};
 use crate::expiry::{Expiry, LifetimeStatus, Spent};
 use crate::ip::{Family, IpHeader, UDP_HEADER_LEN};
 use crate::layout::Layout;
 use crate::lifetime::LifetimeEvent;
+use crate::moment::Moment;
 use crate::nonce::Salt;
 use crate::outer_header::OuterHeader;
 use crate::parameters::check_path_mtu;
@@ -55,9 +56,12 @@ pub struct OutboundSa {
     mode: Mode,
     algorithm: Algorithm,
     since: Instant,
+    born: Moment,
     expiry: Expiry,
     /// Bytes; 0 for none.
     path_mtu: AtomicU32,
+    /// The longest clear packet that fits it; every packet is asked about that.
+    inner_mtu: AtomicU32,
     /// Where UDP goes to; not used without it.
     destination_port: AtomicU16,
     /// Last, with its counters of what goes wrong at the very end: what a batch needs lies together.
@@ -122,7 +126,7 @@ impl OutboundSa {
             Mode::Transport => None,
         };
         let (aead, salt) = wiping_stack(|| parameters.into_key(provider))?;
-        Ok(Self {
+        let sa = Self {
             spi,
             extended,
             outer,
@@ -137,7 +141,9 @@ impl OutboundSa {
             mode,
             algorithm,
             since: now,
-            path_mtu: AtomicU32::new(path_mtu.unwrap_or(0)),
+            born: now.into(),
+            path_mtu: AtomicU32::new(0),
+            inner_mtu: AtomicU32::new(0),
             destination_port: AtomicU16::new(match encapsulation {
                 Encapsulation::None => 0,
                 Encapsulation::Udp { destination_port, .. } => destination_port,
@@ -148,7 +154,9 @@ impl OutboundSa {
                 counters: Counters::default(),
             },
             expiry,
-        })
+        };
+        sa.set_path_mtu(path_mtu)?;
+        Ok(sa)
     }
 
     /// The security parameters index.
@@ -204,7 +212,8 @@ impl OutboundSa {
     pub fn lifetime(&self, now: Instant) -> LifetimeStatus {
         let Running { sequence, spent, .. } = &self.running;
         let packets = self.expiry.packets_at(sequence.last_used());
-        self.expiry.status(spent, age(self.since, now), packets)
+        self.expiry
+            .status(spent, Moment::from(now).age(self.born), packets)
     }
 
     /// What has happened to the SA's life and was not told yet. To be asked about every second.
@@ -212,7 +221,8 @@ impl OutboundSa {
     pub fn lifetime_event(&self, now: Instant) -> Option<LifetimeEvent> {
         let Running { sequence, spent, .. } = &self.running;
         let packets = self.expiry.packets_at(sequence.last_used());
-        self.expiry.event(spent, age(self.since, now), packets)
+        self.expiry
+            .event(spent, Moment::from(now).age(self.born), packets)
     }
 
     /// Counts a packet that was for this SA and dropped before it got here: it would not fit, or no router forwards it.
@@ -226,6 +236,8 @@ impl OutboundSa {
     /// [`SaError::PathMtu`]; the old value stays.
     pub fn set_path_mtu(&self, path_mtu: Option<u32>) -> Result<(), SaError> {
         check_path_mtu(self.mode, path_mtu)?;
+        let inner_mtu = path_mtu.map_or(0, |path_mtu| self.inner_mtu_of(path_mtu));
+        self.inner_mtu.store(inner_mtu, Ordering::Relaxed);
         self.path_mtu.store(path_mtu.unwrap_or(0), Ordering::Relaxed);
         Ok(())
     }
@@ -282,7 +294,7 @@ impl OutboundSa {
     /// few bytes more may fit behind some headers.
     #[must_use]
     pub fn inner_mtu(&self) -> Option<u32> {
-        Some(self.inner_mtu_of(self.path_mtu()?))
+        Some(self.inner_mtu.load(Ordering::Relaxed)).filter(|_| self.path_mtu().is_some())
     }
 
     /// What [`OutboundSa::inner_mtu`] would be under another path MTU.

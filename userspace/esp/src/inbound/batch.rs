@@ -36,7 +36,7 @@ impl OpeningBatch {
         let packets = packets.iter_mut().take(MAX_BATCH);
         self.states
             .extend(packets.map(|packet| sa.locate(packet, From::Peer)));
-        sa.admit(&mut self.states, now);
+        sa.admit(&mut self.states, now.into());
         self.decrypted = false;
         self.sa = Some(Arc::clone(sa));
     }
@@ -70,7 +70,7 @@ impl OpeningBatch {
             .extend(self.states.iter().map(|_| Err(DropReason::SaMissing)));
         if let Some(sa) = self.sa.take().filter(|_| self.decrypted) {
             let states = &mut self.states;
-            sa.finish(packets, states, &mut self.outcomes, now);
+            sa.finish(packets, states, &mut self.outcomes, now.into());
         }
         &self.outcomes
     }

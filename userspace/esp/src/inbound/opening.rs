@@ -11,10 +11,10 @@ use ravelin_xdp_common::DropReason;
 
 use super::{InboundSa, Opened, Running, Verified};
 use crate::ah::{self, Ah};
-use crate::counters::age;
 use crate::decapsulation::{self, Payload};
 use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_AH, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, MAX_BATCH, ranges};
+use crate::moment::Moment;
 use crate::{Encapsulation, Mode, Packet, nonce};
 
 /// Verifies, decrypts and decapsulates each packet in place, and says in the outcome at the same index how it went. `runs` has SAs
@@ -32,6 +32,7 @@ pub fn open_runs(
     outcomes: &mut [Result<Opened, DropReason>],
     now: Instant,
 ) {
+    let now = Moment::from(now);
     let mut states = ArrayVec::<_, MAX_BATCH>::new();
     let mut fresh = packets.iter_mut().zip(&*outcomes);
     for (sa, count) in runs {
@@ -123,7 +124,8 @@ impl InboundSa {
         now: Instant,
     ) {
         debug_assert!(packets.len() == outcomes.len() && packets.len() <= MAX_BATCH);
-        if let Some(reason) = self.expiry.over(&self.running.spent, age(self.since, now)) {
+        let now = Moment::from(now);
+        if let Some(reason) = self.expiry.over(&self.running.spent, now.age(self.born)) {
             outcomes.iter().for_each(|_| self.dropped(reason));
             return outcomes.fill(Err(reason));
         }
@@ -157,7 +159,7 @@ impl InboundSa {
         packets: &'p mut [Packet<'_>],
         states: &mut [Result<Located, DropReason>],
         jobs: &mut Jobs<'s, 'p>,
-        now: Instant,
+        now: Moment,
     ) {
         self.admit(states, now);
         self.make_jobs(packets, states, jobs);
@@ -165,8 +167,8 @@ impl InboundSa {
 
     /// Asks the window for located packets.
     #[inline]
-    pub(super) fn admit(&self, states: &mut [Result<Located, DropReason>], now: Instant) {
-        if let Some(reason) = self.expiry.over(&self.running.spent, age(self.since, now)) {
+    pub(super) fn admit(&self, states: &mut [Result<Located, DropReason>], now: Moment) {
+        if let Some(reason) = self.expiry.over(&self.running.spent, now.age(self.born)) {
             return states.fill(Err(reason));
         }
         // RFC 4303 section 3.4.3: "Duplicates are rejected through the use of a sliding receive window", first of all,
@@ -217,9 +219,9 @@ impl InboundSa {
         packets: &mut [Packet<'_>],
         states: &mut [Result<Located, DropReason>],
         outcomes: &mut [Result<Opened, DropReason>],
-        now: Instant,
+        now: Moment,
     ) {
-        let age = age(self.since, now);
+        let age = now.age(self.born);
         // … "The receive window is updated only if the integrity verification succeeds."
         self.update_window(states);
         self.spend(states, age);

@@ -39,7 +39,7 @@ impl SealingBatch {
         self.plans.clear();
         self.plans
             .extend(plans.map(|packet| sa.plan(packet, longest, padded)));
-        let drawn = sa.draw(&self.plans, now);
+        let drawn = sa.draw(&self.plans, now.into());
         // Those that never come to be encrypted must not go out.
         let unsealed = Err(*drawn.as_ref().err().unwrap_or(&DropReason::SaMissing));
         self.outcomes.clear();
@@ -70,7 +70,7 @@ impl SealingBatch {
     /// As the outcome of a packet: as [`OutboundSa::seal_batch`], and `SaMissing` for all where they were not encrypted.
     pub fn finish(&mut self, now: Instant) -> &[Result<Sealed, DropReason>] {
         if let Some(sa) = self.sa.take() {
-            sa.count(&self.plans, &self.outcomes, now);
+            sa.count(&self.plans, &self.outcomes, now.into());
         }
         self.numbers = None;
         &self.outcomes

@@ -11,9 +11,9 @@ use ravelin_xdp_common::DropReason;
 
 use super::{OutboundSa, Running, Sealed};
 use crate::ah::{self, Ah};
-use crate::counters::age;
 use crate::ip::{self, Family, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, MAX_BATCH, ranges};
+use crate::moment::Moment;
 use crate::nonce;
 
 use crate::outer_header::{self, OuterHeader};
@@ -50,7 +50,7 @@ pub fn seal_runs(
                 .map(|(packet, _)| sa.plan(packet, longest, padded)),
         );
     }
-    seal_planned(runs, packets, &plans, outcomes, now);
+    seal_planned(runs, packets, &plans, outcomes, now.into());
 }
 
 /// Seals the packets for which there is a plan.
@@ -59,7 +59,7 @@ fn seal_planned(
     packets: &mut [Packet<'_>],
     plans: &[Result<Plan, DropReason>],
     outcomes: &mut [Result<Sealed, DropReason>],
-    now: Instant,
+    now: Moment,
 ) {
     let mut jobs = ArrayVec::new();
     let mut left = &mut *packets;
@@ -140,7 +140,13 @@ impl OutboundSa {
         let padded = self.tfc_padding.length(self.path_mtu());
         let plan = self.plan(packet, longest(None), padded);
         let mut outcome = [Err(DropReason::SaMissing)];
-        seal_planned(&[(self, 1)], slice::from_mut(packet), &[plan], &mut outcome, now);
+        seal_planned(
+            &[(self, 1)],
+            slice::from_mut(packet),
+            &[plan],
+            &mut outcome,
+            now.into(),
+        );
         outcome[0]
     }
 
@@ -155,7 +161,13 @@ impl OutboundSa {
     pub fn seal_dummy(&self, packet: &mut Packet<'_>, now: Instant) -> Result<Sealed, DropReason> {
         let plan = self.plan_dummy(packet, longest(self.path_mtu()));
         let mut outcome = [Err(DropReason::SaMissing)];
-        seal_planned(&[(self, 1)], slice::from_mut(packet), &[plan], &mut outcome, now);
+        seal_planned(
+            &[(self, 1)],
+            slice::from_mut(packet),
+            &[plan],
+            &mut outcome,
+            now.into(),
+        );
         outcome[0]
     }
 
@@ -167,7 +179,7 @@ impl OutboundSa {
         plans: &[Result<Plan, DropReason>],
         outcomes: &mut [Result<Sealed, DropReason>],
         jobs: &mut Jobs<'s, 'p>,
-        now: Instant,
+        now: Moment,
     ) {
         match self.draw(plans, now) {
             Ok(numbers) => self.lay_out_all(packets, plans, numbers, outcomes, jobs),
@@ -180,9 +192,9 @@ impl OutboundSa {
     pub(super) fn draw(
         &self,
         plans: &[Result<Plan, DropReason>],
-        now: Instant,
+        now: Moment,
     ) -> Result<Numbers, DropReason> {
-        let age = age(self.since, now);
+        let age = now.age(self.born);
         match self.expiry.over(&self.running.spent, age) {
             Some(reason) => Err(reason),
             None => Ok(self.number(plans, age)),
@@ -218,7 +230,7 @@ impl OutboundSa {
         packets: &mut [Packet<'_>],
         plans: &[Result<Plan, DropReason>],
         outcomes: &[Result<Sealed, DropReason>],
-        now: Instant,
+        now: Moment,
     ) {
         self.complete_checksums(packets, plans, outcomes);
         self.count(plans, outcomes, now);
@@ -230,19 +242,20 @@ impl OutboundSa {
         &self,
         plans: &[Result<Plan, DropReason>],
         outcomes: &[Result<Sealed, DropReason>],
-        now: Instant,
+        now: Moment,
     ) {
         let lengths = plans
             .iter()
             .map(|plan| plan.as_ref().map_or(0, |plan| plan.header.total_len as u64));
-        self.running.counters.add(outcomes, lengths, age(self.since, now));
+        self.running.counters.add(outcomes, lengths, now.age(self.born));
     }
 
     /// Sequence numbers for the packets that are ready, as far as the SA's life lasts.
     fn number(&self, plans: &[Result<Plan, DropReason>], age: u64) -> Numbers {
         let Running { sequence, spent, .. } = &self.running;
         let ready = plans.iter().flatten();
-        let numbers = sequence.reserve_up_to(ready.clone().count() as u32);
+        let count = ready.clone().count();
+        let numbers = sequence.reserve_up_to(count as u32);
         let numbered = numbers.remaining() as usize;
         // Numbers come first: what lacks one has cost no bytes. Those that lack bytes are lost, but so is the SA.
         let lengths = ready.take(numbered).map(|plan| self.processed_len(plan));
@@ -252,8 +265,9 @@ impl OutboundSa {
         let missing = if room < numbered {
             DropReason::LifetimeExpired
         } else {
-            let over = self.expiry.over(spent, age);
-            over.unwrap_or(DropReason::SequenceExhausted)
+            // Asked for only where one is missing.
+            let over = (numbered < count).then(|| self.expiry.over(spent, age));
+            over.flatten().unwrap_or(DropReason::SequenceExhausted)
         };
         Numbers {
             granted: numbers.take(room),
