@@ -1,9 +1,11 @@
 //! What an SA has done so far: packets, bytes, failures by reason, last use.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ravelin_xdp_common::DropReason;
+
+use crate::moment::Moment;
 
 /// An SA's counters at one moment. Each number is whole; a batch may be in some of them and not yet in others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,13 +111,13 @@ impl Counters {
     }
 
     /// The last success of an SA that started at `since`.
-    pub(crate) fn last_used(&self, since: Instant) -> Option<Instant> {
+    pub(crate) fn last_used(&self, since: Moment) -> Option<Instant> {
         let age = self.last_used.load(Ordering::Relaxed).checked_sub(1)?;
-        since.checked_add(Duration::from_millis(age))
+        Some(since.after(age))
     }
 
     /// The counters of an SA that started at `since`.
-    pub(crate) fn counts(&self, since: Instant) -> Counts {
+    pub(crate) fn counts(&self, since: Moment) -> Counts {
         Counts {
             packets: self.packets.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),

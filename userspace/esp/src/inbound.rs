@@ -61,8 +61,7 @@ pub struct InboundSa {
     /// In transport mode behind a NAT.
     fix_up: Option<ChecksumFixUp>,
     algorithm: Algorithm,
-    since: Instant,
-    born: Moment,
+    since: Moment,
     expiry: Expiry,
     /// Last, with its counters of what goes wrong at the very end: what a batch needs lies together.
     running: Running,
@@ -135,8 +134,7 @@ impl InboundSa {
             layout,
             ah,
             algorithm,
-            since: now,
-            born: now.into(),
+            since: now.into(),
             running: Running {
                 spent: expiry.begin(),
                 packets: AtomicU64::new(packets_before),
@@ -204,7 +202,7 @@ impl InboundSa {
     pub fn lifetime(&self, now: Instant) -> LifetimeStatus {
         let accepted = self.running.packets.load(Ordering::Relaxed);
         self.expiry
-            .status(&self.running.spent, Moment::from(now).age(self.born), accepted)
+            .status(&self.running.spent, Moment::from(now).age(self.since), accepted)
     }
 
     /// What has happened to the SA's life and was not told yet. To be asked about every second.
@@ -212,7 +210,7 @@ impl InboundSa {
     pub fn lifetime_event(&self, now: Instant) -> Option<LifetimeEvent> {
         let accepted = self.running.packets.load(Ordering::Relaxed);
         self.expiry
-            .event(&self.running.spent, Moment::from(now).age(self.born), accepted)
+            .event(&self.running.spent, Moment::from(now).age(self.since), accepted)
     }
 
     /// Counts a packet that was opened and then dropped, by the policy (RFC 4301 section 5.2) or on its way on.

@@ -55,8 +55,7 @@ pub struct OutboundSa {
     tfc_padding: TfcPadding,
     mode: Mode,
     algorithm: Algorithm,
-    since: Instant,
-    born: Moment,
+    since: Moment,
     expiry: Expiry,
     /// Bytes; 0 for none.
     path_mtu: AtomicU32,
@@ -140,8 +139,7 @@ impl OutboundSa {
             tfc_padding,
             mode,
             algorithm,
-            since: now,
-            born: now.into(),
+            since: now.into(),
             path_mtu: AtomicU32::new(0),
             inner_mtu: AtomicU32::new(0),
             destination_port: AtomicU16::new(match encapsulation {
@@ -213,7 +211,7 @@ impl OutboundSa {
         let Running { sequence, spent, .. } = &self.running;
         let packets = self.expiry.packets_at(sequence.last_used());
         self.expiry
-            .status(spent, Moment::from(now).age(self.born), packets)
+            .status(spent, Moment::from(now).age(self.since), packets)
     }
 
     /// What has happened to the SA's life and was not told yet. To be asked about every second.
@@ -222,7 +220,7 @@ impl OutboundSa {
         let Running { sequence, spent, .. } = &self.running;
         let packets = self.expiry.packets_at(sequence.last_used());
         self.expiry
-            .event(spent, Moment::from(now).age(self.born), packets)
+            .event(spent, Moment::from(now).age(self.since), packets)
     }
 
     /// Counts a packet that was for this SA and dropped before it got here: it would not fit, or no router forwards it.

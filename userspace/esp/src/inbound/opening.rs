@@ -125,7 +125,7 @@ impl InboundSa {
     ) {
         debug_assert!(packets.len() == outcomes.len() && packets.len() <= MAX_BATCH);
         let now = Moment::from(now);
-        if let Some(reason) = self.expiry.over(&self.running.spent, now.age(self.born)) {
+        if let Some(reason) = self.expiry.over(&self.running.spent, now.age(self.since)) {
             outcomes.iter().for_each(|_| self.dropped(reason));
             return outcomes.fill(Err(reason));
         }
@@ -168,7 +168,7 @@ impl InboundSa {
     /// Asks the window for located packets.
     #[inline]
     pub(super) fn admit(&self, states: &mut [Result<Located, DropReason>], now: Moment) {
-        if let Some(reason) = self.expiry.over(&self.running.spent, now.age(self.born)) {
+        if let Some(reason) = self.expiry.over(&self.running.spent, now.age(self.since)) {
             return states.fill(Err(reason));
         }
         // RFC 4303 section 3.4.3: "Duplicates are rejected through the use of a sliding receive window", first of all,
@@ -221,7 +221,7 @@ impl InboundSa {
         outcomes: &mut [Result<Opened, DropReason>],
         now: Moment,
     ) {
-        let age = now.age(self.born);
+        let age = now.age(self.since);
         // … "The receive window is updated only if the integrity verification succeeds."
         self.update_window(states);
         self.spend(states, age);

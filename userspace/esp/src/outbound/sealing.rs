@@ -194,7 +194,7 @@ impl OutboundSa {
         plans: &[Result<Plan, DropReason>],
         now: Moment,
     ) -> Result<Numbers, DropReason> {
-        let age = now.age(self.born);
+        let age = now.age(self.since);
         match self.expiry.over(&self.running.spent, age) {
             Some(reason) => Err(reason),
             None => Ok(self.number(plans, age)),
@@ -247,7 +247,7 @@ impl OutboundSa {
         let lengths = plans
             .iter()
             .map(|plan| plan.as_ref().map_or(0, |plan| plan.header.total_len as u64));
-        self.running.counters.add(outcomes, lengths, now.age(self.born));
+        self.running.counters.add(outcomes, lengths, now.age(self.since));
     }
 
     /// Sequence numbers for the packets that are ready, as far as the SA's life lasts.
