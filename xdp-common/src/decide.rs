@@ -227,6 +227,10 @@ fn from_new_address<R: Reader, T: Tables>(reader: &R, packet: &IpPacket, tables:
 fn stays_on_link<T: Tables>(packet: &IpPacket, tables: &T) -> bool {
     let destination = &packet.flow.destination;
     let first = destination[0] >> 48;
+    // With a hop limit of 1, and to whichever group it is about.
+    if matches!(packet.flow.source_port, 130..=132 | 143) {
+        return true;
+    }
     first & 0xffc0 == 0xfe80 || first & 0xff0f == 0xff02 || is_own(destination, packet, tables)
 }
 

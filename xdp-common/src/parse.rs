@@ -440,10 +440,11 @@ fn parse_upper<R: Reader>(
             packet.flow.destination_port = u16::from(start[1]);
             let [high, low] = packet.flow.source;
             let from_link = (high >> 48) & 0xffc0 == 0xfe80 || high | low == 0;
+            let to_many = packet.flow.destination[0] >> 56 == 0xff;
             if upper_protocol == protocol::ICMP6
                 && !packet.fragment
                 && (matches!(start[0], 133..=137) && hop_limit == 255
-                    || matches!(start[0], 130..=132 | 143) && hop_limit == 1 && from_link)
+                    || matches!(start[0], 130..=132 | 143) && hop_limit == 1 && from_link && to_many)
             {
                 packet.upper = Upper::NeighbourDiscovery;
             }

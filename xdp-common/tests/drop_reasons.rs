@@ -324,13 +324,24 @@ fn neighbour_discovery_comes_from_the_link_and_whole() {
 #[test]
 fn listener_discovery_comes_from_the_link_and_whole() {
     // A router alert in front of it, as RFC 3810 section 5 demands.
-    let report = |kind: u8, hop_limit: u8, source: &str| {
+    let report_to = |destination: &str, kind: u8, hop_limit: u8, source: &str| {
         let message = [[ICMP6, 0, 5, 2, 0, 0, 1, 0], [kind, 0, 0, 0, 0, 0, 0, 0]].concat();
         let mut frame = set(v6(0, &message), 21, hop_limit);
-        frame[22..38].copy_from_slice(&source.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        for (at, address) in [(22, source), (38, destination)] {
+            let address: std::net::Ipv6Addr = address.parse().unwrap();
+            frame[at..at + 16].copy_from_slice(&address.octets());
+        }
         parsed(&frame).unwrap().upper
     };
+    let report = |kind, hop_limit, source| report_to("ff02::16", kind, hop_limit, source);
     for kind in [130, 131, 132, 143] {
+        // Queries about a group go to the group.
+        assert_eq!(
+            report_to("ff0e::5", kind, 1, "fe80::1"),
+            Upper::NeighbourDiscovery
+        );
+        assert_eq!(report_to("2001:db8::2", kind, 1, "fe80::1"), Upper::Other);
+        assert_eq!(report_to("fe80::2", kind, 1, "fe80::1"), Upper::Other);
         assert_eq!(report(kind, 1, "fe80::1"), Upper::NeighbourDiscovery);
         assert_eq!(report(kind, 1, "::"), Upper::NeighbourDiscovery);
         assert_eq!(report(kind, 2, "fe80::1"), Upper::Other);

@@ -1,7 +1,9 @@
 //! Access to packet bytes. The only raw pointers into packets are here.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup};
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup,
+};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use aya_ebpf::helpers::{bpf_xdp_adjust_meta, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -12,6 +14,12 @@ use crate::maps::{SCRATCH, SCRATCH_WORDS};
 /// Address families (sys/socket.h).
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+
+/// The loopback device of every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// A packet is for this machine (linux/if_packet.h); one that a bridge passes on is not.
+const PACKET_HOST: u32 = 0;
 
 /// Words of a question about a route.
 const LOOKUP: usize = size_of::<bpf_fib_lookup>() / 8;
@@ -130,16 +138,42 @@ impl Reader for SkbBytes<'_> {
 
 /// Whether the source of a packet that was received on a device is one of this machine's addresses, as the kernel's routes know at once:
 /// what goes there is not forwarded. They say the same of an address to which there is no way back.
+///
+/// Routes may depend on the device, so the loopback device is asked as well: rules for packets of another come before the local addresses
+/// on some machines. A device that does not forward says nothing, though the kernel may forward all the same (`net.ipv6.conf.all.forwarding`,
+/// whatever the device's own); if neither does, what was routed is held to be our own, and what a bridge passes on is not.
 #[inline(always)]
 fn is_own(ctx: &TcContext, packet: &IpPacket, device: u32) -> bool {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let found = way_to_source(ctx, packet, device);
+    if is_local(found) {
         return true;
+    }
+    let again = way_to_source(ctx, packet, LOOPBACK);
+    if is_local(again) {
+        return true;
+    }
+    let disabled = i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED);
+    // SAFETY: the context is valid while the program runs.
+    found == disabled && again == disabled && unsafe { (*ctx.skb.skb).pkt_type } == PACKET_HOST
+}
+
+/// Whether the answer of a look-up says that packets would not be forwarded. Below zero the kernel could not look.
+#[inline(always)]
+fn is_local(found: i64) -> bool {
+    found < 0 || found == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
+}
+
+/// What the kernel's routes say about a packet to this packet's source that comes in on a device.
+#[inline(always)]
+fn way_to_source(ctx: &TcContext, packet: &IpPacket, device: u32) -> i64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return -1;
     };
     let [high, low] = packet.flow.source;
     let lookup = scratch.cast::<bpf_fib_lookup>();
     // SAFETY: the slot is large enough and aligned for the question, all of whose values may be zero, and it is this CPU's. The helper
     // writes no farther than the length that it is told.
-    let found = unsafe {
+    unsafe {
         scratch.cast::<[u64; LOOKUP]>().write([0; LOOKUP]);
         (*lookup).ifindex = device;
         if matches!(packet.flow.family, Family::V4) {
@@ -156,9 +190,7 @@ fn is_own(ctx: &TcContext, packet: &IpPacket, device: u32) -> bool {
             size_of::<bpf_fib_lookup>() as i32,
             BPF_FIB_LOOKUP_SKIP_NEIGH,
         )
-    };
-    // Below zero the kernel could not look.
-    found < 0 || found == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
+    }
 }
 
 /// Carries a packet through a map: of what is read from one the verifier knows nothing. That cuts what it has to follow to

@@ -12,11 +12,11 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachType};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, XdpMode};
+use aya::programs::{LinkOrder, ProgramError, XdpMode};
 use nix::errno::Errno;
-use ravelin_xsk::{BpfLink, queue_count};
+use ravelin_xsk::{BpfLink, first_at_egress, queue_count};
 use thiserror::Error;
 
 use crate::bpffs::{self, BpffsError, PinFolder};
@@ -149,6 +149,8 @@ const MARKED: &str = "boot";
 pub struct Attachments {
     folder: PinFolder,
     links: Vec<Attached>,
+    /// At egress: the device's index, and the program's id.
+    egress: Option<(u32, u32)>,
     keep: bool,
 }
 
@@ -182,6 +184,7 @@ impl Attachments {
         Ok(Self {
             folder: PinFolder::open(instance)?,
             links: Vec::new(),
+            egress: None,
             keep: false,
         })
     }
@@ -252,6 +255,8 @@ impl Attachments {
     /// [`AttachError`].
     pub fn egress(&mut self, filter: &mut Filter, role: Role, device: &Device) -> Result<(), AttachError> {
         let program = filter.egress(role)?;
+        let id = program.info().map_err(program_error(EGRESS))?.id();
+        self.egress = Some((device.index, id));
         let path = self.path(EGRESS, device)?;
         if let Some((link, held)) = adopt(&path)?
             && let Ok(link) = SchedClassifierLink::try_from(link)
@@ -264,8 +269,10 @@ impl Attachments {
                 Err(error) => give_up(&path, error, device, EGRESS)?,
             }
         }
+        // What another passes for good, none behind it is asked about.
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
         let link = program
-            .attach(&device.name, TcAttachType::Egress)
+            .attach_with_options(&device.name, TcAttachType::Egress, first)
             .and_then(|id| program.take_link(id))
             .map_err(|error| attach_error(error, device, EGRESS))?;
         let link = FdLink::try_from(link).map_err(|_| no_link(device, EGRESS))?;
@@ -366,6 +373,26 @@ impl Attachments {
             folder.clear(self.links.iter().map(|attached| attached.path.as_path()));
         }
         Ok(true)
+    }
+
+    /// What is wrong if Ravelin's program is not the first that is asked about what leaves the outer device. What cannot be asked now is
+    /// not known.
+    #[must_use]
+    pub fn overtaken(&self) -> Option<String> {
+        let (index, own) = self.egress?;
+        let first = first_at_egress(index).ok()?;
+        let device = name_of(index)?;
+        match first {
+            Some(first) if first == own => None,
+            Some(first) => Some(format!(
+                "device {device}: BPF program {first} is asked before Ravelin's about what leaves it (tcx), and what that passes leaves in \
+                 clear, to be protected or not: see `bpftool prog show id {first}`, and take it away, or attach it behind Ravelin's"
+            )),
+            None => Some(format!(
+                "device {device}: somebody has taken away Ravelin's program at its egress (tcx), and what is to be protected leaves in clear: \
+                 `ravelin detach` and start Ravelin again"
+            )),
+        }
     }
 
     /// Gives devices their XDP program anew that have more or fewer receive queues than before; which do.

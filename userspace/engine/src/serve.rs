@@ -183,7 +183,7 @@ impl Engine {
                          protected or opened in those without a worker is dropped; start Ravelin again (`ravelin run --replace`)"
                     );
                 }
-                None
+                attachments.overtaken()
             }
             Err(error) => Some(error.to_string()),
         };

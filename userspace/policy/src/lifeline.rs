@@ -243,21 +243,29 @@ fn read_filters<'a>(
 
 /// Adds to a lifeline's filters what lets errors about their packets in.
 fn let_errors_in(list: &mut FilterList) {
-    // There may be a million filters.
-    let mut known = HashSet::new();
-    let written = list.filters.iter().filter(|one| known.insert(one.destination));
-    let written: Vec<_> = written
-        .flat_map(|one| too_big(&one.destination, one.position))
-        .collect();
+    // There may be a million filters; those of one set share it, and it may be large.
+    let (mut own, mut seen, mut known) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut written, mut changing) = (Vec::new(), Vec::new());
+    for one in &list.filters {
+        if own.insert(one.destination) {
+            written.extend(too_big(&one.destination, one.position));
+        }
+    }
+    for one in &list.templates {
+        let (destination, position) = (&one.destination, one.pattern.position);
+        if !seen.insert(Arc::as_ptr(destination)) || !known.insert(Arc::clone(destination)) {
+            continue;
+        }
+        // A template stands for those pairs of a source and a destination alone of which one changes, and anybody does not.
+        let fixed = destination.fixed.v4.iter().chain(&destination.fixed.v6);
+        for address in fixed.filter(|address| own.insert(**address)) {
+            written.extend(too_big(address, position));
+        }
+        if !destination.changing.is_empty() {
+            changing.push((Arc::clone(destination), position));
+        }
+    }
     list.filters.extend(written);
-    // Filters of one set share it, and it may be large.
-    let (mut seen, mut known) = (HashSet::new(), HashSet::new());
-    let changing = list.templates.iter();
-    let changing = changing.filter(|one| seen.insert(Arc::as_ptr(&one.destination)));
-    let changing = changing.filter(|one| known.insert(Arc::clone(&one.destination)));
-    let changing: Vec<_> = changing
-        .map(|one| (Arc::clone(&one.destination), one.pattern.position))
-        .collect();
     let anybody = Arc::new(Parties {
         fixed: Addresses {
             any: true,

@@ -272,3 +272,34 @@ fn names_that_only_an_open_machine_can_look_up_are_warned_of() {
         assert!(told.iter().all(|told| told.starts_with("p:5:12: ")), "{told:?}");
     }
 }
+
+/// Whoever may connect is told by anybody that a packet was too big, however source and destination are written.
+#[test]
+fn errors_come_to_every_destination_of_a_lifeline() {
+    for source in [
+        "[\"198.51.100.0/24\", \"2001:db8:9::/64\"]",
+        "\"admin.example.com\"",
+        "[\"gateway\", \"dns-servers\"]",
+    ] {
+        for destination in [
+            "[\"192.0.2.1\", \"2001:db8::1\"]",
+            "[\"me\", \"2001:db8::1\"]",
+            "\"me\"",
+        ] {
+            let policy = parse(&format!(
+                "default = \"block\"\n[lifeline]\nfilters = [{{ source = {source}, destination = {destination}, \
+                 protocol = \"tcp\", destination-port = 22 }}]\n"
+            ));
+            let mut surroundings = on("192.0.2.1", None);
+            surroundings.own.push("2001:db8::1".parse().unwrap());
+            let (policy, _) = policy.resolve(&surroundings).expect("it resolves");
+            for packet in [
+                "icmp 203.0.113.9 -> 192.0.2.1 type 3 code 4",
+                "icmp6 2001:db8:9::1 -> 2001:db8::1 type 2 code 0",
+            ] {
+                let verdict = verdict(&policy, packet, Direction::Inbound);
+                assert_eq!(verdict, Verdict::Permit, "{packet}: {source} to {destination}");
+            }
+        }
+    }
+}

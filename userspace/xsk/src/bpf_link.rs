@@ -54,6 +54,16 @@ impl BpfLink {
     }
 }
 
+/// The id of the program that is asked first about what leaves a device, of those at the hook that the kernel calls tcx. What it passes for
+/// good no other is asked about. `None` if there is none.
+///
+/// # Errors
+///
+/// The kernel's: `ENODEV` when the device is gone.
+pub fn first_at_egress(device: u32) -> io::Result<Option<u32>> {
+    syscall::first_tcx_egress(device)
+}
+
 impl AsFd for BpfLink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

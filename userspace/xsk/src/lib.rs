@@ -33,7 +33,7 @@
 //! One thread owns a [`Umem`] and everything that borrows it: nothing here locks, and frames, sockets and batches
 //! cannot be sent to another thread. For a time it can lend it a frame, as a [`Loan`]. The fast path neither allocates nor logs.
 //!
-//! What the engine needs of the kernel besides: [`SharedWords`] and [`BpfLink`].
+//! What the engine needs of the kernel besides: [`SharedWords`], [`BpfLink`] and [`first_at_egress`].
 //!
 //! What the crate never does: it loads no BPF program and writes no XSKMAP (the engine does, with [`Port::fd`]), it
 //! does not look inside packets.
@@ -85,7 +85,7 @@ mod xsk_rs_socket;
 pub use backend::XskRs;
 pub use backend::{Backend, Rings};
 pub use batch::{BATCH, Batch, BatchFull};
-pub use bpf_link::BpfLink;
+pub use bpf_link::{BpfLink, first_at_egress};
 pub use error::{OpenError, PortError, UmemError};
 pub use ethtool::switch_tx_checksums_off;
 pub use frame::{Frame, FrameError};

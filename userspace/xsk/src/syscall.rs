@@ -298,6 +298,43 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &ObjectAttr::new(path, object.as_raw_fd())).map(drop)
 }
 
+/// The id of the program that is asked first about what leaves a device (`tcx_prog_query` in `kernel/bpf/tcx.c`).
+pub(crate) fn first_tcx_egress(device: u32) -> io::Result<Option<u32>> {
+    let mut first = 0_u32;
+    let mut attr = QueryAttr {
+        device,
+        attach_type: BPF_TCX_EGRESS,
+        programs: (&raw mut first).expose_provenance() as u64,
+        room: 1,
+        ..QueryAttr::default()
+    };
+    let size = size_of::<QueryAttr>();
+    // SAFETY: the kernel reads and writes no more than the structure, and writes at most one id to where it points.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attr, size) };
+    match check(answer as c_int) {
+        // There are more.
+        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
+        _ => Ok((first != 0).then_some(first)),
+    }
+}
+
+/// The part of `union bpf_attr` that `BPF_PROG_QUERY` reads and writes.
+#[derive(Default)]
+#[repr(C)]
+struct QueryAttr {
+    device: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    room: u32,
+    _gap: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
 /// The part of `union bpf_attr` that `BPF_OBJ_PIN` and `BPF_OBJ_GET` read.
 #[repr(C)]
 struct ObjectAttr {
@@ -319,8 +356,12 @@ impl ObjectAttr {
 /// `enum bpf_cmd` of `linux/bpf.h`.
 const BPF_OBJ_PIN: c_int = 6;
 const BPF_OBJ_GET: c_int = 7;
+const BPF_PROG_QUERY: c_int = 16;
 const BPF_LINK_UPDATE: c_int = 29;
 const BPF_LINK_DETACH: c_int = 34;
+
+/// `enum bpf_attach_type` of `linux/bpf.h`.
+const BPF_TCX_EGRESS: u32 = 47;
 
 fn bpf<T>(command: c_int, attr: &T) -> io::Result<c_int> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes of `attr`, which the commands above do not write to; the path that some of them

@@ -257,7 +257,7 @@ fn is_lifeline(hook: Hook, truth: &Truth, world: &World) -> bool {
     let (from, to) = (truth.packet.source, truth.packet.destination);
     match (truth.content, hook) {
         (_, Hook::Edge) => false,
-        (Content::Arp, _) | (Content::NonIp, Hook::Egress) => true,
+        (Content::Arp | Content::ListenerDiscovery, _) | (Content::NonIp, Hook::Egress) => true,
         (Content::NeighbourDiscovery, Hook::Egress | Hook::HostEgress) => true,
         (Content::NeighbourDiscovery, _) => world.is_own(to) || stays_on_link(to),
         (Content::Ike, Hook::Outer | Hook::Inner) | (Content::Keepalive, Hook::Inner) => world.is_own(to),

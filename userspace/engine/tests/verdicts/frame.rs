@@ -40,6 +40,8 @@ pub(crate) enum Content {
     Arp,
     NonIp,
     NeighbourDiscovery,
+    /// Of multicast listeners on the link.
+    ListenerDiscovery,
     Ike,
     Keepalive,
     /// An ICMP error about the path MTU, and the slot of the SA that it quotes, if any.

@@ -513,8 +513,11 @@ fn content(packet: &Packet, body: &[u8], envelope: &Envelope, fragment: bool) ->
         }
         (58, Transport::Ports(130..=132 | 143, _)) if v6 && envelope.hop_limit == 1 && !fragment => {
             match packet.source {
-                IpAddr::V6(from) if from.is_unicast_link_local() || from.is_unspecified() => {
-                    Content::NeighbourDiscovery
+                IpAddr::V6(from)
+                    if (from.is_unicast_link_local() || from.is_unspecified())
+                        && packet.destination.is_multicast() =>
+                {
+                    Content::ListenerDiscovery
                 }
                 _ => Content::Plain,
             }
