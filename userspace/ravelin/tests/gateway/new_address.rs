@@ -82,6 +82,31 @@ fn sealed(daemon: &Daemon) -> u64 {
 
 #[test]
 fn nothing_leaves_from_an_address_that_rules_for_me_do_not_know() {
+    nothing_leaves(|_| {});
+}
+
+/// Whose packets a device brings may be routed by rules that come before those of the machine's own addresses, and IPv6 is forwarded from
+/// devices that do not forward if all do.
+#[test]
+fn own_addresses_are_known_behind_routing_rules_and_where_a_device_does_not_forward() {
+    nothing_leaves(|a| {
+        for family in ["-4", "-6"] {
+            for rule in [
+                "add pref 50 iif in0 lookup main",
+                "add pref 100 lookup local",
+                "del pref 0",
+            ] {
+                let arguments = [family, "rule"].into_iter().chain(rule.split(' '));
+                a.run("ip", &arguments.collect::<Vec<_>>());
+            }
+        }
+        for device in ["eth0", "in0"] {
+            a.sysctl(&format!("ipv6/conf/{device}/forwarding"), "0");
+        }
+    });
+}
+
+fn nothing_leaves(prepare: impl FnOnce(&Namespace)) {
     let hosts = Hosts::new(true);
     let behind = Namespace::new();
     veth((&hosts.a, "in0"), (&behind, "eth0"));
@@ -94,6 +119,7 @@ fn nothing_leaves_from_an_address_that_rules_for_me_do_not_know() {
     );
     hosts.a.sysctl("ipv4/ip_forward", "1");
     hosts.a.sysctl("ipv6/conf/all/forwarding", "1");
+    prepare(&hosts.a);
     for family in [0, 1] {
         for neighbour in [B[family], ELSEWHERE[family]] {
             hosts.a.ip(&format!(
