@@ -13,6 +13,7 @@ use crate::attach::Requeued;
 use crate::change::{MOST_WAITING, Work, prepared};
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::filter::Side;
 use crate::follow::renewed;
 use crate::host::Host;
 use crate::names::Lookup;
@@ -131,6 +132,7 @@ impl Engine {
         }
         self.look_after_pins();
         self.look_after_queues();
+        self.look_after_egress();
         self.take_pulse();
         self.lose_patience();
         if let Err(error) = self.attend_session() {
@@ -183,11 +185,22 @@ impl Engine {
                          protected or opened in those without a worker is dropped; start Ravelin again (`ravelin run --replace`)"
                     );
                 }
-                attachments.overtaken()
+                None
             }
             Err(error) => Some(error.to_string()),
         };
         complain(&mut self.unfiltered, trouble);
+    }
+
+    /// Tells of a program of somebody else's that is asked before the filter.
+    fn look_after_egress(&mut self) {
+        let Some(attachments) = &self.attachments else {
+            return;
+        };
+        let trouble = attachments.overtaken();
+        if let Some(outer) = self.interfaces.get_mut(Side::Outer.name()) {
+            complain(&mut outer.trouble, trouble);
+        }
     }
 
     /// Tells of a host edge that somebody has taken down, and of one that is up again. What cannot be asked now is asked next time.

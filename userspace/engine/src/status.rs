@@ -96,7 +96,7 @@ pub struct InterfaceStatus {
     pub index: u32,
     /// `native` or `generic`.
     pub xdp: String,
-    /// Why nothing passes through it, and what helps; of a host edge.
+    /// What is wrong with it, and what helps: of a host edge why nothing passes, of the outer device why anything might.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }

@@ -11,6 +11,7 @@ mod broken_rekeys;
 mod crypto_threads;
 mod expiry;
 mod following;
+mod foreign_egress;
 mod fragments;
 mod host;
 mod host_nat;

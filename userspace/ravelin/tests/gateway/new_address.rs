@@ -90,9 +90,10 @@ fn nothing_leaves_from_an_address_that_rules_for_me_do_not_know() {
 #[test]
 fn own_addresses_are_known_behind_routing_rules_and_where_a_device_does_not_forward() {
     nothing_leaves(|a| {
+        a.ip("route add 192.0.2.0/24 dev eth0 table 100\nroute add 2001:db8::/64 dev eth0 table 100");
         for family in ["-4", "-6"] {
             for rule in [
-                "add pref 50 iif in0 lookup main",
+                "add pref 50 iif in0 lookup 100",
                 "add pref 100 lookup local",
                 "del pref 0",
             ] {
