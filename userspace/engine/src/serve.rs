@@ -92,6 +92,7 @@ impl Engine {
                         recorded = Instant::now();
                         self.look_at_drops();
                         self.look_after_edge();
+                        self.look_after_egress();
                         for news in self.enforcement.lifetime_news(recorded) {
                             eprintln!("ravelin: {news}");
                         }
@@ -132,7 +133,6 @@ impl Engine {
         }
         self.look_after_pins();
         self.look_after_queues();
-        self.look_after_egress();
         self.take_pulse();
         self.lose_patience();
         if let Err(error) = self.attend_session() {

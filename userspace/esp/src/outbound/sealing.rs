@@ -139,15 +139,7 @@ impl OutboundSa {
     pub fn seal_unfitted(&self, packet: &mut Packet<'_>, now: Instant) -> Result<Sealed, DropReason> {
         let padded = self.tfc_padding.length(self.path_mtu());
         let plan = self.plan(packet, longest(None), padded);
-        let mut outcome = [Err(DropReason::SaMissing)];
-        seal_planned(
-            &[(self, 1)],
-            slice::from_mut(packet),
-            &[plan],
-            &mut outcome,
-            now.into(),
-        );
-        outcome[0]
+        self.seal_one(packet, plan, now)
     }
 
     /// Seals a dummy (RFC 4303 section 2.6), which the peer discards, so that those who watch cannot tell when there is nothing
@@ -160,14 +152,19 @@ impl OutboundSa {
     /// As [`OutboundSa::seal_batch`]; `NextHeader` in transport mode for a packet of another protocol, and for AH.
     pub fn seal_dummy(&self, packet: &mut Packet<'_>, now: Instant) -> Result<Sealed, DropReason> {
         let plan = self.plan_dummy(packet, longest(self.path_mtu()));
+        self.seal_one(packet, plan, now)
+    }
+
+    /// Seals the one packet that this is the plan for.
+    fn seal_one(
+        &self,
+        packet: &mut Packet<'_>,
+        plan: Result<Plan, DropReason>,
+        now: Instant,
+    ) -> Result<Sealed, DropReason> {
         let mut outcome = [Err(DropReason::SaMissing)];
-        seal_planned(
-            &[(self, 1)],
-            slice::from_mut(packet),
-            &[plan],
-            &mut outcome,
-            now.into(),
-        );
+        let packets = slice::from_mut(packet);
+        seal_planned(&[(self, 1)], packets, &[plan], &mut outcome, now.into());
         outcome[0]
     }
 
