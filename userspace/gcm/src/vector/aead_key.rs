@@ -130,7 +130,7 @@ impl<C: Cpu> Aead for AeadKey<C> {
     fn seal(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &mut [u8]) -> Result<(), AeadError> {
         check_len(data.len())?;
         let made = self.single::<true>(nonce, aad, data);
-        if give(&made, self.key.tag_len, tag) {
+        if give(&made, self.key.tag_len(), tag) {
             return Ok(());
         }
         Err(AeadError::Length)
@@ -139,7 +139,7 @@ impl<C: Cpu> Aead for AeadKey<C> {
     fn open(&self, nonce: &Nonce, aad: &[u8], data: &mut [u8], tag: &[u8]) -> Result<(), AeadError> {
         check_len(data.len())?;
         let made = self.single::<false>(nonce, aad, data);
-        if verify(&made, self.key.tag_len, tag) {
+        if verify(&made, self.key.tag_len(), tag) {
             return Ok(());
         }
         // Decrypted while it was hashed. Unverified plaintext must not survive in a frame that is used again.

@@ -9,12 +9,18 @@ use super::message::Message;
 
 /// Work in up to nine steps, the number of rounds that every key has before its last.
 pub(super) trait Between {
+    /// Whether each step stays between the rounds that it is written between: only where all registers that take part fit into the
+    /// CPU.
+    const PINNED: bool;
+
     /// Must be `#[inline(always)]`.
     fn step<const STEP: usize>(&mut self);
 }
 
 /// No work.
 impl Between for () {
+    const PINNED: bool = false;
+
     #[inline(always)]
     fn step<const STEP: usize>(&mut self) {}
 }
@@ -27,6 +33,7 @@ pub(super) fn key_stream<C: Cpu, const CHUNKS: usize, const PACKETS: usize, cons
     messages: &[Message<'_>; PACKETS],
     between: &mut impl Between,
 ) -> [[C::Lanes; CHUNKS]; PACKETS] {
+    let pinned = pinned(between);
     let mut states = [[cpu.zero(); CHUNKS]; PACKETS];
     for (state, message) in states.iter_mut().zip(messages) {
         let key = if ONE_KEY { messages[0].key } else { message.key };
@@ -36,32 +43,32 @@ pub(super) fn key_stream<C: Cpu, const CHUNKS: usize, const PACKETS: usize, cons
             *state = cpu.xor(cpu.reverse(counters), key);
         }
     }
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 1);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 1, pinned);
     between.step::<0>();
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 2);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 2, pinned);
     between.step::<1>();
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 3);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 3, pinned);
     between.step::<2>();
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 4);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 4, pinned);
     between.step::<3>();
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 5);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 5, pinned);
     between.step::<4>();
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 6);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 6, pinned);
     between.step::<5>();
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 7);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 7, pinned);
     between.step::<6>();
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 8);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 8, pinned);
     between.step::<7>();
-    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 9);
+    round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 9, pinned);
     between.step::<8>();
     let rounds = messages[0].key.rounds;
     if rounds > 10 {
-        round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 10);
-        round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 11);
+        round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 10, pinned);
+        round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 11, pinned);
     }
     if rounds > 12 {
-        round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 12);
-        round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 13);
+        round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 12, pinned);
+        round::<C, CHUNKS, PACKETS, ONE_KEY>(cpu, messages, &mut states, 13, pinned);
     }
     for (state, message) in states.iter_mut().zip(messages) {
         let key = if ONE_KEY { messages[0].key } else { message.key };
@@ -79,14 +86,23 @@ fn round<C: Cpu, const CHUNKS: usize, const PACKETS: usize, const ONE_KEY: bool>
     messages: &[Message<'_>; PACKETS],
     states: &mut [[C::Lanes; CHUNKS]; PACKETS],
     round: usize,
+    pinned: bool,
 ) {
     for (state, message) in states.iter_mut().zip(messages) {
         let key = if ONE_KEY { messages[0].key } else { message.key };
         let key = cpu.broadcast(&key.round_keys[round]);
         for state in state {
             *state = cpu.aes_round(*state, key);
+            if pinned {
+                *state = cpu.pin(*state);
+            }
         }
     }
+}
+
+#[inline(always)]
+const fn pinned<B: Between>(_: &B) -> bool {
+    B::PINNED
 }
 
 /// Adds the key stream to whole registers of data.

@@ -1,5 +1,6 @@
 //! AES-NI and PCLMULQDQ: one block to a register.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::cpu::{BLOCK, Cpu, MAX_LANES, ONES_AND_ZEROS, Work};
@@ -13,6 +14,16 @@ pub(super) struct AesNi(());
 #[inline(never)]
 fn enter<W: Work<AesNi>>(cpu: AesNi, work: W) -> W::Output {
     work.run(cpu)
+}
+
+#[target_feature(enable = "sse2")]
+#[inline]
+fn pin(mut lanes: __m128i) -> __m128i {
+    // SAFETY: there is no instruction in it.
+    unsafe {
+        asm!("/* {0} */", inout(xmm_reg) lanes, options(nomem, nostack, preserves_flags));
+    }
+    lanes
 }
 
 // SAFETY, of every block below: the value of `AesNi` that each method takes is made by `detect` alone, so the CPU has
@@ -190,6 +201,12 @@ impl Cpu for AesNi {
     fn swap_halves(self, lanes: __m128i) -> __m128i {
         // SAFETY: see above.
         unsafe { _mm_shuffle_epi32::<0x4e>(lanes) }
+    }
+
+    #[inline(always)]
+    fn pin(self, lanes: __m128i) -> __m128i {
+        // SAFETY: see above.
+        unsafe { pin(lanes) }
     }
 
     #[inline(always)]

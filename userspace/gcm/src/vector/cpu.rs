@@ -112,6 +112,10 @@ pub(super) trait Cpu: Copy + Debug + Send + Sync + 'static {
     /// High half and low half in each other's place.
     fn swap_halves(self, lanes: Self::Lanes) -> Self::Lanes;
 
+    /// The same, computed neither earlier nor later than this: a compiler that may choose puts what is to go side by side through
+    /// the units of the CPU one behind the other, and then lacks registers as well.
+    fn pin(self, lanes: Self::Lanes) -> Self::Lanes;
+
     /// The sum of the lanes of each of the first [`Cpu::LANES`] registers, in the lane with its number.
     fn fold(self, sums: [Self::Lanes; MAX_LANES]) -> Self::Lanes;
 }

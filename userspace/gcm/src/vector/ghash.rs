@@ -111,6 +111,16 @@ impl<C: Cpu> Product<C> {
         }
     }
 
+    /// The product of reversed blocks with a power.
+    #[inline(always)]
+    pub(super) fn of(cpu: C, blocks: C::Lanes, power: C::Lanes, power_sums: C::Lanes) -> Self {
+        Self {
+            low: cpu.multiply_low(blocks, power),
+            sums: cpu.multiply_low(cpu.xor(blocks, cpu.swap_halves(blocks)), power_sums),
+            high: cpu.multiply_high(blocks, power),
+        }
+    }
+
     /// Adds the product of reversed blocks with powers, from that of this block on.
     #[inline(always)]
     pub(super) fn add(&mut self, cpu: C, blocks: C::Lanes, powers: Run<'_>, first: usize) {
@@ -155,10 +165,18 @@ impl<C: Cpu> Product<C> {
 
     #[inline(always)]
     pub(super) fn multiply(&mut self, cpu: C, blocks: C::Lanes, power: C::Lanes, power_sums: C::Lanes) {
-        let sums = cpu.xor(blocks, cpu.swap_halves(blocks));
-        self.low = cpu.xor(self.low, cpu.multiply_low(blocks, power));
-        self.high = cpu.xor(self.high, cpu.multiply_high(blocks, power));
-        self.sums = cpu.xor(self.sums, cpu.multiply_low(sums, power_sums));
+        let product = Self::of(cpu, blocks, power, power_sums);
+        self.low = cpu.xor(self.low, product.low);
+        self.high = cpu.xor(self.high, product.high);
+        self.sums = cpu.xor(self.sums, product.sums);
+    }
+
+    /// Has it be there now: see [`Cpu::pin`].
+    #[inline(always)]
+    pub(super) fn pin(&mut self, cpu: C) {
+        self.low = cpu.pin(self.low);
+        self.sums = cpu.pin(self.sums);
+        self.high = cpu.pin(self.high);
     }
 
     /// As many products as there are lanes, the lanes of each added up, side by side.

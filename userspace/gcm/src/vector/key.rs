@@ -20,8 +20,7 @@ pub(super) struct Key {
     pub(super) rounds: usize,
     /// The least [kind](super::message::Message::kind) of packets under this key: nine for each number of rounds.
     pub(super) kind: u8,
-    /// Bytes of its tags, 16 at most.
-    pub(super) tag_len: usize,
+    tag_len: u8,
     pub(super) powers: Powers,
 }
 
@@ -35,9 +34,16 @@ impl Key {
                 _ => return None,
             },
             kind: (len / 8 - 2) as u8 * 9,
-            tag_len,
+            // At most 16.
+            tag_len: tag_len as u8,
             powers: Powers::default(),
         })
+    }
+
+    /// Bytes of its tags, 16 at most.
+    #[inline(always)]
+    pub(super) fn tag_len(&self) -> usize {
+        self.tag_len.into()
     }
 
     /// Expands an AES key, of the length that this was made for, where it will stay.
@@ -52,6 +58,9 @@ impl Key {
         self.powers.prefetch_lowest();
     }
 }
+
+// What is read of every key but its powers is four lines.
+const _: () = assert!(std::mem::offset_of!(Key, powers) == 256);
 
 struct Expand<'a> {
     made: &'a mut Key,

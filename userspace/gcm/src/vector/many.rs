@@ -34,9 +34,16 @@ impl<C: Cpu, J: Job, const SEAL: bool> Work<C> for Many<'_, '_, J, SEAL> {
                 ([0; MAX_BATCH], [0; MAX_BLOCKS + 1], 0, true);
             for (item, blocks) in items.iter_mut().zip(&mut lengths) {
                 *blocks = item.blocks().unwrap_or(0) as u8;
-                counts[usize::from(*blocks)] += 1;
                 is_sorted &= last <= *blocks;
                 last = *blocks;
+            }
+            if is_sorted && lengths[0] == last {
+                // All are of one length. One by one each would wait for the count of the one before.
+                counts[usize::from(last)] = items.len();
+            } else {
+                for blocks in &lengths[..items.len()] {
+                    counts[usize::from(*blocks)] += 1;
+                }
             }
             if counts[1..].iter().any(|count| *count >= together) {
                 if !is_sorted {
@@ -145,7 +152,7 @@ impl<C: Cpu, J: Job, const SEAL: bool> Work<C> for Others<'_, '_, J, SEAL> {
         drop(messages);
         copy_back(&room, ends);
         for (item, made) in items.iter_mut().zip(&tags) {
-            item.job.finish(made, item.key.tag_len);
+            item.job.finish(made, item.key.tag_len());
         }
     }
 }

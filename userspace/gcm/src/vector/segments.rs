@@ -100,6 +100,7 @@ impl<'a, C: Cpu, const CHUNKS: usize> Hash<'a, C, CHUNKS> {
             data = cpu.xor(data, self.prefix);
         }
         self.product.add(cpu, data, self.powers, chunk * C::LANES);
+        self.product.pin(cpu);
     }
 
     #[inline(always)]
@@ -123,6 +124,8 @@ impl<'a, C: Cpu, const CHUNKS: usize> Hash<'a, C, CHUNKS> {
 }
 
 impl<C: Cpu, const CHUNKS: usize> Between for Hash<'_, C, CHUNKS> {
+    const PINNED: bool = true;
+
     #[inline(always)]
     fn step<const STEP: usize>(&mut self) {
         if STEP < CHUNKS {

@@ -224,6 +224,7 @@ impl<'a, C: Cpu, const CHUNKS: usize, const PACKETS: usize> Hash<'a, C, CHUNKS, 
                 };
                 product.add(cpu, cpu.reverse(data), source.powers, chunk * C::LANES);
             }
+            product.pin(cpu);
             number += 1;
         }
     }
@@ -235,6 +236,8 @@ impl<'a, C: Cpu, const CHUNKS: usize, const PACKETS: usize> Hash<'a, C, CHUNKS, 
 }
 
 impl<C: Cpu, const CHUNKS: usize, const PACKETS: usize> Between for Hash<'_, C, CHUNKS, PACKETS> {
+    const PINNED: bool = true;
+
     #[inline(always)]
     fn step<const STEP: usize>(&mut self) {
         let products = PACKETS * (CHUNKS + 1);

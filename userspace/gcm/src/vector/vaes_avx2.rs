@@ -1,5 +1,6 @@
 //! VAES and VPCLMULQDQ on registers of AVX2: two blocks to a register.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::cpu::{BLOCK, Cpu, MAX_LANES, ONES_AND_ZEROS, Work};
@@ -13,6 +14,16 @@ pub(super) struct VaesAvx2(());
 #[inline(never)]
 fn enter<W: Work<VaesAvx2>>(cpu: VaesAvx2, work: W) -> W::Output {
     work.run(cpu)
+}
+
+#[target_feature(enable = "avx")]
+#[inline]
+fn pin(mut lanes: __m256i) -> __m256i {
+    // SAFETY: there is no instruction in it.
+    unsafe {
+        asm!("/* {0} */", inout(ymm_reg) lanes, options(nomem, nostack, preserves_flags));
+    }
+    lanes
 }
 
 // SAFETY, of every block below: the value of `VaesAvx2` that each method takes is made by `detect` alone, so the CPU has
@@ -172,6 +183,12 @@ impl Cpu for VaesAvx2 {
     fn swap_halves(self, lanes: __m256i) -> __m256i {
         // SAFETY: see above.
         unsafe { _mm256_shuffle_epi32::<0x4e>(lanes) }
+    }
+
+    #[inline(always)]
+    fn pin(self, lanes: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { pin(lanes) }
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! VAES and VPCLMULQDQ on registers of AVX-512: four blocks to a register.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::cpu::{BLOCK, Cpu, MAX_LANES, ONES_AND_ZEROS, Work};
@@ -13,6 +14,16 @@ pub(super) struct VaesAvx512(());
 #[inline(never)]
 fn enter<W: Work<VaesAvx512>>(cpu: VaesAvx512, work: W) -> W::Output {
     work.run(cpu)
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn pin(mut lanes: __m512i) -> __m512i {
+    // SAFETY: there is no instruction in it.
+    unsafe {
+        asm!("/* {0} */", inout(zmm_reg) lanes, options(nomem, nostack, preserves_flags));
+    }
+    lanes
 }
 
 // SAFETY, of every block below: the value of `VaesAvx512` that each method takes is made by `detect` alone, so the CPU has
@@ -200,6 +211,12 @@ impl Cpu for VaesAvx512 {
     fn swap_halves(self, lanes: __m512i) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_shuffle_epi32::<0x4e>(lanes) }
+    }
+
+    #[inline(always)]
+    fn pin(self, lanes: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { pin(lanes) }
     }
 
     #[inline(always)]
