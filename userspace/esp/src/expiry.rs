@@ -35,6 +35,14 @@ pub(crate) struct Spent {
     told: AtomicU8,
 }
 
+/// How many threads may spend of a counter at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spenders {
+    /// The caller alone, who sees to that: exchanging would cost it as much as all the rest.
+    One,
+    Many,
+}
+
 const SOFT: u8 = 1;
 const HARD: u8 = 2;
 
@@ -126,14 +134,25 @@ impl Expiry {
 
     /// Spends the bytes of as many packets, in order, as the limit has room for, and stops the SA at the first that does
     /// not fit. How many did.
-    pub(crate) fn spend_bytes(&self, spent: &Spent, lengths: &(impl Iterator<Item = u64> + Clone)) -> usize {
-        self.spend(spent, Measure::Bytes, &spent.bytes, lengths)
+    pub(crate) fn spend_bytes(
+        &self,
+        spent: &Spent,
+        lengths: &(impl Iterator<Item = u64> + Clone),
+        spenders: Spenders,
+    ) -> usize {
+        self.spend(spent, Measure::Bytes, &spent.bytes, lengths, spenders)
     }
 
     /// The same for packets, which `packets` counts.
-    pub(crate) fn spend_packets(&self, spent: &Spent, packets: &AtomicU64, wanted: usize) -> usize {
+    pub(crate) fn spend_packets(
+        &self,
+        spent: &Spent,
+        packets: &AtomicU64,
+        wanted: usize,
+        spenders: Spenders,
+    ) -> usize {
         let each = std::iter::repeat_n(1, wanted);
-        self.spend(spent, Measure::Packets, packets, &each)
+        self.spend(spent, Measure::Packets, packets, &each, spenders)
     }
 
     /// The same for ICVs to be checked, which `icvs` counts.
@@ -142,7 +161,7 @@ impl Expiry {
             return wanted;
         }
         let each = std::iter::repeat_n(1, wanted);
-        let granted = self.spend(spent, Measure::Icvs, icvs, &each);
+        let granted = self.spend(spent, Measure::Icvs, icvs, &each, Spenders::Many);
         if icvs.load(Ordering::Relaxed) >= self.soft.icvs {
             spent.warn(Measure::Icvs);
         }
@@ -155,6 +174,7 @@ impl Expiry {
         measure: Measure,
         counter: &AtomicU64,
         amounts: &(impl Iterator<Item = u64> + Clone),
+        spenders: Spenders,
     ) -> usize {
         let limit = match measure {
             Measure::Bytes => self.hard.bytes,
@@ -180,6 +200,10 @@ impl Expiry {
                     }
                 }
                 granted += 1;
+            }
+            if spenders == Spenders::One {
+                counter.store(after, Ordering::Relaxed);
+                break (granted, fits && after < limit);
             }
             match counter.compare_exchange_weak(used, after, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => break (granted, fits && after < limit),
@@ -286,7 +310,9 @@ const fn decode(code: u8) -> Option<Measure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AtomicU64, DropReason, Expiry, LifetimeEvent, Measure, Ordering, Spent, Thresholds};
+    use super::{
+        AtomicU64, DropReason, Expiry, LifetimeEvent, Measure, Ordering, Spenders, Spent, Thresholds,
+    };
 
     const NONE: Thresholds = Thresholds {
         milliseconds: u64::MAX,
@@ -347,8 +373,14 @@ mod tests {
             },
         );
         let spent = Spent::default();
-        assert_eq!(expiry.spend_bytes(&spent, &[u64::MAX - 2].into_iter()), 1);
-        assert_eq!(expiry.spend_bytes(&spent, &[u64::MAX].into_iter()), 0);
+        assert_eq!(
+            expiry.spend_bytes(&spent, &[u64::MAX - 2].into_iter(), Spenders::Many),
+            1
+        );
+        assert_eq!(
+            expiry.spend_bytes(&spent, &[u64::MAX].into_iter(), Spenders::Many),
+            0
+        );
         assert_eq!(expiry.over(&spent, 0), Some(DropReason::LifetimeExpired));
     }
 

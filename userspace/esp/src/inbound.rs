@@ -2,7 +2,6 @@
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ravelin_gcm::{Aead, Algorithm, Provider, prefetch};
@@ -77,8 +76,8 @@ struct Running {
     packets: AtomicU64,
     /// Checked, if there is a limit.
     icvs: AtomicU64,
-    /// `None` with anti-replay off. Locked twice per batch, never while a packet is decrypted.
-    window: Option<Mutex<ReplayWindow>>,
+    /// `None` with anti-replay off. Its lock is held once per batch, never while a packet is decrypted.
+    window: Option<ReplayWindow>,
     unexpected_ecn: AtomicU64,
     counters: Counters,
 }
@@ -122,8 +121,7 @@ impl InboundSa {
         let packets_before = parameters.lifetime.packets_before;
         let expiry = Expiry::inbound(&parameters.lifetime, algorithm);
         let (aead, salt) = wiping_stack(|| parameters.into_key(provider))?;
-        let window = (replay_window != 0)
-            .then(|| Mutex::new(ReplayWindow::new(replay_window, extended, highest_seen)));
+        let window = (replay_window != 0).then(|| ReplayWindow::new(replay_window, extended, highest_seen));
         Ok(Self {
             spi,
             extended,
@@ -174,7 +172,7 @@ impl InboundSa {
     #[inline]
     pub fn prefetch_key(&self) {
         self.aead.prefetch();
-        if let Some(window) = self.lock_window() {
+        if let Some(window) = &self.running.window {
             window.prefetch();
         }
     }
@@ -228,14 +226,6 @@ impl InboundSa {
     /// The highest sequence number accepted; `None` with anti-replay off.
     #[must_use]
     pub fn highest_sequence(&self) -> Option<u64> {
-        self.lock_window().map(|window| window.highest())
-    }
-
-    fn lock_window(&self) -> Option<MutexGuard<'_, ReplayWindow>> {
-        // Nothing panics while it holds the lock, and the window is consistent between any two steps.
-        self.running
-            .window
-            .as_ref()
-            .map(|window| window.lock().unwrap_or_else(PoisonError::into_inner))
+        self.running.window.as_ref().map(ReplayWindow::highest)
     }
 }

@@ -97,11 +97,12 @@ impl OuterHeader {
 
     /// Writes the header of a packet of `total_len` bytes to the front of `packet`.
     pub(crate) fn write(&self, packet: &mut [u8], total_len: u16, inner: &IpHeader, sequence: u64) {
-        let header = &mut packet[..self.len()];
-        header.copy_from_slice(&self.template[..header.len()]);
         let class = inner.traffic_class & self.class_copied | self.class;
         match self.family {
             Family::V4 => {
+                let header = &mut packet[..IPV4_HEADER_LEN];
+                // Of a length that the compiler knows: moves instead of a call.
+                header.copy_from_slice(&self.template[..IPV4_HEADER_LEN]);
                 let df = if inner.dont_fragment { self.df_copied } else { 0 } | self.df;
                 // RFC 6864 section 4.3: "Sources emitting non-atomic datagrams MUST NOT repeat IPv4 ID values within one
                 // MDL for a given source address/destination address/protocol tuple." Within an SA none repeats for
@@ -121,6 +122,8 @@ impl OuterHeader {
                 header[10..12].copy_from_slice(&checksum.to_be_bytes());
             }
             Family::V6 => {
+                let header = &mut packet[..IPV6_HEADER_LEN];
+                header.copy_from_slice(&self.template);
                 let label = match inner.family {
                     Family::V6 => inner.flow_label & self.label_copied | self.label & !self.label_copied,
                     Family::V4 => self.label,

@@ -58,7 +58,13 @@ impl OutboundSa {
             }
         };
         if padded > header.total_len {
-            self.pad(&mut plan, packet, longest, padded);
+            // By value: a plan whose address is known is written to memory byte by byte, and read back in words that must wait for that.
+            plan.padded_len = self.padded_len(
+                (plan.kept, plan.esp_at, plan.padded_len, plan.next_header),
+                packet,
+                longest,
+                padded,
+            );
         }
         self.fit(plan, packet, longest)
     }
@@ -104,15 +110,21 @@ impl OutboundSa {
         }
     }
 
-    /// Adds TFC padding, as far as the receiver can find it and the path MTU has room.
-    fn pad(&self, plan: &mut Plan, packet: &Packet<'_>, longest: usize, padded: usize) {
-        let payload = packet.bytes().get(plan.kept..).unwrap_or_default();
-        if self.outer.is_none() && !tfc::tells_its_length(plan.next_header, payload) {
-            return;
+    /// Bytes of the payload with TFC padding, as far as the receiver can find it and the path MTU has room.
+    fn padded_len(
+        &self,
+        (kept, esp_at, payload_len, next_header): (usize, usize, usize, u8),
+        packet: &Packet<'_>,
+        longest: usize,
+        padded: usize,
+    ) -> usize {
+        let payload = packet.bytes().get(kept..).unwrap_or_default();
+        if self.outer.is_none() && !tfc::tells_its_length(next_header, payload) {
+            return payload_len;
         }
-        let around = plan.esp_at + self.layout.header_len() + self.layout.icv_len();
+        let around = esp_at + self.layout.header_len() + self.layout.icv_len();
         let room = self.layout.payload_len(longest.saturating_sub(around));
-        plan.padded_len = plan.padded_len.max(room.min(padded - plan.kept));
+        payload_len.max(room.min(padded - kept))
     }
 
     /// Completes a plan, if the path and the packet's buffer have room for it.

@@ -1,5 +1,8 @@
 //! The anti-replay window (RFC 4303 section 3.4.3 and appendix A).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use ravelin_gcm::prefetch;
 use ravelin_xdp_common::DropReason;
 
@@ -9,15 +12,34 @@ const WORD_BITS: u64 = u64::BITS as u64;
 ///
 /// A ring of bits with at least one word more than the window (RFC 6479), so that moving the window clears words
 /// instead of shifting them.
+///
+/// Numbers are recorded by one thread at a time. Whoever only asks need not wait for that: what is read in the midst of it can let
+/// a number pass that is recorded as one of the past right then, and whoever records it finds out. It can refuse no number that would
+/// still be taken: a word is used again only when the window is beyond all numbers that it stood for.
 #[derive(Debug)]
 pub struct ReplayWindow {
     /// Numbers that the window spans, W in the RFC.
     size: u64,
     /// The highest number received and authenticated, T in the RFC.
-    highest: u64,
+    highest: AtomicU64,
     extended: bool,
     /// Bit `sequence % 64` of word `sequence / 64 % words.len()`; the length is a power of two.
-    words: Box<[u64]>,
+    words: Box<[AtomicU64]>,
+    recording: Mutex<()>,
+}
+
+/// The right to record numbers in a window that threads share.
+#[derive(Debug)]
+pub(crate) struct Recorder<'w> {
+    window: &'w ReplayWindow,
+    _alone: MutexGuard<'w, ()>,
+}
+
+impl Recorder<'_> {
+    /// As [`ReplayWindow::accept`].
+    pub(crate) fn accept(&mut self, sequence: u64) -> Result<(), DropReason> {
+        self.window.record(sequence)
+    }
 }
 
 impl ReplayWindow {
@@ -25,30 +47,37 @@ impl ReplayWindow {
     #[must_use]
     pub fn new(size: u32, extended: bool, highest_seen: u64) -> Self {
         let words = (size as usize / 64 + 1).next_power_of_two();
-        let mut window = Self {
+        let bits = if highest_seen == 0 { 0 } else { u64::MAX };
+        let window = Self {
             size: u64::from(size),
-            highest: highest_seen,
+            highest: AtomicU64::new(highest_seen),
             extended,
-            words: vec![0; words].into(),
+            words: (0..words).map(|_| AtomicU64::new(bits)).collect(),
+            recording: Mutex::new(()),
         };
-        if highest_seen != 0 {
-            window.words.fill(u64::MAX);
-            *window.word_mut(highest_seen) = u64::MAX >> (WORD_BITS - 1 - highest_seen % WORD_BITS);
-        }
+        let bits = bits >> (WORD_BITS - 1 - highest_seen % WORD_BITS);
+        window.word(highest_seen).store(bits, Ordering::Relaxed);
         window
     }
 
     /// The highest number received and authenticated.
     #[must_use]
     pub fn highest(&self) -> u64 {
-        self.highest
+        self.highest.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nobody else records.
+    pub(crate) fn recorder(&self) -> Recorder<'_> {
+        Recorder {
+            window: self,
+            // Nothing panics while it holds the lock, and the window is consistent between any two steps.
+            _alone: self.recording.lock().unwrap_or_else(PoisonError::into_inner),
+        }
     }
 
     /// Has the cache fetch the bits of the numbers that will come next.
     pub(crate) fn prefetch(&self) {
-        if let Some(word) = self.words.get(self.index(self.highest.wrapping_add(1))) {
-            prefetch(word, 8);
-        }
+        prefetch(self.word(self.highest().wrapping_add(1)), 8);
     }
 
     /// The full sequence number of a packet that carries `low`, if that number may still be accepted. Changes
@@ -68,16 +97,24 @@ impl ReplayWindow {
     /// # Errors
     /// `SequenceZero`, `ReplayOld`, `ReplayDuplicate`; nothing is recorded.
     pub fn accept(&mut self, sequence: u64) -> Result<(), DropReason> {
+        self.record(sequence)
+    }
+
+    /// One thread at a time, so what is written need not be exchanged.
+    fn record(&self, sequence: u64) -> Result<(), DropReason> {
         self.test(sequence)?;
-        if sequence > self.highest {
-            let (old, new) = (self.highest / WORD_BITS, sequence / WORD_BITS);
+        let highest = self.highest();
+        if sequence > highest {
+            let (old, new) = (highest / WORD_BITS, sequence / WORD_BITS);
             // Words between the old top and the new one hold numbers of an earlier round of the ring.
             for word in old + 1..=new.min(old + self.words.len() as u64) {
-                *self.word_mut(word * WORD_BITS) = 0;
+                self.word(word * WORD_BITS).store(0, Ordering::Relaxed);
             }
-            self.highest = sequence;
+            self.highest.store(sequence, Ordering::Relaxed);
         }
-        *self.word_mut(sequence) |= 1 << (sequence % WORD_BITS);
+        let word = self.word(sequence);
+        let bits = word.load(Ordering::Relaxed) | 1 << (sequence % WORD_BITS);
+        word.store(bits, Ordering::Relaxed);
         Ok(())
     }
 
@@ -89,7 +126,7 @@ impl ReplayWindow {
             return Some(low);
         }
         // T - W + 1; at the start of the space the bottom is 0, there being no numbers below.
-        let bottom = self.highest.saturating_sub(self.size.saturating_sub(1));
+        let bottom = self.highest().saturating_sub(self.size.saturating_sub(1));
         let candidate = bottom & !u64::from(u32::MAX) | low;
         if candidate >= bottom {
             Some(candidate)
@@ -103,13 +140,14 @@ impl ReplayWindow {
         if sequence == 0 {
             return Err(DropReason::SequenceZero);
         }
-        if sequence > self.highest {
+        let highest = self.highest();
+        if sequence > highest {
             return Ok(());
         }
-        if self.highest - sequence >= self.size {
+        if highest - sequence >= self.size {
             return Err(DropReason::ReplayOld);
         }
-        let word = self.words[self.index(sequence)];
+        let word = self.word(sequence).load(Ordering::Relaxed);
         if word >> (sequence % WORD_BITS) & 1 == 1 {
             Err(DropReason::ReplayDuplicate)
         } else {
@@ -117,13 +155,8 @@ impl ReplayWindow {
         }
     }
 
-    fn index(&self, sequence: u64) -> usize {
-        (sequence / WORD_BITS) as usize & (self.words.len() - 1)
-    }
-
-    fn word_mut(&mut self, sequence: u64) -> &mut u64 {
-        let index = self.index(sequence);
-        &mut self.words[index]
+    fn word(&self, sequence: u64) -> &AtomicU64 {
+        &self.words[(sequence / WORD_BITS) as usize & (self.words.len() - 1)]
     }
 }
 

@@ -12,10 +12,11 @@ use ravelin_xdp_common::DropReason;
 use super::{InboundSa, Opened, Running, Verified};
 use crate::ah::{self, Ah};
 use crate::decapsulation::{self, Payload};
+use crate::expiry::Spenders;
 use crate::ip::{Family, HeaderChain, IpHeader, PROTOCOL_AH, PROTOCOL_ESP, PROTOCOL_UDP, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, MAX_BATCH, ranges};
 use crate::moment::Moment;
-use crate::{Encapsulation, Mode, Packet, nonce};
+use crate::{Encapsulation, Mode, Packet, ReplayWindow, nonce};
 
 /// Verifies, decrypts and decapsulates each packet in place, and says in the outcome at the same index how it went. `runs` has SAs
 /// with how many of the packets are for each, in the packets' order; packets behind them, or beyond [`MAX_BATCH`], are left alone, as
@@ -222,9 +223,7 @@ impl InboundSa {
         now: Moment,
     ) {
         let age = now.age(self.since);
-        // … "The receive window is updated only if the integrity verification succeeds."
-        self.update_window(states);
-        self.spend(states, age);
+        self.record(states, age);
         let mut unexpected_ecn = 0;
         for ((packet, state), outcome) in packets.iter_mut().zip(&*states).zip(&mut *outcomes) {
             *outcome = state.and_then(|located| {
@@ -327,7 +326,9 @@ impl InboundSa {
 
     /// Drops replays and completes the sequence numbers of the rest.
     fn check_window(&self, states: &mut [Result<Located, DropReason>]) {
-        let Some(window) = self.lock_window() else { return };
+        let Some(window) = &self.running.window else {
+            return;
+        };
         for state in states {
             // In place: what is as long as this is not to be moved for a word of it.
             let Ok(located) = state else { continue };
@@ -347,13 +348,38 @@ impl InboundSa {
         expire_behind(room, states);
     }
 
-    /// Drops what the SA's life is too short for. What comes so far was authentic and fresh.
-    fn spend(&self, states: &mut [Result<Located, DropReason>], age: u64) {
-        let Running { spent, packets, .. } = &self.running;
+    /// Records the authentic packets' numbers, of which only one passes if several have the same, and drops what the SA's life is too
+    /// short for.
+    fn record(&self, states: &mut [Result<Located, DropReason>], age: u64) {
+        let Running {
+            spent,
+            packets,
+            window,
+            ..
+        } = &self.running;
+        // … "The receive window is updated only if the integrity verification succeeds."
+        let mut recorder = window.as_ref().map(ReplayWindow::recorder);
+        if let Some(recorder) = &mut recorder {
+            for state in &mut *states {
+                let Ok(located) = state else { continue };
+                if let Err(reason) = recorder.accept(located.sequence) {
+                    *state = Err(reason);
+                }
+            }
+        }
+        // Nobody else spends while this thread records.
+        let spenders = if recorder.is_some() {
+            Spenders::One
+        } else {
+            Spenders::Many
+        };
         let ready = states.iter().flatten();
-        let room = self.expiry.spend_packets(spent, packets, ready.clone().count());
+        let room = self
+            .expiry
+            .spend_packets(spent, packets, ready.clone().count(), spenders);
         let lengths = ready.take(room).map(|located| self.processed_len(located));
-        let room = self.expiry.spend_bytes(spent, &lengths);
+        let room = self.expiry.spend_bytes(spent, &lengths, spenders);
+        drop(recorder);
         self.expiry.notice(spent, age, packets.load(Ordering::Relaxed));
         expire_behind(room, states);
     }
@@ -401,19 +427,6 @@ impl InboundSa {
         };
         let aad = nonce::associated_data(self.spi, located.sequence, self.extended);
         Some(OpenJob::new(nonce, aad, ciphertext, icv))
-    }
-
-    /// Records the authentic packets' numbers; of two with the same number only one passes.
-    fn update_window(&self, states: &mut [Result<Located, DropReason>]) {
-        let Some(mut window) = self.lock_window() else {
-            return;
-        };
-        for state in states {
-            let Ok(located) = state else { continue };
-            if let Err(reason) = window.accept(located.sequence) {
-                *state = Err(reason);
-            }
-        }
     }
 }
 

@@ -11,6 +11,7 @@ use ravelin_xdp_common::DropReason;
 
 use super::{OutboundSa, Running, Sealed};
 use crate::ah::{self, Ah};
+use crate::expiry::Spenders;
 use crate::ip::{self, Family, UDP_HEADER_LEN};
 use crate::layout::{FIXED_LEN, MAX_BATCH, ranges};
 use crate::moment::Moment;
@@ -256,7 +257,7 @@ impl OutboundSa {
         let numbered = numbers.remaining() as usize;
         // Numbers come first: what lacks one has cost no bytes. Those that lack bytes are lost, but so is the SA.
         let lengths = ready.take(numbered).map(|plan| self.processed_len(plan));
-        let room = self.expiry.spend_bytes(spent, &lengths);
+        let room = self.expiry.spend_bytes(spent, &lengths, Spenders::Many);
         let packets = self.expiry.packets_at(sequence.last_used());
         self.expiry.notice(spent, age, packets);
         let missing = if room < numbered {
