@@ -1,5 +1,6 @@
 //! The connections as workers see them.
 
+use std::mem::offset_of;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,14 +13,21 @@ use crate::address::to_address;
 use crate::adjacency::Ends;
 use crate::path_mtu::PathMtu;
 
-/// One connection with its SAs.
+/// One connection with its SAs. What every packet asks for comes first, in one line of the cache.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub struct Connection {
     /// Its place: what the driver writes into [`ravelin_xdp_common::FrameMetadata`] of clear packets. Kept across swaps of
     /// the policy and when its SAs change.
     pub slot: u32,
     /// The first generation in which the slot was its own.
     pub since: u32,
+    /// Seals; `None` when it was deleted.
+    pub outbound: Option<Outbound>,
+    /// What is known of the path to the peer.
+    pub path: Arc<PathMtu>,
+    /// What needs no other SAs when it changes.
+    pub settings: Settings,
     /// Name in the policy.
     pub name: String,
     /// Our outer address.
@@ -28,20 +36,15 @@ pub struct Connection {
     pub remote: IpAddr,
     /// The same as the classifier has them.
     pub ends: Ends,
-    /// What needs no other SAs when it changes.
-    pub settings: Settings,
-    /// What is known of the path to the peer.
-    pub path: Arc<PathMtu>,
     /// The number of its pair of SAs, there or not.
     pub pair: u32,
-    /// Seals; `None` when it was deleted.
-    pub outbound: Option<Outbound>,
     /// Opens; `None` when it was deleted.
     pub inbound: Option<Arc<Inbound>>,
 }
 
 /// What a policy says of a connection that its SAs need not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Settings {
     /// Longest outer packet in bytes.
     pub path_mtu: Option<u32>,
@@ -66,7 +69,10 @@ pub struct Outbound {
 
 /// An inbound SA, and what driver and workers need to know about it.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Inbound {
+    /// The SA.
+    pub sa: Arc<InboundSa>,
     /// The number of its pair: what the driver writes into the metadata of ESP packets.
     pub pair: u32,
     /// Slot of the connection that its packets must be for (RFC 4301 section 5.2).
@@ -75,8 +81,6 @@ pub struct Inbound {
     pub endpoint: InboundEndpoint,
     /// By what the driver knows the packets of the outbound SA of its pair when routers quote them.
     pub quoted: OutboundKey,
-    /// The SA.
-    pub sa: Arc<InboundSa>,
 }
 
 impl Settings {
@@ -94,6 +98,9 @@ impl Settings {
 }
 
 impl Connection {
+    /// Bytes at the front with what every packet asks for.
+    pub(crate) const ASKED_FOR: usize = offset_of!(Self, settings) + offset_of!(Settings, tcp_mss_clamp) + 1;
+
     /// A connection as a policy defines it, with a pair of SAs. `slot` was its own from generation `since` on.
     #[must_use]
     pub fn new(
@@ -135,6 +142,8 @@ impl Connection {
     }
 }
 
+const _: () = assert!(Connection::ASKED_FOR <= 64);
+
 impl Outbound {
     /// Makes the SA obey the longest outer packet in bytes.
     #[inline]
@@ -147,6 +156,9 @@ impl Outbound {
 }
 
 impl Inbound {
+    /// Bytes at the front with what every packet asks for.
+    pub(crate) const ASKED_FOR: usize = offset_of!(Self, endpoint);
+
     /// By what the driver knows a connection's outbound packets.
     pub(crate) fn quoted(connection: &policy::Connection) -> OutboundKey {
         OutboundKey {

@@ -28,7 +28,7 @@ pub(crate) fn of_sealing(batch: &[Frame<'_>], regime: &Regime, peers: &PeerHops)
     }
     let connections = || slots.iter().filter_map(|slot| regime.connection(*slot));
     for connection in connections() {
-        prefetch(connection, size_of::<Connection>());
+        prefetch(connection, Connection::ASKED_FOR);
     }
     let sealing = || connections().filter_map(|one| Some((one, &*one.outbound.as_ref()?.sa)));
     for (connection, sa) in sealing() {
@@ -50,7 +50,7 @@ pub(crate) fn of_opening(batch: &[Frame<'_>], regime: &Regime) {
     }
     let inbound = || pairs.iter().filter_map(|pair| regime.inbound(*pair));
     for inbound in inbound() {
-        prefetch(inbound, size_of::<Inbound>());
+        prefetch(inbound, Inbound::ASKED_FOR);
     }
     for inbound in inbound() {
         inbound.sa.prefetch();

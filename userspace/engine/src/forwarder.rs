@@ -478,44 +478,67 @@ pub(crate) fn transform<S, T: Copy>(
     mut sa: impl FnMut(u32) -> Option<S>,
     crypt: impl FnOnce(&[(S, usize)], &mut [Packet<'_>], &mut [Result<T, DropReason>]),
 ) {
-    let mut packets: ArrayVec<Option<Packet<'_>>, BATCH> = ArrayVec::new();
-    let mut order: ArrayVec<(u32, u32), BATCH> = ArrayVec::new();
+    let mut ready: ArrayVec<Packet<'_>, BATCH> = ArrayVec::new();
+    let mut order: ArrayVec<Ready, BATCH> = ArrayVec::new();
     let mut sorted = true;
     for (one, place) in admitted.iter_mut().zip(0..) {
-        let moved = one.metadata.kind == Kind::Moved;
+        let (slot, moved) = (one.metadata.slot, one.metadata.kind == Kind::Moved);
         let (buffer, start, end) = one.frame.chunk_mut();
         // A frame's range lies within its chunk, so there is a packet.
-        let packet = Packet::new(buffer, start..end).ok().filter(|_| !moved);
-        if packet.is_some() {
-            let slot = one.metadata.slot;
-            sorted &= order.last().is_none_or(|(before, _)| *before <= slot);
-            order.push((slot, place));
+        if let Some(packet) = Packet::new(buffer, start..end).ok().filter(|_| !moved) {
+            sorted &= order.last().is_none_or(|before| before.slot <= slot);
+            order.push(Ready { slot, place });
+            ready.push(packet);
         }
-        packets.push(packet);
     }
     if !sorted {
-        order.sort_unstable();
+        sort(&mut order, &mut ready);
     }
     let mut runs: ArrayVec<(S, usize), BATCH> = ArrayVec::new();
-    let mut ready: ArrayVec<Packet<'_>, BATCH> = ArrayVec::new();
-    let mut places: ArrayVec<u32, BATCH> = ArrayVec::new();
-    for run in order.chunk_by(|a, b| a.0 == b.0) {
-        let Some(sa) = sa(run[0].0) else { continue };
-        runs.push((sa, run.len()));
-        for (_, place) in run {
-            places.push(*place);
-            ready.extend(packets[*place as usize].take());
+    let mut left_alone = 0_u64;
+    for run in order.chunk_by(|a, b| a.slot == b.slot) {
+        match sa(run[0].slot) {
+            Some(sa) => runs.push((sa, run.len())),
+            None => left_alone |= run.iter().fold(0, |bits, one| bits | 1 << one.place),
         }
     }
-    let mut outcomes = [Err(DropReason::SaMissing); BATCH];
-    let count = ready.len();
-    crypt(&runs, &mut ready, &mut outcomes[..count]);
-    let ranges: ArrayVec<_, BATCH> = ready.iter().map(Packet::range).collect();
-    drop((ready, packets));
-    for ((place, range), outcome) in places.into_iter().zip(ranges).zip(outcomes) {
-        let one = &mut admitted[place as usize];
-        one.outcome = outcome.and_then(|_| one.give(range));
+    if left_alone != 0 {
+        let mut places = order.iter().map(|one| one.place);
+        ready.retain(|_| places.next().is_some_and(|place| left_alone >> place & 1 == 0));
+        order.retain(|one| left_alone >> one.place & 1 == 0);
     }
+    let mut outcomes = [Err(DropReason::SaMissing); BATCH];
+    crypt(&runs, &mut ready, &mut outcomes[..order.len()]);
+    let mut ranges = ArrayVec::<_, BATCH>::new();
+    ranges.extend(ready.iter().map(Packet::range));
+    drop(ready);
+    // By reference, as much as it is: an array that is given away is copied first.
+    for ((Ready { place, .. }, range), outcome) in order.iter().zip(&ranges).zip(&outcomes) {
+        let one = &mut admitted[*place as usize];
+        one.outcome = outcome.and_then(|_| one.give(range.clone()));
+    }
+}
+
+/// A packet that goes through an SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ready {
+    slot: u32,
+    /// Among those that were admitted.
+    place: u32,
+}
+
+// Places are bits of a word.
+const _: () = assert!(BATCH <= u64::BITS as usize);
+
+/// Puts packets together that have the same slot, and leaves them in their order there.
+#[inline(never)]
+fn sort(order: &mut ArrayVec<Ready, BATCH>, packets: &mut ArrayVec<Packet<'_>, BATCH>) {
+    let mut by_place = [const { None }; BATCH];
+    for (one, packet) in order.iter().zip(packets.drain(..)) {
+        by_place[one.place as usize] = Some(packet);
+    }
+    order.sort_unstable();
+    packets.extend(order.iter().filter_map(|one| by_place[one.place as usize].take()));
 }
 
 /// The version of IP in a frame that begins with its IP header.

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use ravelin_esp::{Fragmentation, MAX_TAILROOM, Mode, OutboundSa, seal_runs};
-use ravelin_xdp_common::{Decision, DropReason, IpPacket, Kind, SliceReader, parse_ip};
+use ravelin_xdp_common::{Decision, DropReason, FrameMetadata, IpPacket, Kind, SliceReader, parse_ip};
 use ravelin_xsk::{BATCH, Frame, Port};
 
 use crate::adjacency::{self, Snapshot};
+use crate::connection::{Connection, Outbound};
 use crate::crypto_pool::Way;
 use crate::datagram;
 use crate::filter::Side;
@@ -40,19 +41,61 @@ impl From<DropReason> for Refusal {
     }
 }
 
+/// What the packets of a connection have in common that the driver decided under one generation.
+#[derive(Clone, Copy)]
+struct Sealing<'r> {
+    slot: u32,
+    generation: u16,
+    connection: &'r Connection,
+    outbound: &'r Outbound,
+    /// The longest clear packet, in bytes.
+    inner_mtu: u32,
+}
+
+impl<'r> Sealing<'r> {
+    /// `None` if there is no SA for such packets.
+    #[inline]
+    fn of(metadata: &FrameMetadata, regime: &'r Regime, snapshot: &Snapshot, now: Instant) -> Option<Self> {
+        let connection = regime.sealing(metadata)?;
+        let outbound = connection.outbound.as_ref()?;
+        // Here, and not for all SAs when the MTU changes: there may be many, and few are in use.
+        outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
+        Some(Self {
+            slot: metadata.slot,
+            generation: metadata.generation,
+            connection,
+            outbound,
+            inner_mtu: outbound.sa.inner_mtu().unwrap_or(u32::MAX),
+        })
+    }
+
+    #[inline]
+    fn is_for(&self, metadata: &FrameMetadata) -> bool {
+        (self.slot, self.generation) == (metadata.slot, metadata.generation)
+    }
+}
+
 impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Seals the batch that the inner port received and sends it to the peers.
     pub(crate) fn seal(&mut self, regime: &Regime, snapshot: &Snapshot, now: Instant) {
         let mut received = std::mem::take(&mut self.received);
         let mut admitted = ArrayVec::new();
+        let mut last: Option<Sealing<'_>> = None;
         for frame in received.drain() {
             let Some(one) = self.admit(frame, |kind| kind == Kind::Seal) else {
                 continue;
             };
+            // Packets come in trains.
+            if last.is_none_or(|last| !last.is_for(&one.metadata)) {
+                last = Sealing::of(&one.metadata, regime, snapshot, now);
+            }
             // It moves before it is changed: what was written in parts just now cannot be read as a whole at once.
             self.push(one, &mut admitted, regime, snapshot, now);
             let Some(one) = admitted.last_mut() else { continue };
-            let clear = self.admit_clear(one, regime, snapshot, now);
+            let clear = match last {
+                Some(sealing) => self.admit_clear(one, sealing),
+                None => Err(DropReason::SaMissing.into()),
+            };
             if matches!(clear, Ok(Clear::Packet(inner_mtu)) if one.frame.len() <= inner_mtu) {
                 continue;
             }
@@ -150,21 +193,13 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// Checks a clear packet as a router does, before anything is spent on it, and leaves it as it is to be sealed; if it is refused
     /// it was not trimmed.
     #[inline]
-    fn admit_clear(
-        &self,
-        one: &mut Admitted<'u>,
-        regime: &Regime,
-        snapshot: &Snapshot,
-        now: Instant,
-    ) -> Result<Clear, Refusal> {
-        let connection = regime.sealing(&one.metadata);
-        let Some((connection, outbound)) = connection.and_then(|one| Some((one, one.outbound.as_ref()?)))
-        else {
-            return Err(DropReason::SaMissing.into());
-        };
-        // Here, and not for all SAs when the MTU changes: there may be many, and few are in use.
-        outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
-        let inner_mtu = outbound.sa.inner_mtu().unwrap_or(u32::MAX);
+    fn admit_clear(&self, one: &mut Admitted<'u>, sealing: Sealing<'_>) -> Result<Clear, Refusal> {
+        let Sealing {
+            connection,
+            outbound,
+            inner_mtu,
+            ..
+        } = sealing;
         let too_big = u32::from(one.metadata.l3_length) > inner_mtu;
         let whole = self.for_host
             && outbound.sa.mode() == Mode::Transport
