@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     /// Packets go on as they are.
     Forward(AfXdp),
     Ravelin(AfXdp),
+    /// With workers that never sleep, as those of the peer and of plain forwarding.
+    RavelinBusy,
     Secgw,
 }
 
@@ -55,6 +57,7 @@ impl Kind {
             Self::Forward(XskRs),
             Self::Ravelin(Ours),
             Self::Ravelin(XskRs),
+            Self::RavelinBusy,
             Self::Secgw,
         ];
         all.retain(|kind| xsk_rs || !matches!(kind, Self::Forward(XskRs) | Self::Ravelin(XskRs)));
@@ -68,12 +71,13 @@ impl Kind {
             Self::Forward(AfXdp::XskRs) => "plain forwarding, xsk-rs",
             Self::Ravelin(AfXdp::Ours) => "Ravelin",
             Self::Ravelin(AfXdp::XskRs) => "Ravelin, xsk-rs",
+            Self::RavelinBusy => "Ravelin, busy",
             Self::Secgw => "ipsec-secgw",
         }
     }
 
     pub(crate) const fn seals(self) -> bool {
-        matches!(self, Self::Ravelin(_) | Self::Secgw)
+        matches!(self, Self::Ravelin(_) | Self::RavelinBusy | Self::Secgw)
     }
 }
 
@@ -105,7 +109,11 @@ impl Gateway {
         match kind {
             Kind::None => Ok(Self::None),
             Kind::Forward(af_xdp) => start_forwarding(wires, cpu, af_xdp),
-            Kind::Ravelin(af_xdp) => start_ravelin(wires, cpu, means, af_xdp).map(Self::Ravelin),
+            Kind::Ravelin(AfXdp::Ours) => start_ravelin(wires, cpu, means, &[]).map(Self::Ravelin),
+            Kind::Ravelin(AfXdp::XskRs) => {
+                start_ravelin(wires, cpu, means, &["--af-xdp", "xsk-rs"]).map(Self::Ravelin)
+            }
+            Kind::RavelinBusy => start_ravelin(wires, cpu, means, &["--busy-poll"]).map(Self::Ravelin),
             Kind::Secgw => start_secgw(wires, cpu, means).map(Self::Secgw),
         }
     }
@@ -156,7 +164,7 @@ fn start_forwarding(wires: &mut Wires, cpu: usize, af_xdp: AfXdp) -> Result<Gate
     Ok(Gateway::Thread { done, thread })
 }
 
-fn start_ravelin(wires: &Wires, cpu: usize, means: Means<'_>, af_xdp: AfXdp) -> Result<Daemon> {
+fn start_ravelin(wires: &Wires, cpu: usize, means: Means<'_>, options: &[&str]) -> Result<Daemon> {
     let file = |kind: &str| means.folder.join(format!("veth.{kind}"));
     for way in ["out", "in"] {
         let _ = fs::remove_file(file(way));
@@ -186,10 +194,8 @@ fn start_ravelin(wires: &Wires, cpu: usize, means: Means<'_>, af_xdp: AfXdp) -> 
         .arg("--control")
         .arg(file("sock"))
         .arg("--state-dir")
-        .arg(file("state"));
-    if af_xdp == AfXdp::XskRs {
-        command.args(["--af-xdp", "xsk-rs"]);
-    }
+        .arg(file("state"))
+        .args(options);
     let mut daemon = Daemon::start(&mut command, &file("log"))?;
     daemon.wait_for_text("ravelin: ready")?;
     Ok(daemon)
