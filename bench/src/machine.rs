@@ -94,7 +94,7 @@ pub fn describe() -> Result<Value> {
         "processor": format!("{count} × {model}"),
         "kernel": kernel.trim().split('-').next(),
         "commit": git(&["rev-parse", "HEAD"]),
-        "changed": git(&["status", "--porcelain"]).is_some_and(|text| !text.is_empty()),
+        "changed": git(&["status", "--porcelain", "--", ".", ":!bench/results", ":!docs"]).is_some_and(|text| !text.is_empty()),
         "load": load.split(' ').next(),
     }))
 }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::samples::ENOUGH;
+
 /// Where tables have their places.
 const PAGES: [&str; 2] = ["docs/benchmarks.md", "docs/nanoseconds.md"];
 
 /// Options of every bench about its results.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Destination {
     /// Write table and raw figures to bench/results as well, and the table to its page in docs
     #[arg(long)]
@@ -29,16 +31,29 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// They cannot, or a quick run is to be published.
-    pub fn prepare(&self, quick: bool) -> Result<()> {
+    /// They cannot, or a quick run or one of few rounds is to be published.
+    pub fn prepare(&self, quick: bool, rounds: usize) -> Result<()> {
         ensure!(
             !(quick && self.publish),
             "a quick run is a look, not a measurement: leave out --quick or --publish"
+        );
+        ensure!(
+            rounds >= ENOUGH || !self.publish,
+            "{rounds} rounds are too few to be published: {ENOUGH} are the least"
         );
         for folder in self.folders() {
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         Ok(())
+    }
+
+    /// Where what there is so far goes: to this run's folder, never to where the last whole run was published.
+    #[must_use]
+    pub fn for_now(&self) -> Self {
+        Self {
+            publish: false,
+            ..self.clone()
+        }
     }
 
     /// The folder of this run's files.

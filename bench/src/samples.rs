@@ -11,12 +11,15 @@ const NOISY: f64 = 15.0;
 /// What tables say of the figure behind ±.
 pub const PLUS_MINUS: &str = "± half of the distance between their quartiles, in percent";
 
-/// Measurements, in the order in which they were taken.
+/// Rounds below which nothing is said about an aim.
+pub const ENOUGH: usize = 5;
+
+/// Measurements, in the order in which they were taken. One that failed has its place among them and no number.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Vec<f64>);
 
 impl Samples {
-    /// Adds one.
+    /// Adds one; what is no finite number has failed.
     pub fn push(&mut self, value: f64) {
         self.0.push(value);
     }
@@ -48,10 +51,15 @@ impl Samples {
         (quartile(3) - quartile(1)).abs() * 100.0 / self.median().abs()
     }
 
-    /// Whether the spread is too large for a figure to be quoted.
+    /// Whether the spread is too large for a figure to be quoted, or a round failed.
     #[must_use]
     pub fn is_noisy(&self) -> bool {
-        self.spread() > NOISY
+        self.failed() > 0 || self.spread() > NOISY
+    }
+
+    /// Rounds that gave no number.
+    fn failed(&self) -> usize {
+        self.0.iter().filter(|value| !value.is_finite()).count()
     }
 
     /// Nothing was measured.
@@ -71,6 +79,7 @@ impl Samples {
     pub fn cell(&self) -> String {
         match self.0.len() {
             0 => "–".to_owned(),
+            count if self.failed() > 0 => format!("{self} (**{} of {count} rounds failed**)", self.failed()),
             1 => format!("{self} (once)"),
             _ if self.is_noisy() => format!("{self} (±{}, **noisy**)", self.plus_minus()),
             _ => format!("{self} (±{})", self.plus_minus()),
@@ -95,6 +104,30 @@ impl Samples {
         json!({ "median": self.median(), "spread_percent": self.spread(), "samples": self.0 })
     }
 
+    /// Whether it is at most what is aimed at; as [`Ratio::verdict`].
+    #[must_use]
+    pub fn at_most(&self, aim: f64) -> &'static str {
+        self.verdict(|value| value <= aim)
+    }
+
+    /// Whether rounds are as they should be, to be put behind a figure.
+    fn verdict(&self, is_met: impl Fn(f64) -> bool) -> &'static str {
+        if self.0.is_empty() {
+            return "";
+        }
+        if self.0.len() < ENOUGH || self.failed() > 0 {
+            return ": not said, too few rounds";
+        }
+        let rounds = self.0.iter().filter(|value| is_met(**value)).count();
+        match (self.is_noisy(), is_met(self.median())) {
+            (false, true) => ": met",
+            (false, false) => ": **missed**",
+            (true, true) if rounds == self.0.len() => ": met",
+            (true, false) if rounds == 0 => ": **missed**",
+            (true, _) => ": not said, too noisy",
+        }
+    }
+
     /// What each of these is to the one that was taken in the same round. What slows a whole round down is in neither, so a ratio can be
     /// good where both figures are noisy.
     #[must_use]
@@ -113,13 +146,17 @@ impl Samples {
             self.0
                 .iter()
                 .zip(&to.0)
-                .map(|(one, other)| of(*one, *other))
+                .map(|(one, other)| match one.is_finite() && other.is_finite() {
+                    true => of(*one, *other),
+                    false => f64::NAN,
+                })
                 .collect(),
         )
     }
 
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
+        sorted.retain(|value| value.is_finite());
         sorted.sort_by(f64::total_cmp);
         sorted
     }
@@ -141,7 +178,7 @@ impl Ratio {
     #[must_use]
     pub fn value(&self) -> Option<f64> {
         let median = self.0.median();
-        (!self.0.is_noisy() && !median.is_nan()).then_some(median)
+        (!self.0.is_noisy() && median.is_finite()).then_some(median)
     }
 
     /// A cell of a table, in percent.
@@ -150,14 +187,10 @@ impl Ratio {
         self.marked(&format!("{:.0} %", self.0.median() * 100.0))
     }
 
-    /// Whether what is aimed at was reached, to be put behind it; nothing if that cannot be said.
+    /// Whether what is aimed at was reached, to be put behind it. Of a noisy figure that can be said where all rounds agree.
     #[must_use]
     pub fn verdict(&self, aim: f64) -> &'static str {
-        match self.value() {
-            Some(value) if value >= aim => ": met",
-            Some(_) => ": **missed**",
-            None => "",
-        }
+        self.0.verdict(|value| value >= aim)
     }
 
     fn marked(&self, text: &str) -> String {
@@ -238,7 +271,10 @@ mod tests {
 
     #[test]
     fn a_ratio_is_that_of_the_rounds_and_as_noisy_as_they_differ() {
-        let (ours, theirs) = (Samples(vec![2.0, 2.1, 2.0]), Samples(vec![1.0, 1.05, 1.0]));
+        let (ours, theirs) = (
+            Samples(vec![2.0, 2.1, 2.0, 2.0, 2.0]),
+            Samples(vec![1.0, 1.05, 1.0, 1.0, 1.0]),
+        );
         let ratio = ours.ratio(&theirs);
         assert_eq!((ratio.to_string().as_str(), ratio.value()), ("2.00", Some(2.0)));
         assert_eq!(ratio.percent(), "200 %");
@@ -248,15 +284,38 @@ mod tests {
         );
         let slower_together = Samples(vec![2.0, 4.0, 2.0]).ratio(&Samples(vec![1.0, 2.0, 1.0]));
         assert_eq!(slower_together.value(), Some(2.0));
-        let ratio = ours.ratio(&Samples(vec![1.0, 2.0, 1.0]));
+        let ratio = ours.ratio(&Samples(vec![1.0, 2.0, 1.0, 2.0, 1.0]));
         assert_eq!(
             (ratio.to_string().as_str(), ratio.value()),
             ("2.00 (**noisy**)", None)
         );
-        assert_eq!(ratio.verdict(2.5), "");
+        let verdicts = [1.0, 1.5, 2.5].map(|aim| ratio.verdict(aim));
+        assert_eq!(verdicts, [": met", ": not said, too noisy", ": **missed**"]);
         let ratio = ours.ratio(&Samples::default());
         assert_eq!((ratio.to_string().as_str(), ratio.value()), ("–", None));
         assert_eq!(ours.difference(&theirs).median(), 1.0);
+    }
+
+    #[test]
+    fn what_failed_is_no_figure_and_no_verdict() {
+        let ours = Samples(vec![8.0; 5]);
+        for failed in [f64::NAN, f64::INFINITY, -f64::NAN] {
+            let theirs = Samples(vec![4.0, 4.0, failed, 4.0, 4.0]);
+            assert_eq!(theirs.median(), 4.0);
+            assert_eq!(theirs.cell(), "4.0 (**1 of 5 rounds failed**)");
+            let ratio = ours.ratio(&theirs);
+            assert_eq!(
+                (ratio.value(), ratio.verdict(2.0)),
+                (None, ": not said, too few rounds")
+            );
+        }
+        let dead = ours.ratio(&Samples(vec![0.0; 5]));
+        assert_eq!(
+            (dead.value(), dead.verdict(2.0)),
+            (None, ": not said, too few rounds")
+        );
+        let once = Samples(vec![8.0]).ratio(&Samples(vec![4.0]));
+        assert_eq!(once.verdict(1.5), ": not said, too few rounds");
     }
 
     #[test]

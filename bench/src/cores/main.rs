@@ -44,7 +44,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    args.destination.prepare(args.quick)?;
+    args.destination.prepare(args.quick, args.rounds as usize)?;
     interrupt::install()?;
     let cpus = machine::two_cpus()?;
     let (worker, crypto) = (cpus[0], cpus[1]);

@@ -15,6 +15,7 @@ use ravelin_bench::huge_pages::HugePages;
 use ravelin_bench::ours::Part;
 use ravelin_bench::publish::Destination;
 use ravelin_bench::rig::Network;
+use ravelin_bench::samples::Samples;
 use ravelin_bench::secgw::{self, Compiled, Memory, Secgw, Setup};
 use ravelin_bench::work::Work;
 use ravelin_bench::{interrupt, machine, ours};
@@ -96,7 +97,7 @@ struct Peer<'p> {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    args.destination.prepare(args.quick)?;
+    args.destination.prepare(args.quick, args.rounds as usize)?;
     interrupt::install()?;
     let cpus = machine::two_cpus()?;
     machine::pin_to_last_cpu()?;
@@ -158,12 +159,14 @@ fn main() -> Result<()> {
                 };
                 measure(&mut report, &network, &memory, work, peer, rounds).with_context(|| work.name())?;
                 // A long run that is interrupted leaves its first rows.
-                args.destination.plot("engine", &report.to_svg()?)?;
-                args.destination
-                    .save("engine", &report.to_markdown(), &report.to_json()?)?;
+                let part = args.destination.for_now();
+                part.save("engine", &report.to_markdown(), &report.to_json()?)?;
             }
         }
     }
+    args.destination.plot("engine", &report.to_svg()?)?;
+    args.destination
+        .save("engine", &report.to_markdown(), &report.to_json()?)?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     args.destination.show(&report.to_markdown());
     Ok(())
@@ -193,6 +196,7 @@ fn measure(
         }
     }
     let row = report.add(work);
+    let mut failed = None;
     for round in 1..=rounds.count {
         eprintln!("engine: {}: round {round} of {}", work.name(), rounds.count);
         for (part, samples) in Part::ALL.into_iter().zip(&mut row.ours) {
@@ -200,8 +204,23 @@ fn measure(
             samples.push(rate / 1e3);
         }
         if let Some(peer) = &mut running {
-            row.theirs.push(ask(peer, rounds)? / 1e3);
+            match ask(peer, rounds) {
+                Ok(rate) => row.theirs.push(rate / 1e3),
+                Err(error) => {
+                    interrupt::check()?;
+                    failed = Some(format!("{}: in round {round} {error:#}", work.name()));
+                    running = None;
+                }
+            }
         }
+    }
+    if let Some(reason) = failed {
+        eprintln!("engine: {reason}");
+        // What it did before it failed is no figure.
+        row.theirs = Samples::default();
+        report
+            .notes
+            .push(format!("ipsec-secgw was not measured: {reason}"));
     }
     Ok(())
 }
@@ -262,6 +281,7 @@ fn ask(peer: &mut Secgw, rounds: Rounds<'_>) -> Result<f64> {
         sent > 0 && received.abs_diff(sent) <= received / 100 + 1024,
         "ipsec-secgw sent {sent} of the {received} packets that it received: it does not do what it is compared for"
     );
+    ensure!(after.work > before.work, "ipsec-secgw has had no time of a CPU");
     Ok(sent as f64 * 1e9 / (after.work - before.work) as f64)
 }
 

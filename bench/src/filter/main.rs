@@ -4,6 +4,7 @@
 //! task sees to that. Network namespaces that it makes have no name and end with the process, however that ends.
 #![forbid(unsafe_code)]
 
+mod aims;
 mod kernel;
 mod nft;
 mod report;
@@ -79,7 +80,7 @@ struct Plan {
 fn main() -> Result<()> {
     let args = Args::parse();
     let plan = plan(&args)?;
-    args.destination.prepare(args.quick)?;
+    args.destination.prepare(args.quick, args.rounds)?;
     machine::pin_to_last_cpu()?;
     let mut report = Report::new(machine::describe()?, args.quick, args.destination);
     if !args.only_wire {
@@ -88,6 +89,7 @@ fn main() -> Result<()> {
     if !args.no_wire {
         wire::measure(&plan, &mut report)?;
     }
+    report.finish()?;
     println!("{}", report.to_markdown());
     Ok(())
 }

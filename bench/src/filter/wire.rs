@@ -39,6 +39,9 @@ const TRACES: [(Kind, usize, bool); 4] = [
 ];
 const PACKETS: usize = 1 << 16;
 
+/// Rules in a row behind which a packet takes milliseconds: the receiver is then in one poll for so long that its time cannot be read.
+pub(crate) const MOST_LINEAR: usize = 10_000;
+
 /// Packets of a trace about which rules are held against the host.
 const JUDGED: usize = 2048;
 
@@ -148,10 +151,17 @@ fn one(plan: &Plan, profile: Profile, list: &RuleList, rules: &RuleSet) -> Resul
     let set_list = RuleList::from_rules(family, set);
     let set_rules = compiled(&set_list)?;
     let set_load = nft::load(&nft::set(&set_list, Receiver::NftSet.device()), patience)?;
-    let linear_load = nft::load(&nft::linear(list, Receiver::NftLinear.device()), patience)?;
+    let linear = (count <= MOST_LINEAR).then(|| nft::linear(list, Receiver::NftLinear.device()));
+    let linear_load = linear
+        .map(|rules| nft::load(&rules, patience))
+        .transpose()?
+        .flatten();
     for (what, load) in [("set", set_load), ("linear", linear_load)] {
         match load {
             Some(time) => eprintln!("  nftables, {what}: loaded in {:.1} s", time.as_secs_f64()),
+            None if what == "linear" && count > MOST_LINEAR => {
+                eprintln!("  nftables, {what}: too many rules")
+            }
             None => eprintln!("  nftables, {what}: gave up after {} s", plan.nft_patience),
         }
     }
@@ -228,7 +238,7 @@ fn one(plan: &Plan, profile: Profile, list: &RuleList, rules: &RuleSet) -> Resul
                     (figure.receiver, threads[&figure.receiver]),
                     plan.seconds,
                 )?;
-                figure.rate.push(rate);
+                figure.rate.push(rate / 1e3);
             }
         }
         eprintln!();
@@ -365,7 +375,7 @@ fn received(receiver: Receiver) -> Result<u64> {
     packets.context("the device among those of the namespace")
 }
 
-/// Packets per second of the time of the thread that receives them.
+/// Packets per second of the time of the thread that receives them; no number if there were none, or it took no time.
 fn rate(
     kernel: &mut Kernel,
     family: Family,
@@ -385,7 +395,11 @@ fn rate(
         }
     }
     let after = quiet(receiver, thread)?;
-    Ok((after.0 - before.0) as f64 * 1e9 / (after.1 - before.1) as f64)
+    let (packets, time) = (after.0 - before.0, after.1 - before.1);
+    if packets == 0 || time == 0 {
+        return Ok(f64::NAN);
+    }
+    Ok(packets as f64 * 1e9 / time as f64)
 }
 
 /// Packets and time once nothing is under way any more: frames that did not fit into the ring never arrive.

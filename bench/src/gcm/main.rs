@@ -96,7 +96,7 @@ impl Work {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    args.destination.prepare(args.quick)?;
+    args.destination.prepare(args.quick, args.rounds as usize)?;
     machine::pin_to_last_cpu()?;
     let machine = machine::describe()?;
     let mut peer = args.ipsec_mb.as_deref().map(IpsecMb::start).transpose()?;

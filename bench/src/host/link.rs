@@ -79,6 +79,11 @@ impl Link {
             .collect()
     }
 
+    /// Whether Ravelin encrypts on it.
+    pub(crate) const fn is_edge(self) -> bool {
+        matches!(self, Self::Ravelin(..))
+    }
+
     pub(crate) fn name(self) -> String {
         match self {
             Self::Plain => "plain veth".to_owned(),

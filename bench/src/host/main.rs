@@ -86,7 +86,7 @@ fn main() -> Result<()> {
         return pass::serve(object.as_ref(), device);
     }
     let args = Args::parse();
-    args.destination.prepare(args.quick)?;
+    args.destination.prepare(args.quick, args.rounds as usize)?;
     let cpus = Cpus::share_out(&machine::two_cpus()?)?;
     ensure!(
         args.programs.ravelin.is_file(),
@@ -132,10 +132,12 @@ fn main() -> Result<()> {
             measured.with_context(|| row.link.name())?;
         }
         // A long run that is interrupted leaves its first rounds.
-        args.destination.plot("host", &report.to_svg()?)?;
-        args.destination
-            .save("host", &report.to_markdown(), &report.to_json()?)?;
+        let part = args.destination.for_now();
+        part.save("host", &report.to_markdown(), &report.to_json()?)?;
     }
+    args.destination.plot("host", &report.to_svg()?)?;
+    args.destination
+        .save("host", &report.to_markdown(), &report.to_json()?)?;
     args.destination.show(&report.to_markdown());
     Ok(())
 }

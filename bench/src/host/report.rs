@@ -13,6 +13,10 @@ use crate::lab::Cpus;
 use crate::link::Link;
 use crate::round_trip::Times;
 
+/// What the best edge is to reach of the TCP of others.
+const AIM_OF_WIREGUARD_GO: f64 = 5.0;
+const AIM_OF_PLAIN: f64 = 0.3;
+
 /// All that was measured.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -123,6 +127,7 @@ impl Report {
                 ),
             };
         }
+        self.write_aims(&mut text);
         text.push_str(
             "\nPermitted: what the attached programs cost traffic that they let pass, beside what any XDP program costs a veth pair. It takes \
              segmentation from the other end and makes it receive with NAPI: the first line is a pair that does so without a program. And each \
@@ -152,6 +157,31 @@ impl Report {
         let figures = self.rows.iter().flat_map(Row::figures);
         text += &noisy_ones(figures.map(|(_, samples)| samples));
         text
+    }
+
+    /// What the best of the edges reaches.
+    fn write_aims(&self, text: &mut String) {
+        let edges = self
+            .rows
+            .iter()
+            .filter(|row| row.link.is_edge() && row.missing.is_none());
+        let Some(best) = edges.max_by(|a, b| a.stream.median().total_cmp(&b.stream.median())) else {
+            return;
+        };
+        let _ = write!(text, "\nTCP of the best edge, {}:", best.link.name());
+        let aims = [
+            (Link::WireguardGo, AIM_OF_WIREGUARD_GO),
+            (Link::Plain, AIM_OF_PLAIN),
+        ];
+        for (place, (link, aim)) in aims.into_iter().enumerate() {
+            let base = self.row(link).filter(|base| base.missing.is_none());
+            let said = base.map_or("– (not measured)".to_owned(), |base| {
+                let ratio = best.stream.ratio(&base.stream);
+                format!("{ratio} × {}, aim ≥ {aim}{}", link.name(), ratio.verdict(aim))
+            });
+            let _ = write!(text, "{} {said}", if place == 0 { "" } else { ";" });
+        }
+        text.push_str(".\n");
     }
 
     fn row(&self, link: Link) -> Option<&Row> {

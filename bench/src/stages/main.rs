@@ -12,6 +12,7 @@ use ravelin_bench::huge_pages::HugePages;
 use ravelin_bench::ours::{self, Part};
 use ravelin_bench::publish::Destination;
 use ravelin_bench::rig::Network;
+use ravelin_bench::samples::ENOUGH;
 use ravelin_bench::work::Work;
 use ravelin_bench::{interrupt, machine};
 use ravelin_esp::Provider;
@@ -41,7 +42,8 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    args.destination.prepare(args.quick)?;
+    // One profile for each column, of thousands of samples.
+    args.destination.prepare(args.quick, ENOUGH)?;
     interrupt::install()?;
     machine::pin_to_last_cpu()?;
     let machine = machine::describe()?;

@@ -65,7 +65,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    args.destination.prepare(args.quick)?;
+    args.destination.prepare(args.quick, args.rounds as usize)?;
     interrupt::install()?;
     let cpus = machine::two_cpus()?;
     let machine = machine::describe()?;
@@ -108,16 +108,18 @@ fn main() -> Result<()> {
                 Err(error) if kind == Kind::Secgw => {
                     interrupt::check()?;
                     eprintln!("veth: {}: {error:#}", kind.name());
-                    report.missing(kind, format!("{error:#}"));
+                    report.missing(kind, format!("in round {round} {error:#}"));
                 }
                 turned => turned.with_context(|| kind.name())?,
             }
         }
         // A long run that is interrupted leaves its first rounds.
-        args.destination.plot("veth", &report.to_svg()?)?;
-        args.destination
-            .save("veth", &report.to_markdown(), &report.to_json()?)?;
+        let part = args.destination.for_now();
+        part.save("veth", &report.to_markdown(), &report.to_json()?)?;
     }
+    args.destination.plot("veth", &report.to_svg()?)?;
+    args.destination
+        .save("veth", &report.to_markdown(), &report.to_json()?)?;
     args.destination.show(&report.to_markdown());
     Ok(())
 }

@@ -69,8 +69,11 @@ impl Report {
         }
     }
 
-    /// One of them cannot be measured.
+    /// One of them cannot be measured; what it did so far is no figure.
     pub(crate) fn missing(&mut self, kind: Kind, reason: String) {
+        for cell in self.cells.iter_mut().filter(|cell| cell.kind == kind) {
+            (cell.rate, cell.busy) = (Samples::default(), Samples::default());
+        }
         self.missing.push((kind, reason));
     }
 
