@@ -160,7 +160,7 @@ fn one(plan: &Plan, profile: Profile, list: &RuleList, rules: &RuleSet) -> Resul
         match load {
             Some(time) => eprintln!("  nftables, {what}: loaded in {:.1} s", time.as_secs_f64()),
             None if what == "linear" && count > MOST_LINEAR => {
-                eprintln!("  nftables, {what}: too many rules")
+                eprintln!("  nftables, {what}: too many rules");
             }
             None => eprintln!("  nftables, {what}: gave up after {} s", plan.nft_patience),
         }

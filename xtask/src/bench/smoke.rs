@@ -74,6 +74,7 @@ pub(crate) fn veth(workspace: &Workspace, ravelin: &Path, object: &Path) -> Resu
         "no gateway: the sink itself",
         "plain forwarding, AF_XDP",
         "Ravelin",
+        "Ravelin, busy",
     ] {
         let of_kind: Vec<_> = cells.iter().filter(|cell| cell["gateway"] == kind).collect();
         ensure!(
