@@ -10,6 +10,9 @@ use crate::samples::ENOUGH;
 /// Where tables have their places.
 const PAGES: [&str; 2] = ["docs/benchmarks.md", "docs/nanoseconds.md"];
 
+/// Tables with aims.
+const TABLES: [&str; 6] = ["host", "gcm", "cores", "engine", "veth", "filter"];
+
 /// Options of every bench about its results.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Destination {
@@ -95,12 +98,30 @@ impl Destination {
                 let text =
                     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 if let Some(text) = with_section(&text, name, &section) {
-                    return write(&path, &text);
+                    write(&path, &text)?;
+                    return self.list_missed();
                 }
             }
             bail!("no place for `{name}` in {}", PAGES.join(" or "));
         }
         Ok(())
+    }
+
+    /// Lists the aims that published tables miss.
+    fn list_missed(&self) -> Result<()> {
+        let page = self.root.join(PAGES[0]);
+        let mut list = String::new();
+        for name in TABLES {
+            let path = self.root.join(format!("bench/results/{name}.md"));
+            // One that was never published misses nothing.
+            let table = fs::read_to_string(path).unwrap_or_default();
+            for line in missed(&table) {
+                list += &format!("- {name}: {line}\n");
+            }
+        }
+        let text = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
+        let text = with_section(&text, "missed", &list).context("no place for the aims that were missed")?;
+        write(&page, &text)
     }
 
     /// Shows the table, and where it is.
@@ -118,6 +139,48 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// What rows of tables say of aims that they miss. A cell that has only the aim follows the figure.
+fn missed(report: &str) -> Vec<String> {
+    let (mut header, mut list) = (Vec::new(), Vec::new());
+    for line in report.lines() {
+        let Some(row) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
+            if let Some(aims) = line
+                .strip_prefix("TCP of the best edge, ")
+                .filter(|aims| aims.contains(MISSED))
+            {
+                list.push(format!("TCP of {aims}").replace(MISSED, ", missed"));
+            }
+            header.clear();
+            continue;
+        };
+        let cells: Vec<&str> = row.split(" |").map(str::trim).collect();
+        if header.is_empty() {
+            header = cells;
+            continue;
+        }
+        for (place, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.contains(MISSED)) {
+            let cell = cell.replace(MISSED, "");
+            let name = |place: usize| header.get(place).copied().unwrap_or_default();
+            // A column of aims is about the first ratio.
+            let ratio = header.iter().position(|name| name.contains(" / "));
+            list.push(match (name(place), ratio) {
+                ("aim", Some(ratio)) => {
+                    format!(
+                        "{}: {} {}, aim {cell}",
+                        cells[0],
+                        name(ratio),
+                        cells.get(ratio).unwrap_or(&"")
+                    )
+                }
+                (column, _) => format!("{}: {column}: {cell}", cells[0]),
+            });
+        }
+    }
+    list
+}
+
+const MISSED: &str = ": **missed**";
+
 /// The page with another table between the comments `<!-- name: begin -->` and `<!-- name: end -->`.
 fn with_section(page: &str, name: &str, table: &str) -> Option<String> {
     let (begin, end) = (format!("<!-- {name}: begin -->"), format!("<!-- {name}: end -->"));
@@ -128,7 +191,21 @@ fn with_section(page: &str, name: &str, table: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::with_section;
+    use super::{missed, with_section};
+
+    #[test]
+    fn what_is_missed_is_listed_with_its_figure() {
+        let report = "Text.\n\n| work | a | ours / theirs | aim |\n|---|---:|---:|---|\n\
+                      | seal, 64 B | 3 (±1) | 1.50 | ≥ 5.0: **missed** |\n| seal, 4 KiB | 9 (±1) | 1.90 | ≥ 1.1: met |\n\n\
+                      | | 64 B |\n|---|---:|\n| ours / theirs, aim ≥ 2 | 1.20: **missed** |\n";
+        assert_eq!(
+            missed(report),
+            [
+                "seal, 64 B: ours / theirs 1.50, aim ≥ 5.0",
+                "ours / theirs, aim ≥ 2: 64 B: 1.20"
+            ]
+        );
+    }
 
     #[test]
     fn a_table_replaces_the_one_before() {
