@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::samples::ENOUGH;
+use crate::samples::{ENOUGH, MISSED};
 
 /// Where tables have their places.
 const PAGES: [&str; 2] = ["docs/benchmarks.md", "docs/nanoseconds.md"];
@@ -178,8 +178,6 @@ fn missed(report: &str) -> Vec<String> {
     }
     list
 }
-
-const MISSED: &str = ": **missed**";
 
 /// The page with another table between the comments `<!-- name: begin -->` and `<!-- name: end -->`.
 fn with_section(page: &str, name: &str, table: &str) -> Option<String> {

@@ -11,6 +11,12 @@ const NOISY: f64 = 15.0;
 /// What tables say of the figure behind ±.
 pub const PLUS_MINUS: &str = "± half of the distance between their quartiles, in percent";
 
+/// What is put behind a figure that reaches what is aimed at.
+pub const MET: &str = ": met";
+
+/// What is put behind one that does not.
+pub const MISSED: &str = ": **missed**";
+
 /// Rounds below which nothing is said about an aim.
 pub const ENOUGH: usize = 5;
 
@@ -120,10 +126,10 @@ impl Samples {
         }
         let rounds = self.0.iter().filter(|value| is_met(**value)).count();
         match (self.is_noisy(), is_met(self.median())) {
-            (false, true) => ": met",
-            (false, false) => ": **missed**",
-            (true, true) if rounds == self.0.len() => ": met",
-            (true, false) if rounds == 0 => ": **missed**",
+            (false, true) => MET,
+            (false, false) => MISSED,
+            (true, true) if rounds == self.0.len() => MET,
+            (true, false) if rounds == 0 => MISSED,
             (true, _) => ": not said, too noisy",
         }
     }

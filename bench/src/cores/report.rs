@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::machine;
-use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
+use ravelin_bench::samples::{MISSED, PLUS_MINUS, Samples, noisy_ones};
 use ravelin_bench::work::Work;
 use ravelin_esp::Provider;
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ impl Report {
             let aim = aim(row.work).map_or("–".to_owned(), |aim| {
                 let met = match row.overtaken {
                     0 => ratio.verdict(aim),
-                    _ => ": **missed**",
+                    _ => MISSED,
                 };
                 format!("≥ {aim:.1}, none overtaken{met}")
             });

@@ -2,19 +2,17 @@
 
 use std::fmt::Write as _;
 
-use ravelin_bench::samples::Samples;
+use ravelin_bench::samples::{MET, MISSED, Samples};
 use ravelin_policy::Family;
 
 use crate::report::{SetRow, TraceRow};
+use crate::sets::FEW_FLOWS;
 
 /// Rules of the sets that the aims are about.
 const RULES: usize = 100_000;
 
 /// Nanoseconds for packets of established flows.
 const ESTABLISHED: f64 = 60.0;
-
-/// Flows that the flow cache holds.
-const FEW_FLOWS: usize = 1 << 11;
 
 /// Nanoseconds for the worst trace, without the flow cache.
 const UNCACHED: f64 = 500.0;
@@ -57,11 +55,7 @@ pub(crate) fn write(sets: &[SetRow], text: &mut String) {
             set.swap.cell(),
             set.swap.at_most(SWAP),
             set.memory as f64 / 1e6,
-            if set.memory <= MEMORY {
-                ": met"
-            } else {
-                ": **missed**"
-            },
+            if set.memory <= MEMORY { MET } else { MISSED },
         );
     }
 }

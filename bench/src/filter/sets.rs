@@ -16,7 +16,7 @@ use crate::kernel::{Kernel, Loop, Segment, Single};
 use crate::report::{Report, SetRow, TraceRow};
 
 /// Flows that stay in every cache.
-const FEW_FLOWS: usize = 1 << 11;
+pub(crate) const FEW_FLOWS: usize = 1 << 11;
 
 /// Packets of a trace of few flows.
 const FEW_FLOWS_PACKETS: usize = 1 << 14;

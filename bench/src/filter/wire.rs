@@ -29,11 +29,12 @@ use crate::Plan;
 use crate::kernel::{Kernel, Segment};
 use crate::nft;
 use crate::report::{Report, WireFigure, WireRow};
+use crate::sets::FEW_FLOWS;
 
 /// Traces: their kind, how many flows, and whether they hold only what is dropped; what passes costs the stack as well.
 const TRACES: [(Kind, usize, bool); 4] = [
     (Kind::InRule, 1 << 16, false),
-    (Kind::InRule, 1 << 11, false),
+    (Kind::InRule, FEW_FLOWS, false),
     (Kind::InRule, 1 << 16, true),
     (Kind::Uniform, 1 << 16, false),
 ];
