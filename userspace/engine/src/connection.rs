@@ -140,20 +140,23 @@ impl Connection {
         let limits = [self.settings.path_mtu, self.path.learned(now)];
         limits.into_iter().flatten().fold(device_mtu, u32::min)
     }
+
+    /// Its outbound SA, which obeys the longest outer packet of the moment from now on; `None` when it was deleted.
+    ///
+    /// Whoever is about to seal asks for it so. Not all SAs are told when the MTU changes: there may be many, and few are in use.
+    #[inline]
+    pub(crate) fn outbound_within(&self, device_mtu: u32, now: Instant) -> Option<&Outbound> {
+        let outbound = self.outbound.as_ref()?;
+        let mtu = self.outer_mtu(device_mtu, now);
+        if outbound.sa.path_mtu() != Some(mtu) {
+            // Too small for the mode's minimum: the old limit stays, and longer packets fail at the device.
+            let _ = outbound.sa.set_path_mtu(Some(mtu));
+        }
+        Some(outbound)
+    }
 }
 
 const _: () = assert!(Connection::ASKED_FOR <= 64);
-
-impl Outbound {
-    /// Makes the SA obey the longest outer packet in bytes.
-    #[inline]
-    pub(crate) fn limit_to(&self, mtu: u32) {
-        if self.sa.path_mtu() != Some(mtu) {
-            // Too small for the mode's minimum: the old limit stays, and longer packets fail at the device.
-            let _ = self.sa.set_path_mtu(Some(mtu));
-        }
-    }
-}
 
 impl Inbound {
     /// Bytes at the front with what every packet asks for.

@@ -106,12 +106,11 @@ impl<'a, 'u> EdgePort<'a, 'u> {
             Decision::FragmentOverlap => return Err(DropReason::FragmentOverlap),
             _ => return Err(DropReason::ClearEgress),
         }
-        let connection = regime.connection(verdict.connection);
-        let (connection, outbound) = connection
-            .and_then(|connection| Some((connection, connection.outbound.as_ref()?)))
-            .ok_or(DropReason::SaMissing)?;
         let device_mtu = self.shared.adjacencies().current().outer.mtu;
-        outbound.limit_to(connection.outer_mtu(device_mtu, Instant::now()));
+        let outbound = regime
+            .connection(verdict.connection)
+            .and_then(|connection| connection.outbound_within(device_mtu, Instant::now()))
+            .ok_or(DropReason::SaMissing)?;
         let limit = outbound.sa.inner_mtu().unwrap_or(device_mtu);
         // Padding behind the IP packet there is none, but its own length decides.
         let packet = &mut packet[..usize::from(parsed.l3_length)];

@@ -65,10 +65,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
             let Some(connection) = regime.connection(slot) else {
                 continue;
             };
-            let Some(outbound) = &connection.outbound else {
+            let Some(outbound) = connection.outbound_within(snapshot.outer.mtu, now) else {
                 continue;
             };
-            outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
             let room = match errand {
                 Errand::Keepalive { .. } => 0,
                 Errand::Dummy { .. } => outbound.sa.tfc_length().unwrap_or(0) as usize + MAX_TAILROOM,

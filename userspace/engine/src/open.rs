@@ -197,12 +197,9 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
     /// What a host behind the peer announces to one of ours has to fit the way back: the SA that seals.
     fn clamp(&self, packet: &mut [u8], pair: u32, (regime, snapshot): (&Regime, &Snapshot), now: Instant) {
         let lowered = mss::clamp(packet, || {
-            let connection = regime.connection(regime.inbound(pair)?.connection)?;
-            let outbound = connection
-                .outbound
-                .as_ref()
-                .filter(|_| connection.settings.tcp_mss_clamp)?;
-            outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
+            let connection = regime.connection(regime.inbound(pair)?.connection);
+            let connection = connection.filter(|connection| connection.settings.tcp_mss_clamp)?;
+            let outbound = connection.outbound_within(snapshot.outer.mtu, now)?;
             outbound.sa.inner_mtu()
         });
         if lowered {

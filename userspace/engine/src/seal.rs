@@ -57,9 +57,7 @@ impl<'r> Sealing<'r> {
     #[inline]
     fn of(metadata: &FrameMetadata, regime: &'r Regime, snapshot: &Snapshot, now: Instant) -> Option<Self> {
         let connection = regime.sealing(metadata)?;
-        let outbound = connection.outbound.as_ref()?;
-        // Here, and not for all SAs when the MTU changes: there may be many, and few are in use.
-        outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
+        let outbound = connection.outbound_within(snapshot.outer.mtu, now)?;
         Some(Self {
             slot: metadata.slot,
             generation: metadata.generation,
@@ -308,11 +306,10 @@ impl<'u, P: Port<'u>> Forwarder<'_, 'u, P> {
         let connection = regime
             .inbound(pair)
             .and_then(|inbound| regime.connection(inbound.connection));
-        let Some((connection, outbound)) = connection.and_then(|one| Some((one, one.outbound.as_ref()?)))
-        else {
+        let sealing = connection.and_then(|one| Some((one, one.outbound_within(snapshot.outer.mtu, now)?)));
+        let Some((connection, outbound)) = sealing else {
             return;
         };
-        outbound.limit_to(connection.outer_mtu(snapshot.outer.mtu, now));
         let longest = outbound.sa.inner_mtu().unwrap_or(u32::MAX) as usize;
         let answer = self.error_about(packet, &snapshot.inner, error, longest, now);
         let mut parsed = IpPacket::EMPTY;
