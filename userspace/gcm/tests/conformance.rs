@@ -208,7 +208,12 @@ proptest! {
                     prop_assert_eq!(key.seal(&message.nonce, &message.aad, &mut data, &mut sealed), Ok(()));
                     prop_assert_eq!(&sealed, tag);
                     prop_assert_eq!(&data, ciphertext);
-                    prop_assert_eq!(data == message.data, data.is_empty() || !algorithm.encrypts());
+                    // One byte in 256 is encrypted to itself: only of long messages it is no chance.
+                    if !algorithm.encrypts() {
+                        prop_assert_eq!(&data, &message.data);
+                    } else if data.len() >= 16 {
+                        prop_assert_ne!(&data, &message.data);
+                    }
                     prop_assert_eq!(key.open(&message.nonce, &message.aad, &mut data, tag), Ok(()));
                     prop_assert_eq!(&data, &message.data);
                 }
