@@ -8,7 +8,7 @@ const BENCHES: [&str; 7] = ["gcm", "engine", "cores", "stages", "veth", "host", 
 
 /// Measure everything: gcm, engine, cores, stages, veth, host, filter.
 ///
-/// Takes about an hour, most of it for the filter. A bench that fails is named at the end; the others are done all the same.
+/// Takes about an hour, a third of it for the filter. A bench that fails is named at the end; the others are done all the same.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Short rounds: a look, not a measurement
