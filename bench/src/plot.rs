@@ -5,6 +5,8 @@ use plotters::prelude::{IntoDrawingArea as _, RGBColor, Rectangle, SVGBackend, T
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color as _, IntoFont as _, TextStyle};
 
+use crate::samples::{self, Samples};
+
 /// Pixels.
 const WIDTH: i32 = 900;
 const LEFT: i32 = 260;
@@ -28,6 +30,27 @@ const COLOURS: [RGBColor; 8] = [
 
 const FAINT: RGBColor = RGBColor(200, 200, 200);
 
+/// How much is left of the colour of a bar whose figure is noisy.
+const PALE: f64 = 0.35;
+
+/// A figure in a picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Bar {
+    /// What is not a number is left out.
+    pub figure: f64,
+    /// It is drawn, and not written.
+    pub noisy: bool,
+}
+
+impl From<&Samples> for Bar {
+    fn from(samples: &Samples) -> Self {
+        Self {
+            figure: samples.median(),
+            noisy: samples.is_noisy(),
+        }
+    }
+}
+
 /// Groups of bars, one below the other; each group has one bar of each series.
 #[derive(Clone, Debug, Default)]
 pub struct Bars {
@@ -35,8 +58,8 @@ pub struct Bars {
     pub title: String,
     /// What the colours mean.
     pub series: Vec<String>,
-    /// A name, and a figure of each series; what is not a number is left out.
-    pub groups: Vec<(String, Vec<f64>)>,
+    /// A name, and a figure of each series.
+    pub groups: Vec<(String, Vec<Bar>)>,
 }
 
 impl Bars {
@@ -74,9 +97,13 @@ impl Bars {
             write(name, (x + 18, 44), 13, HPos::Left)?;
             x += 40 + 8 * name.chars().count() as i32;
         }
-        let figures = self.groups.iter().flat_map(|(_, figures)| figures);
-        let most = figures
-            .copied()
+        let bars = || self.groups.iter().flat_map(|(_, bars)| bars);
+        if bars().any(|bar| bar.noisy && bar.figure.is_finite()) {
+            let words = "pale: noisy, and no figure to quote";
+            write(words, (WIDTH - 10, 18), 12, HPos::Right)?;
+        }
+        let most = bars()
+            .map(|bar| bar.figure)
             .filter(|figure| figure.is_finite())
             .fold(0.0, f64::max);
         let step = step(most);
@@ -91,18 +118,22 @@ impl Bars {
             write(&mark.to_string(), (x, height - BOTTOM / 2), 12, HPos::Center)?;
             mark += step;
         }
-        for (index, (name, figures)) in self.groups.iter().enumerate() {
+        for (index, (name, bars)) in self.groups.iter().enumerate() {
             let top = TOP + index as i32 * group;
             write(name, (LEFT - 8, top + (group - GAP) / 2), 13, HPos::Right)?;
-            let bars = figures.iter().zip(COLOURS.iter().cycle()).zip(0..);
-            for ((figure, colour), number) in bars.filter(|((figure, _), _)| figure.is_finite()) {
+            let bars = bars.iter().zip(COLOURS.iter().cycle()).zip(0..);
+            for ((bar, colour), number) in bars.filter(|((bar, _), _)| bar.figure.is_finite()) {
                 let top = top + number * BAR;
-                let end = LEFT + (figure * scale) as i32;
+                let end = LEFT + (bar.figure * scale) as i32;
+                let colour = colour.mix(if bar.noisy { PALE } else { 1.0 });
                 root.draw(&Rectangle::new(
                     [(LEFT, top), (end, top + BAR - 2)],
                     colour.filled(),
                 ))?;
-                let figure = crate::samples::figure(*figure);
+                let figure = match bar.noisy {
+                    true => "noisy".to_owned(),
+                    false => samples::figure(bar.figure),
+                };
                 write(&figure, (end + 4, top + BAR / 2 - 1), 11, HPos::Left)?;
             }
         }
@@ -122,7 +153,8 @@ fn step(most: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bars, step};
+    use super::{Bar, Bars, step};
+    use crate::samples::Samples;
 
     #[test]
     fn marks_are_round_and_few() {
@@ -131,12 +163,13 @@ mod tests {
 
     #[test]
     fn what_was_measured_is_drawn_and_the_rest_is_not() {
+        let bar = |figure| Bar { figure, noisy: false };
         let bars = Bars {
             title: "Speed".to_owned(),
             series: vec!["ours".to_owned(), "theirs".to_owned()],
             groups: vec![
-                ("64 B".to_owned(), vec![1234.0, f64::NAN]),
-                ("576 B".to_owned(), vec![617.0, 20.0]),
+                ("64 B".to_owned(), vec![bar(1234.0), bar(f64::NAN)]),
+                ("576 B".to_owned(), vec![bar(617.0), bar(20.0)]),
             ],
         };
         let svg = bars.to_svg().unwrap();
@@ -145,5 +178,31 @@ mod tests {
         }
         // Background, two of the legend, three bars, and a line for each of 0, 200, … 1200.
         assert_eq!(svg.matches("<rect").count(), 1 + 2 + 3 + 7);
+        assert!(!svg.contains("noisy"));
+    }
+
+    #[test]
+    fn what_is_noisy_is_no_figure() {
+        let bar = |values: [f64; 5]| {
+            let mut samples = Samples::default();
+            values.into_iter().for_each(|value| samples.push(value));
+            Bar::from(&samples)
+        };
+        let bars = Bars {
+            title: "Speed".to_owned(),
+            series: vec!["ours".to_owned(), "theirs".to_owned()],
+            groups: vec![(
+                "64 B".to_owned(),
+                vec![bar([777.0; 5]), bar([100.0, 200.0, 333.0, 500.0, 600.0])],
+            )],
+        };
+        let svg = bars.to_svg().unwrap();
+        let is_written = |words: &str| svg.lines().any(|line| line == words);
+        assert!(
+            is_written("777") && is_written("noisy") && !is_written("333"),
+            "{svg}"
+        );
+        assert!(svg.contains("pale: noisy"), "{svg}");
+        assert_eq!(svg.matches("opacity=\"0.35\"").count(), 1, "{svg}");
     }
 }

@@ -147,6 +147,14 @@ impl Samples {
         self.with(to, |one, other| one - other)
     }
 
+    /// The least of each round, of those that were measured; `None` if none was.
+    #[must_use]
+    pub fn least<'s>(of: impl Iterator<Item = &'s Self>) -> Option<Self> {
+        of.filter(|one| !one.is_empty())
+            .cloned()
+            .reduce(|least, one| least.with(&one, f64::min))
+    }
+
     fn with(&self, to: &Self, of: impl Fn(f64, f64) -> f64) -> Self {
         Self(
             self.0
@@ -244,6 +252,15 @@ pub fn figure(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Samples, figure, noisy_ones};
+
+    #[test]
+    fn the_least_is_that_of_each_round() {
+        let [one, other, none] = [vec![3.0, 1.0, f64::NAN], vec![2.0, 5.0, 1.0], vec![]].map(Samples);
+        let least = Samples::least([&one, &none, &other].into_iter()).unwrap();
+        assert_eq!(least.values()[..2], [2.0, 1.0]);
+        assert!(least.values()[2].is_nan());
+        assert!(Samples::least([&none].into_iter()).is_none());
+    }
 
     #[test]
     fn medians() {

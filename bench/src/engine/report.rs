@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::machine;
-use ravelin_bench::plot::Bars;
+use ravelin_bench::plot::{Bar, Bars};
 use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
 use ravelin_bench::secgw;
 use ravelin_bench::work::Work;
@@ -106,8 +106,10 @@ impl Report {
     pub(crate) fn to_svg(&self) -> Result<String> {
         let groups = self.rows.iter().map(|row| {
             let [whole, worker] = &row.ours;
-            let figures = [whole, worker, &row.theirs].map(Samples::median);
-            (row.work.name(), figures.to_vec())
+            (
+                row.work.name(),
+                [whole, worker, &row.theirs].map(Bar::from).to_vec(),
+            )
         });
         let bars = Bars {
             title: "Engine only: thousands of packets for a second of one CPU".to_owned(),

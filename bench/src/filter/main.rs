@@ -22,7 +22,7 @@ use crate::report::Report;
 /// Measure the classifier in the kernel: nanoseconds per packet, memory, compile and swap time; nftables beside it.
 ///
 /// Before anything is measured, kernel, host and a plain reference must agree about every trace. The whole table takes
-/// about an hour; `--quick` takes a few minutes. Give it a machine that does nothing else. Writes filter.md and
+/// about twenty minutes; `--quick` takes a few. Give it a machine that does nothing else. Writes filter.md and
 /// filter.json to <target>/bench.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench filter")]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use ravelin_bench::plot::Bars;
+use ravelin_bench::plot::{Bar, Bars};
 use ravelin_bench::publish::Destination;
 use ravelin_bench::samples::{PLUS_MINUS, Samples, figure, noisy_ones};
 use ravelin_bench::{Kind, Profile, machine};
@@ -135,7 +135,7 @@ impl Report {
         let sets = || self.sets.iter().filter(|set| set.refused.is_none());
         let traces = sets().next().map_or(&[][..], |set| &set.traces);
         let groups = sets().map(|set| {
-            let figures = set.traces.iter().map(|trace| trace.classify.median());
+            let figures = set.traces.iter().map(|trace| Bar::from(&trace.classify));
             (set.name(), figures.collect())
         });
         let bars = Bars {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::machine;
-use ravelin_bench::plot::Bars;
+use ravelin_bench::plot::{Bar, Bars};
 use ravelin_bench::samples::{PLUS_MINUS, Ratio, Samples, noisy_ones};
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ impl Report {
     /// The same as a picture.
     pub(crate) fn to_svg(&self) -> Result<String> {
         let groups = self.rows.iter().map(|row| {
-            let figures = row.samples.iter().map(Samples::median);
+            let figures = row.samples.iter().map(Bar::from);
             (row.name(), figures.collect())
         });
         let bars = Bars {
@@ -90,7 +90,7 @@ impl Report {
         let _ = write!(
             text,
             "\nNanoseconds per packet in batches of 32, in place, 8 bytes of associated data, tags of 16: medians of {} rounds ({PLUS_MINUS}). {}. The last column is the faster way of \
-             intel-ipsec-mb beside the fastest of ours, a median of the rounds' ratios: above 1 ours is faster.\n\n| work |",
+             intel-ipsec-mb beside the fastest of ours in each round, a median of the rounds' ratios: above 1 ours is faster.\n\n| work |",
             self.rows
                 .first()
                 .and_then(|row| Some(row.samples.first()?.values().len()))
@@ -125,14 +125,12 @@ impl Report {
     fn ratio(&self, row: &Row) -> Option<Ratio> {
         let fastest = |wanted: fn(&Implementation) -> bool| {
             let columns = self.implementations.iter().zip(&row.samples);
-            columns
-                .filter(|(one, _)| wanted(one))
-                .map(|(_, samples)| samples)
-                .min_by(|one, other| one.median().total_cmp(&other.median()))
+            let columns = columns.filter(|(one, _)| wanted(one));
+            Samples::least(columns.map(|(_, samples)| samples))
         };
         let ours = fastest(|one| matches!(one, Implementation::Provider(_)));
         let theirs = fastest(|one| matches!(one, Implementation::IpsecMb(_)));
-        Some(theirs?.ratio(ours?))
+        Some(theirs?.ratio(&ours?))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::machine;
-use ravelin_bench::plot::Bars;
+use ravelin_bench::plot::{Bar, Bars};
 use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
 use serde_json::{Value, json};
 
@@ -69,7 +69,7 @@ impl Report {
     /// What both tables have in common, as a picture.
     pub(crate) fn to_svg(&self) -> Result<String> {
         let measured = self.rows.iter().filter(|row| row.missing.is_none());
-        let groups = measured.map(|row| (row.link.name(), vec![row.stream.median()]));
+        let groups = measured.map(|row| (row.link.name(), vec![Bar::from(&row.stream)]));
         let bars = Bars {
             title: "Two hosts: TCP, one stream, Gbit/s".to_owned(),
             series: vec!["median of the rounds".to_owned()],

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ravelin_bench::machine;
-use ravelin_bench::plot::Bars;
+use ravelin_bench::plot::{Bar, Bars};
 use ravelin_bench::samples::figure;
 use ravelin_bench::work::Work;
 use ravelin_esp::Provider;
@@ -116,7 +116,10 @@ impl Report {
     pub(crate) fn to_svg(&self) -> Result<String> {
         let groups = self.columns.iter().map(|column| {
             let stages = 0..STAGES.len();
-            let times = stages.map(|stage| column.time_in(|file| stage_of(file) == Some(stage)));
+            let times = stages.map(|stage| Bar {
+                figure: column.time_in(|file| stage_of(file) == Some(stage)),
+                noisy: false,
+            });
             (column.work.name(), times.collect())
         });
         let short = |name: &str| name.split([':', ',']).next().unwrap_or(name).to_owned();

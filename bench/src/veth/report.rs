@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use ravelin_bench::plot::Bars;
+use ravelin_bench::plot::{Bar, Bars};
 use ravelin_bench::samples::{PLUS_MINUS, Samples, noisy_ones};
 use ravelin_bench::{machine, secgw};
 use serde_json::{Value, json};
@@ -122,7 +122,7 @@ impl Report {
     /// The same as a picture.
     pub(crate) fn to_svg(&self) -> Result<String> {
         let groups = Traffic::ALL.map(|traffic| {
-            let figures = self.kinds.iter().map(|kind| self.rate(*kind, traffic).median());
+            let figures = self.kinds.iter().map(|kind| Bar::from(self.rate(*kind, traffic)));
             (traffic.name(), figures.collect())
         });
         let bars = Bars {

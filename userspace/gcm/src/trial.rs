@@ -2,7 +2,6 @@
 //! AVX-512 ours need half of AWS-LC's time, on one with both it depends on the lengths, and on the next who knows. What is fast
 //! and wrong is not taken either.
 
-use std::iter;
 use std::time::{Duration, Instant};
 
 use crate::{Aead, Algorithm, KeyMaterial, Nonce, Provider, SealJob, Secret};
@@ -22,10 +21,27 @@ const CLEARLY: f64 = 90.0;
 
 /// The fastest of `candidates`, by the geometric mean over the sizes; the first, unless another one is clearly faster.
 pub(crate) fn fastest(candidates: &[Provider], algorithm: Algorithm) -> Option<Provider> {
-    let trials = candidates
+    choose(&trials(candidates, algorithm))
+}
+
+/// What those of `candidates` need that can. They take turns: a machine that is slow for a while is slow for all of them.
+fn trials(candidates: &[Provider], algorithm: Algorithm) -> Vec<Trial> {
+    let running = candidates
         .iter()
-        .filter_map(|provider| Trial::run(*provider, algorithm));
-    choose(&trials.collect::<Vec<_>>())
+        .filter_map(|provider| Running::new(*provider, algorithm));
+    let mut running: Vec<_> = running.collect();
+    for size in SIZES {
+        for one in &mut running {
+            one.begin(size);
+        }
+        for _ in 0..TIMES {
+            running.retain_mut(|one| one.go_on().is_some());
+        }
+        for one in &mut running {
+            one.end();
+        }
+    }
+    running.into_iter().map(|one| one.trial).collect()
 }
 
 /// Whoever makes other packets than the first is out, however fast.
@@ -46,49 +62,67 @@ struct Trial {
     /// The geometric mean of its times.
     score: f64,
     /// Data and tags that it made, over all sizes.
-    made: Vec<(Vec<u8>, Vec<u8>)>,
+    made: Vec<Packet>,
 }
 
-impl Trial {
-    /// `None` if it cannot.
-    fn run(provider: Provider, algorithm: Algorithm) -> Option<Self> {
+/// Data and tag.
+type Packet = (Vec<u8>, Vec<u8>);
+
+struct Running {
+    trial: Trial,
+    key: Box<dyn Aead>,
+    /// Of the size whose turn it is, and the shortest time for them so far.
+    packets: Vec<Packet>,
+    shortest: Duration,
+}
+
+impl Running {
+    /// `None` if the provider has no such key here.
+    fn new(provider: Provider, algorithm: Algorithm) -> Option<Self> {
         // A key that protects nothing.
         let secret = Secret::from(vec![0; algorithm.key_len()]);
-        let key = provider.key(&KeyMaterial::new(algorithm, secret).ok()?).ok()?;
-        let (mut product, mut made) = (1.0, Vec::new());
-        for size in SIZES {
-            let mut packets = vec![(vec![0; size], vec![0; algorithm.tag_len()]); PACKETS];
-            product *= time(&*key, &mut packets)?.as_secs_f64();
-            made.append(&mut packets);
-        }
         Some(Self {
-            provider,
-            score: product.powf(1.0 / SIZES.len() as f64),
-            made,
+            trial: Trial {
+                provider,
+                score: 1.0,
+                made: Vec::new(),
+            },
+            key: provider.key(&KeyMaterial::new(algorithm, secret).ok()?).ok()?,
+            packets: Vec::new(),
+            shortest: Duration::MAX,
         })
     }
-}
 
-/// The time of a batch that is sealed again and again.
-fn time(key: &dyn Aead, packets: &mut [(Vec<u8>, Vec<u8>)]) -> Option<Duration> {
-    let times = iter::repeat_with(|| {
-        let jobs = (0_u8..).zip(&mut *packets).map(|(number, (data, tag))| {
+    fn begin(&mut self, size: usize) {
+        let tag = vec![0; self.key.algorithm().tag_len()];
+        self.packets = vec![(vec![0; size], tag); PACKETS];
+        self.shortest = Duration::MAX;
+    }
+
+    /// Seals the packets once more. `None` if they are not sealed then.
+    fn go_on(&mut self) -> Option<()> {
+        let jobs = (0_u8..).zip(&mut self.packets).map(|(number, (data, tag))| {
             let mut nonce = Nonce::default();
             nonce[0] = number;
             SealJob::new(nonce, [1; 8], data, tag)
         });
         let mut jobs: Vec<_> = jobs.collect();
         let start = Instant::now();
-        key.seal_batch(&mut jobs);
+        self.key.seal_batch(&mut jobs);
         let time = start.elapsed();
-        jobs.iter().all(SealJob::is_sealed).then_some(time)
-    });
-    times.take(TIMES).min().flatten()
+        self.shortest = self.shortest.min(time);
+        jobs.iter().all(SealJob::is_sealed).then_some(())
+    }
+
+    fn end(&mut self) {
+        self.trial.score *= self.shortest.as_secs_f64().powf(1.0 / SIZES.len() as f64);
+        self.trial.made.append(&mut self.packets);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Trial, choose, fastest};
+    use super::{Trial, choose, fastest, trials};
     use crate::{Algorithm, Provider};
 
     #[test]
@@ -116,9 +150,7 @@ mod tests {
     #[test]
     fn all_of_this_cpu_make_the_same() {
         let algorithm = Algorithm::AES_256_GCM;
-        let trials = Provider::ALL
-            .iter()
-            .filter_map(|provider| Trial::run(*provider, algorithm));
+        let trials = trials(Provider::ALL, algorithm).into_iter();
         let made: Vec<_> = trials.map(|trial| trial.made).collect();
         assert!(made.len() >= 2, "AWS-LC and RustCrypto run anywhere");
         assert!(made.iter().all(|one| *one == made[0]));
