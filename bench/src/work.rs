@@ -8,6 +8,9 @@ use crate::rig::{Network, Ready};
 /// Packets that a measurement goes round in, at least: the capture that the peer repeats has as many.
 const LEAST_PACKETS: usize = 2048;
 
+/// Few, many, and more than any cache holds.
+const SAS: [u32; 3] = [1, 1000, 100_000];
+
 /// One kind of traffic through one gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
@@ -20,6 +23,12 @@ pub struct Work {
 }
 
 impl Work {
+    /// Numbers of SAs that a table has, or a quick look.
+    #[must_use]
+    pub fn numbers_of_sas(quick: bool) -> &'static [u32] {
+        if quick { &SAS[..2] } else { &SAS }
+    }
+
     /// How many different packets there are.
     #[must_use]
     pub fn count(self) -> usize {

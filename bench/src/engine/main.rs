@@ -106,8 +106,7 @@ fn main() -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let counts = match (args.sas.is_empty(), args.quick) {
         (false, _) => args.sas.clone(),
-        (true, true) => vec![1, 1000],
-        (true, false) => vec![1, 1000, 100_000],
+        (true, quick) => Work::numbers_of_sas(quick).to_vec(),
     };
     let most = counts.iter().max().copied().unwrap_or(1);
     let memory_of_all = megabytes(most) + OURS;

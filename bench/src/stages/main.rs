@@ -48,18 +48,13 @@ fn main() -> Result<()> {
     machine::pin_to_last_cpu()?;
     let machine = machine::describe()?;
     let seconds = if args.quick { 1 } else { args.seconds };
-    let numbers: &[u32] = if args.quick {
-        &[1, 1000]
-    } else {
-        &[1, 1000, 100_000]
-    };
     // As `bench engine` has it; without huge pages these are ordinary ones.
     let pages = HugePages::reserve(16).ok();
     let memory = ours::memory(pages.is_some())?;
     let provider = Provider::preferred();
     let mut profile = Profile::new()?;
     let mut report = Report::new(machine, args.quick, provider, seconds);
-    for &sas in numbers {
+    for &sas in Work::numbers_of_sas(args.quick) {
         eprintln!("stages: making {sas} tunnels");
         let network = Network::new(sas, provider, false)?;
         let drivers = network.drivers();
