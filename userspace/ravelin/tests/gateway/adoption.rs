@@ -5,8 +5,6 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ravelin_engine::{RuleCount, Status};
 
 use crate::support::daemon::{Daemon, Gateway, refusal, succeeded};
@@ -249,10 +247,9 @@ fn freezes(daemon: &Daemon, from: &Namespace, to: &str) {
         )
     };
     let (overruns, before) = accounted();
-    let process = Pid::from_raw(daemon.pid() as i32);
-    kill(process, Signal::SIGSTOP).unwrap();
+    daemon.freeze();
     send(from, to, QUEUED);
-    kill(process, Signal::SIGCONT).unwrap();
+    daemon.thaw();
     wait_until("every packet to be counted", || accounted().1 >= before + QUEUED);
     assert!(accounted().0 > overruns, "none was dropped");
 }

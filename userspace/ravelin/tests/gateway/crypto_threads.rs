@@ -4,9 +4,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 
 use crate::support::capture::{Capture, Ip, clear};
 use crate::support::daemon::{Daemon, succeeded};
@@ -29,10 +27,9 @@ const FLOOD: u32 = 1500;
 
 /// Keeps an engine from its packets for as long as `meanwhile` takes: then it has all of them at once.
 fn stopped<T>(daemon: &Daemon, meanwhile: impl FnOnce() -> T) -> T {
-    let engine = Pid::from_raw(daemon.pid() as i32);
-    kill(engine, Signal::SIGSTOP).unwrap();
+    daemon.freeze();
     let result = meanwhile();
-    kill(engine, Signal::SIGCONT).unwrap();
+    daemon.thaw();
     result
 }
 

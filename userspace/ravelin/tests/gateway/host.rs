@@ -4,8 +4,6 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ravelin_engine::ConnectionStatus;
 
 use crate::support::capture::{Capture, Ip, Seen, assert_sequence_numbers_fresh, clear};
@@ -351,10 +349,9 @@ fn dead_or_frozen(hosts: &Hosts) {
     let ends = edges(hosts);
     assert_eq!(ends.len(), if hosts.edge == "veth" { 2 } else { 1 }, "{ends:?}");
 
-    let pid = Pid::from_raw(running.da.pid() as i32);
-    kill(pid, Signal::SIGSTOP).unwrap();
+    running.da.freeze();
     closed(hosts, &capture, &echo, &monitor);
-    kill(pid, Signal::SIGCONT).unwrap();
+    running.da.thaw();
     for family in [0, 1] {
         wait_until("ping after SIGCONT", || hosts.a.ping(B[family]));
     }

@@ -3,8 +3,6 @@
 use std::path::Path;
 
 use crate::support::capture::assert_sequence_numbers_fresh;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ravelin_engine::SaState;
 
 use crate::support::daemon::{Gateway, NUMBERS, refusal, succeeded};
@@ -93,12 +91,11 @@ fn of_two_that_began_unseen_none_seals_after_the_other() {
         lab.h1.ping(H2[0]);
         first.status().connections[0].outbound.packets > 0
     });
-    let process = Pid::from_raw(first.pid() as i32);
-    kill(process, Signal::SIGSTOP).unwrap();
+    first.freeze();
     std::fs::remove_dir_all(Path::new(NUMBERS).join(&a.instance)).unwrap();
     let second = b.start();
     assert_eq!(second.status().connections[0].outbound.state, SaState::InUse);
-    kill(process, Signal::SIGCONT).unwrap();
+    first.thaw();
     let said = format!(
         "connection `c`: instance `{}` on this machine seals with the key of its outbound SA 0x00001001 too",
         a.instance

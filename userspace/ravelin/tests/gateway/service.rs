@@ -7,9 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use ravelin_engine::fetch_status;
 
 use crate::lifetime::assert_gone;
@@ -296,8 +294,8 @@ fn a_frozen_engine_is_named_with_what_ends_it() {
     let half = Half::new();
     let gateway = half.gateway(&Policy::default());
     let daemon = gateway.start();
-    let process = Pid::from_raw(daemon.pid() as i32);
-    kill(process, Signal::SIGSTOP).unwrap();
+    daemon.freeze();
+    let process = daemon.pid();
     let advice = format!("`kill -9 {process}` ends it, and its filter stays");
     let mut replace = gateway.command();
     replace.arg("--replace");
@@ -336,7 +334,7 @@ fn a_frozen_engine_is_named_with_what_ends_it() {
         apply.kill().unwrap();
         apply.wait().unwrap();
     });
-    kill(process, Signal::SIGCONT).unwrap();
+    daemon.thaw();
     wait_until("the engine to answer", || {
         fetch_status(&gateway.control()).is_ok_and(|status| status.pid == daemon.pid())
     });

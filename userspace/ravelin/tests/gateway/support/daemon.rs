@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ravelin_engine::{Status, fetch_status};
 
@@ -295,6 +296,21 @@ impl Daemon {
         let status = self.status();
         let rule = status.rules.iter().find(|rule| rule.name == name);
         rule.unwrap_or_else(|| panic!("no rule {name}")).packets
+    }
+
+    /// SIGSTOP, and all its threads stand still. Until each has been scheduled to take the signal, which takes a while on a busy
+    /// machine, they go on.
+    pub(crate) fn freeze(&self) {
+        let process = Pid::from_raw(self.child.id() as i32);
+        kill(process, Signal::SIGSTOP).unwrap();
+        // A parent is told once the last thread has stopped: ptrace(2), "Group-stop".
+        let changed = waitpid(process, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert_eq!(changed, WaitStatus::Stopped(process, Signal::SIGSTOP));
+    }
+
+    /// SIGCONT, after `freeze`.
+    pub(crate) fn thaw(&self) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGCONT).unwrap();
     }
 
     /// SIGHUP.
