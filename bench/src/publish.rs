@@ -144,11 +144,9 @@ fn missed(report: &str) -> Vec<String> {
     let (mut header, mut list) = (Vec::new(), Vec::new());
     for line in report.lines() {
         let Some(row) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
-            if let Some(aims) = line
-                .strip_prefix("TCP of the best edge, ")
-                .filter(|aims| aims.contains(MISSED))
-            {
-                list.push(format!("TCP of {aims}").replace(MISSED, ", missed"));
+            // Some aims have a line of their own, below their table.
+            if line.contains(", aim ≥ ") && line.contains(MISSED) {
+                list.push(line.replace(MISSED, ", missed"));
             }
             header.clear();
             continue;
@@ -195,12 +193,15 @@ mod tests {
     fn what_is_missed_is_listed_with_its_figure() {
         let report = "Text.\n\n| work | a | ours / theirs | aim |\n|---|---:|---:|---|\n\
                       | seal, 64 B | 3 (±1) | 1.50 | ≥ 5.0: **missed** |\n| seal, 4 KiB | 9 (±1) | 1.90 | ≥ 1.1: met |\n\n\
-                      | | 64 B |\n|---|---:|\n| ours / theirs, aim ≥ 2 | 1.20: **missed** |\n";
+                      | | 64 B |\n|---|---:|\n| ours / theirs, aim ≥ 2 | 1.20: **missed** |\n\n\
+                      TCP: 0.10 × plain, aim ≥ 0.3: **missed**.\n\nDatagrams: 0.40 × plain, aim ≥ 0.3: met.\n\n\
+                      One figure that was **missed** by all.\n";
         assert_eq!(
             missed(report),
             [
                 "seal, 64 B: ours / theirs 1.50, aim ≥ 5.0",
-                "ours / theirs, aim ≥ 2: 64 B: 1.20"
+                "ours / theirs, aim ≥ 2: 64 B: 1.20",
+                "TCP: 0.10 × plain, aim ≥ 0.3, missed."
             ]
         );
     }

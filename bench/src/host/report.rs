@@ -17,6 +17,9 @@ use crate::round_trip::Times;
 const AIM_OF_WIREGUARD_GO: f64 = 5.0;
 const AIM_OF_PLAIN: f64 = 0.3;
 
+/// What traffic that is let pass is to keep of what any XDP program leaves it.
+const AIM_OF_PERMITTED: f64 = 0.97;
+
 /// All that was measured.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -154,6 +157,7 @@ impl Report {
                 row.p99.cell(),
             );
         }
+        self.write_aim_of_permitted(&mut text);
         let figures = self.rows.iter().flat_map(Row::figures);
         text += &noisy_ones(figures.map(|(_, samples)| samples));
         text
@@ -182,6 +186,26 @@ impl Report {
             let _ = write!(text, "{} {said}", if place == 0 { "" } else { ";" });
         }
         text.push_str(".\n");
+    }
+
+    /// What permitted traffic keeps.
+    fn write_aim_of_permitted(&self, text: &mut String) {
+        let measured = |link| self.row(link).filter(|row| !row.stream.is_empty());
+        let (Some(ours), Some(any)) = (measured(Link::Permitted), measured(Link::Pass)) else {
+            return;
+        };
+        let kept = [
+            ("TCP", ours.stream.ratio(&any.stream)),
+            ("datagrams", ours.received.ratio(&any.received)),
+            // A time: the other way round, to be as good when it is as large.
+            ("pace of round trips", any.median.ratio(&ours.median)),
+        ];
+        let said = kept.map(|(what, ratio)| format!("{what} {ratio}{}", ratio.verdict(AIM_OF_PERMITTED)));
+        let _ = writeln!(
+            text,
+            "\nPermitted, of any program, aim ≥ {AIM_OF_PERMITTED}: {}.",
+            said.join("; ")
+        );
     }
 
     fn row(&self, link: Link) -> Option<&Row> {

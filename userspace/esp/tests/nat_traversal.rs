@@ -213,6 +213,6 @@ fn an_sa_knows_when_it_sealed_last() {
     let before = Instant::now();
     seal_one(&sa, &clear(case)).unwrap();
     let age = before.max(sa.last_used().unwrap()) - before.min(sa.last_used().unwrap());
-    assert!(age.as_millis() < 1000, "{age:?}");
+    assert!(age.as_millis() < 10_000, "{age:?}");
     assert_eq!(sa.last_used(), sa.counters().last_used);
 }

@@ -114,7 +114,7 @@ impl Servers {
 
     fn ping(&self, topology: &Topology, to: &str) -> Result<Outcome> {
         let mut command = topology.host1.command("ping");
-        command.args(["-n", "-q", "-c", "10", "-i", "0.02", "-W", "0.7", to]);
+        command.args(["-n", "-q", "-c", "10", "-i", "0.02", "-W", "2", to]);
         let mut process = Process::spawn(&mut command, &self.folder.join("ping"))?;
         process.wait(PATIENCE)?;
         let output = process.output();

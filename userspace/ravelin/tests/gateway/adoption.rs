@@ -292,6 +292,11 @@ fn what_a_gateway_drops_while_its_engine_is_frozen_or_dead_is_counted() {
         "{:?}",
         daemon.status().unserved
     );
+    // The veth's ring has no back-pressure of its own.
+    let queue = [
+        "qdisc", "replace", "dev", "eth0", "root", "pfifo", "limit", "10000",
+    ];
+    lab.h1.run("tc", &queue);
     freezes(&daemon, &lab.h1, H2[0]);
     let before = daemon.drops("no_worker");
     daemon.kill();

@@ -23,7 +23,7 @@ fn received(echo: &Echo, text: &str) -> bool {
 }
 
 /// A packet in fragments of about `size` bytes each, by scapy.
-fn cut(peer: &mut Peer<'_>, packet: &[u8], id: u32, size: usize) -> Vec<Vec<u8>> {
+fn cut(peer: &mut Peer, packet: &[u8], id: u32, size: usize) -> Vec<Vec<u8>> {
     peer.scapy.fragments(packet, id, size)
 }
 

@@ -536,7 +536,7 @@ fn a_second_engine_of_the_instance_leaves_the_edge_alone() {
     let holder = format!("is in use by process {};", running.da.pid());
     assert!(said.contains(&holder), "{said}");
     assert_eq!(indices(), before);
-    assert!(hosts.a.ping(B[0]));
+    wait_until("ping as before", || hosts.a.ping(B[0]));
 }
 
 /// A killed engine leaves a veth edge behind. Whatever engine of the instance comes next removes it, and nothing that only looks like it.

@@ -206,7 +206,12 @@ fn an_apply_holds_the_session_that_it_came_from() {
         }
         let output = command.output().unwrap();
         succeeded(&output);
-        String::from_utf8(output.stderr).unwrap()
+        let said = String::from_utf8(output.stderr).unwrap();
+        // A busy engine lets it wait.
+        let lines = said
+            .lines()
+            .filter(|line| !line.contains("waiting for an answer"));
+        lines.collect::<Vec<_>>().join("\n")
     };
     let here = session(0);
     assert_eq!(apply(BLOCK, Some(&here), &[]), "");

@@ -12,7 +12,7 @@ use crate::support::daemon::{Daemon, Gateway, refusal};
 use crate::support::echo::Echo;
 use crate::support::lab::{G1, G2, H1, H2, Lab, PORT, Policy, keygen};
 use crate::support::namespace::Namespace;
-use crate::support::{Raise, wait_until};
+use crate::support::{PATIENCE, Raise, wait_longer, wait_until};
 
 /// The policy of a site with the pair of SAs of a generation, 1 to 3, and a grace time in seconds.
 pub(crate) fn policy(site: usize, generation: usize, grace: u32) -> String {
@@ -151,7 +151,7 @@ fn pause(seconds: u64) {
 /// end must not send under SAs that the other does not have yet.
 #[test]
 fn ends_that_are_rekeyed_one_after_the_other_lose_nothing() {
-    const GRACE: u32 = 12;
+    const GRACE: u32 = 30;
     let lab = lab();
     let (g1, g2) = (gateway(&lab, 1, GRACE), gateway(&lab, 2, GRACE));
     let (d1, d2) = (g1.start(), g2.start());
@@ -172,13 +172,13 @@ fn ends_that_are_rekeyed_one_after_the_other_lose_nothing() {
             (status.next[0].spi, status.next[0].state),
             (0x2001, SaState::Next)
         );
-        assert!((1..=6).contains(&status.next[0].seconds_left.unwrap()));
+        assert!((1..=15).contains(&status.next[0].seconds_left.unwrap()));
         assert_eq!(
             (status.inbound.spi, status.inbound.state),
             (0x2002, SaState::InUse)
         );
         assert_eq!((status.old[0].spi, status.old[0].state), (0x1002, SaState::Old));
-        assert!((7..=12).contains(&status.old[0].seconds_left.unwrap()));
+        assert!((16..=30).contains(&status.old[0].seconds_left.unwrap()));
         let shown = g1.client("status").output().unwrap();
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         let line = |words: &[&str]| {
@@ -206,13 +206,13 @@ fn ends_that_are_rekeyed_one_after_the_other_lose_nothing() {
         pause(1);
         g1.applied(&policy(1, 3, GRACE), &[]);
         assert!(
-            started.elapsed() < Duration::from_secs(6),
+            started.elapsed() < Duration::from_secs(15),
             "the machine is too busy for this test"
         );
         for daemon in [&d1, &d2] {
-            wait_until("the old SAs to go", || {
+            wait_longer(3 * PATIENCE, "the old SAs to go", || {
                 let status = connection(daemon);
-                status.next.is_empty() && status.old.is_empty()
+                (status.next.is_empty() && status.old.is_empty()).then_some(())
             });
         }
         pause(1);
@@ -275,7 +275,7 @@ fn an_old_sa_keeps_its_keys_and_spi_for_the_grace_time() {
 /// While a policy is on trial the SAs before stay armed, however long that is, and come back at once.
 #[test]
 fn a_rekey_on_trial_goes_back_without_loss() {
-    const GRACE: u32 = 2;
+    const GRACE: u32 = 8;
     let lab = lab();
     let (g1, g2) = (gateway(&lab, 1, GRACE), gateway(&lab, 2, GRACE));
     let (d1, d2) = (g1.start(), g2.start());
@@ -289,7 +289,7 @@ fn a_rekey_on_trial_goes_back_without_loss() {
             spis(&capture, G1, mark).contains(&0x2001) && spis(&capture, G2, mark).contains(&0x2002)
         });
         // Longer than the grace time.
-        pause(3);
+        pause(9);
         for daemon in [&d1, &d2] {
             let status = connection(daemon);
             assert!(status.old[0].seconds_left.unwrap() > 3000, "{status:?}");

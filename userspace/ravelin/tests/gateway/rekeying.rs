@@ -4,6 +4,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::support::capture::{Capture, Ip, assert_sequence_numbers_fresh, clear};
 use crate::support::echo::Echo;
 use crate::support::lab::{G1, H1, H2, Lab, PORT, Policy, keygen};
@@ -99,7 +101,10 @@ fn lost_while(lab: &Lab, action: impl FnOnce()) -> Vec<u32> {
 }
 
 fn socket(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
-    namespace.enter(|| UdpSocket::bind(address).unwrap())
+    let socket = namespace.enter(|| UdpSocket::bind(address).unwrap());
+    // Whatever the machine does beside, nothing is to be lost here.
+    setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).unwrap();
+    socket
 }
 
 fn lab() -> Lab {

@@ -57,7 +57,7 @@ fn a_narrow_link_between_the_gateways_is_found_out() {
 }
 
 /// Sends what a router says to the gateway, by scapy, about the start of a packet.
-fn error(peer: &mut Peer<'_>, outer: usize, quoted: &[u8], mtu: u32) {
+fn error(peer: &mut Peer, outer: usize, quoted: &[u8], mtu: u32) {
     let (router, gateway) = (G2[outer], G1[outer]);
     let icmp = [
         format!("IP(src='{router}', dst='{gateway}')/ICMP(type=3, code=4, nexthopmtu={mtu})"),

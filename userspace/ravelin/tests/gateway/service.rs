@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
@@ -20,25 +21,32 @@ use crate::support::{panic, wait_until};
 /// What the manager allows between two signs of life.
 const WATCHDOG: Duration = Duration::from_millis(900);
 
-/// A service manager's end of sd_notify(3).
-struct Manager(UnixDatagram);
+/// A service manager's end of sd_notify(3). It takes what it gets at once, as a manager does: few messages fit into the socket, and
+/// who sends one more waits.
+struct Manager(Arc<Mutex<Vec<String>>>);
 
 impl Manager {
     fn listen(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        Self(socket)
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::downgrade(&heard);
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // Until nobody asks any more.
+            while let Some(lines) = lines.upgrade() {
+                if let Ok(length) = socket.recv(&mut buffer) {
+                    let text = std::str::from_utf8(&buffer[..length]).unwrap();
+                    lines.lock().unwrap().extend(text.lines().map(str::to_owned));
+                }
+            }
+        });
+        Self(heard)
     }
 
     /// Everything it has heard since it was asked last, in lines.
     fn heard(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut buffer = [0; 4096];
-        while let Ok(length) = self.0.recv(&mut buffer) {
-            let text = std::str::from_utf8(&buffer[..length]).unwrap();
-            lines.extend(text.lines().map(str::to_owned));
-        }
-        lines
+        std::mem::take(&mut self.0.lock().unwrap())
     }
 
     fn await_line(&self, line: &str) {
@@ -94,7 +102,7 @@ fn a_worker_that_hangs_is_named_and_the_manager_hears_nothing_meanwhile() {
     });
     let (status, log) = daemon.stop();
     assert!(status.success(), "{log}");
-    assert!(manager.heard().contains(&"STOPPING=1".to_owned()));
+    manager.await_line("STOPPING=1");
 }
 
 #[test]

@@ -30,11 +30,12 @@ pub(crate) fn exercise_pair(lab: &Lab, pair: &Pair<'_>) -> Capture {
     // Two megabytes there and back.
     assert!(assert_sequence_numbers_fresh(&packets) > 2000);
     for daemon in [&pair.d1, &pair.d2] {
-        let status = daemon.status();
-        let (out, inward) = (&status.connections[0].outbound, &status.connections[0].inbound);
-        assert!(out.packets > 1000 && inward.packets > 1000, "{status:?}");
-        assert_eq!(status.workers[0].sealed, out.packets);
-        assert_eq!(status.workers[0].opened, inward.packets);
+        wait_until("the worker to count what its SAs do", || {
+            let status = daemon.status();
+            let (out, inward) = (&status.connections[0].outbound, &status.connections[0].inbound);
+            assert!(out.packets > 1000 && inward.packets > 1000, "{status:?}");
+            status.workers[0].sealed == out.packets && status.workers[0].opened == inward.packets
+        });
     }
     capture
 }

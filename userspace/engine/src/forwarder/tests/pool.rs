@@ -145,7 +145,7 @@ fn a_regime_is_taken_up_when_nothing_is_away_any_more_that_it_may_not_know() {
             // It does not wait again for what hangs, and takes packets all the same: those go after the others.
             forwarder.turn().unwrap();
         }
-        assert!(started.elapsed() < Duration::from_secs(1));
+        assert!(started.elapsed() < Duration::from_secs(10));
         assert_eq!(site.counters.taken_up.edition(), before);
         assert!(sequences(&outer).is_empty());
         thread.hand_in(away);

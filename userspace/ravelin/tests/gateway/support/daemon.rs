@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ravelin_engine::{Status, fetch_status};
 
@@ -133,7 +132,9 @@ impl<'n> Gateway<'n> {
     /// The same, started by `command`.
     pub(crate) fn refused_as(&self, mut command: Command) -> String {
         let mut child = command.spawn().unwrap();
-        let ended = wait_for("the daemon to refuse", || child.try_wait().unwrap());
+        let ended = wait_longer(self.patience, "the daemon to refuse", || {
+            child.try_wait().unwrap()
+        });
         let Output { stderr, .. } = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&stderr).into_owned();
         assert_eq!(ended.code(), Some(1), "{said}");
@@ -301,11 +302,18 @@ impl Daemon {
     /// SIGSTOP, and all its threads stand still. Until each has been scheduled to take the signal, which takes a while on a busy
     /// machine, they go on.
     pub(crate) fn freeze(&self) {
-        let process = Pid::from_raw(self.child.id() as i32);
-        kill(process, Signal::SIGSTOP).unwrap();
-        // A parent is told once the last thread has stopped: ptrace(2), "Group-stop".
-        let changed = waitpid(process, Some(WaitPidFlag::WUNTRACED)).unwrap();
-        assert_eq!(changed, WaitStatus::Stopped(process, Signal::SIGSTOP));
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGSTOP).unwrap();
+        let tasks = format!("/proc/{}/task", self.child.id());
+        wait_until("all its threads to stand still", || {
+            std::fs::read_dir(&tasks).unwrap().all(|task| {
+                let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+                // Field 3 of proc(5), behind the name, which may hold spaces. What a test traces stands still by that.
+                matches!(
+                    stat.rsplit(')').next().unwrap().trim_start().as_bytes()[0],
+                    b'T' | b't'
+                )
+            })
+        });
     }
 
     /// SIGCONT, after `freeze`.

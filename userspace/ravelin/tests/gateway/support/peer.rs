@@ -5,18 +5,19 @@ use super::lab::{G1, G2, H1, H2, Half, PORT};
 use super::scapy::{Sa, Scapy};
 
 /// The peer: its SAs, its place on the wire, and scapy to speak for it.
-pub(crate) struct Peer<'h> {
-    pub(crate) half: &'h Half,
+pub(crate) struct Peer {
     pub(crate) scapy: Scapy,
     pub(crate) wire: Capture,
     /// From the daemon.
     pub(crate) sealed: Sa,
     /// To the daemon.
     pub(crate) own: Sa,
+    /// The link-layer addresses of the gateway and of the peer: where its frames go, and whence.
+    way: [[u8; 6]; 2],
 }
 
-impl<'h> Peer<'h> {
-    pub(crate) fn new(half: &'h Half, outer: usize, extended: bool, udp: bool) -> Self {
+impl Peer {
+    pub(crate) fn new(half: &Half, outer: usize, extended: bool, udp: bool) -> Self {
         let sa = |key: &str, spi, source, destination| Sa {
             key: half.key(key),
             spi,
@@ -26,11 +27,11 @@ impl<'h> Peer<'h> {
             udp,
         };
         Self {
-            half,
             scapy: Scapy::start(),
             wire: Capture::start(&half.peer, "peer0"),
             sealed: sa("a", 0x1001, G1[outer], G2[outer]),
             own: sa("b", 0x1002, G2[outer], G1[outer]),
+            way: [half.g1.mac("out0"), half.peer.mac("peer0")],
         }
     }
 
@@ -41,9 +42,8 @@ impl<'h> Peer<'h> {
         } else {
             [0x86, 0xdd]
         };
-        let (gateway, own) = (self.half.g1.mac("out0"), self.half.peer.mac("peer0"));
         self.wire
-            .send(&[&gateway[..], &own, &ether_type, packet].concat());
+            .send(&[self.way.as_flattened(), &ether_type, packet].concat());
     }
 
     /// A datagram from h2 to h1, from its IP header on.
