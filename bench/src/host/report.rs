@@ -96,7 +96,7 @@ impl Report {
         let is_permitted =
             |row: &&Row| matches!(row.link, Link::Permitted | Link::Pass | Link::PlainSegmented);
         let (permitted, protected): (Vec<_>, Vec<_>) = self.rows.iter().partition(is_permitted);
-        let plain = self.row(Link::Plain);
+        let plain = self.measured(Link::Plain);
         text.push_str(
             "\nEncrypted (Ravelin: ESP in transport mode, AES-256-GCM). TCP is one stream; datagrams have 18 bytes, sent without a pause, and \
              those count that the other application received; round trips are of 64 bytes, in microseconds: `added` is what \
@@ -106,7 +106,7 @@ impl Report {
              |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
         );
         for row in protected {
-            let go = self.row(Link::WireguardGo);
+            let go = self.measured(Link::WireguardGo);
             let _ = match &row.missing {
                 Some(reason) => writeln!(
                     text,
@@ -139,7 +139,7 @@ impl Report {
              round trip, median | of the first line | of any program | p99 |\n\
              |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
         );
-        let (bare, any) = (self.row(Link::PlainSegmented), self.row(Link::Pass));
+        let (bare, any) = (self.measured(Link::PlainSegmented), self.measured(Link::Pass));
         for row in permitted {
             let _ = writeln!(
                 text,
@@ -178,7 +178,7 @@ impl Report {
             (Link::Plain, AIM_OF_PLAIN),
         ];
         for (place, (link, aim)) in aims.into_iter().enumerate() {
-            let base = self.row(link).filter(|base| base.missing.is_none());
+            let base = self.measured(link);
             let said = base.map_or("– (not measured)".to_owned(), |base| {
                 let ratio = best.stream.ratio(&base.stream);
                 format!("{ratio} × {}, aim ≥ {aim}{}", link.name(), ratio.verdict(aim))
@@ -190,8 +190,7 @@ impl Report {
 
     /// What permitted traffic keeps.
     fn write_aim_of_permitted(&self, text: &mut String) {
-        let measured = |link| self.row(link).filter(|row| !row.stream.is_empty());
-        let (Some(ours), Some(any)) = (measured(Link::Permitted), measured(Link::Pass)) else {
+        let (Some(ours), Some(any)) = (self.measured(Link::Permitted), self.measured(Link::Pass)) else {
             return;
         };
         let kept = [
@@ -208,20 +207,20 @@ impl Report {
         );
     }
 
-    fn row(&self, link: Link) -> Option<&Row> {
-        self.rows.iter().find(|row| row.link == link)
+    fn measured(&self, link: Link) -> Option<&Row> {
+        let mut measured = self.rows.iter().filter(|row| row.missing.is_none());
+        measured.find(|row| row.link == link)
     }
 }
 
 /// What `row` has for each that `base` has.
 fn ratio(row: &Row, base: Option<&Row>, of: impl Fn(&Row) -> &Samples) -> String {
-    let base = base.filter(|base| base.missing.is_none());
     base.map_or_else(|| "–".to_owned(), |base| of(row).ratio(of(base)).to_string())
 }
 
 /// What `row` has more than `base`; noisy if what it is made of is, since the difference itself can be next to nothing.
 fn added(row: &Row, base: Option<&Row>, of: impl Fn(&Row) -> &Samples) -> String {
-    let Some(base) = base.filter(|base| base.missing.is_none()) else {
+    let Some(base) = base else {
         return "–".to_owned();
     };
     let (one, other) = (of(row), of(base));

@@ -16,7 +16,7 @@ use crate::regime::Regime;
 const MOST_SAS: usize = 4;
 
 /// How long the worker waits for a batch that has to be finished first. Longer only takes what hangs, or has no CPU to run on.
-const PATIENCE: Duration = Duration::from_millis(20);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Bytes of a packet, and in front of it, that are looked at when it is back.
 const HEADERS: usize = 64;

@@ -247,9 +247,7 @@ fn freezes(daemon: &Daemon, from: &Namespace, to: &str) {
         )
     };
     let (overruns, before) = accounted();
-    daemon.freeze();
-    send(from, to, QUEUED);
-    daemon.thaw();
+    daemon.frozen_while(|| send(from, to, QUEUED));
     wait_until("every packet to be counted", || accounted().1 >= before + QUEUED);
     assert!(accounted().0 > overruns, "none was dropped");
 }
@@ -292,11 +290,7 @@ fn what_a_gateway_drops_while_its_engine_is_frozen_or_dead_is_counted() {
         "{:?}",
         daemon.status().unserved
     );
-    // The veth's ring has no back-pressure of its own.
-    let queue = [
-        "qdisc", "replace", "dev", "eth0", "root", "pfifo", "limit", "10000",
-    ];
-    lab.h1.run("tc", &queue);
+    lab.h1.queue("eth0");
     freezes(&daemon, &lab.h1, H2[0]);
     let before = daemon.drops("no_worker");
     daemon.kill();

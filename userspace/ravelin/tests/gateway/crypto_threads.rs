@@ -1,12 +1,13 @@
 //! Crypto threads: what they do to packets, to their order, and to the engine when they fail.
 
 use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
 use crate::support::capture::{Capture, Ip, clear};
-use crate::support::daemon::{Daemon, succeeded};
+use crate::support::daemon::succeeded;
 use crate::support::echo::Echo;
 use crate::support::lab::{CLEAR_PORT, G1, G2, H2, Lab, PORT, Policy};
 use crate::support::tshark::{self, Key};
@@ -24,21 +25,9 @@ const READABLE: Policy = Policy {
 /// Datagrams of a flood: no more than a socket's ring holds.
 const FLOOD: u32 = 1500;
 
-/// Keeps an engine from its packets for as long as `meanwhile` takes: then it has all of them at once.
-fn stopped<T>(daemon: &Daemon, meanwhile: impl FnOnce() -> T) -> T {
-    daemon.freeze();
-    let result = meanwhile();
-    daemon.thaw();
-    result
-}
-
 /// Sends numbered datagrams as fast as the stack takes them, to a port where nobody listens.
 fn flood(lab: &Lab) {
-    // The veth's ring has no back-pressure of its own.
-    let queue = [
-        "qdisc", "replace", "dev", "eth0", "root", "pfifo", "limit", "10000",
-    ];
-    lab.h1.run("tc", &queue);
+    lab.h1.queue("eth0");
     lab.h1.enter(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         for number in 0..FLOOD {
@@ -69,8 +58,8 @@ fn a_flood_of_one_sa_arrives_in_order_and_authentic() {
     wait_until("protected UDP", || echo.udp(&lab.h1, H2[0], b"before"));
     let (wire, behind) = (lab.capture(), Capture::start(&lab.h2, "eth0"));
     let before = d1.status().workers[0].sealed;
-    stopped(&d2, || {
-        stopped(&d1, || flood(&lab));
+    d2.frozen_while(|| {
+        d1.frozen_while(|| flood(&lab));
         let own = |packet: &&Ip| packet.esp().is_some_and(|(spi, _)| spi == 0x1001);
         wait_until("the sealed flood", || {
             wire.packets().iter().filter(own).count() >= FLOOD as usize
@@ -129,9 +118,11 @@ fn a_crypto_thread_that_hangs_is_named_and_the_worker_goes_on() {
     ptrace::seize(thread, ptrace::Options::empty()).unwrap();
     ptrace::interrupt(thread).unwrap();
     waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    let started = Instant::now();
     wait_until("the thread's name", || {
         daemon.log().contains("crypto thread 0 of worker 0 is stuck: ")
     });
+    assert!(started.elapsed() < Duration::from_secs(10));
     let status = daemon.status();
     assert_eq!(status.workers[0].stuck_crypto_threads, [0]);
     assert_eq!(status.workers[0].stuck_seconds, None);
@@ -139,7 +130,7 @@ fn a_crypto_thread_that_hangs_is_named_and_the_worker_goes_on() {
     assert!(shown.contains("worker 0: crypto thread 0 is STUCK"), "{shown}");
     // The worker does itself what the thread has not begun.
     assert!(echo.udp_surely(&lab.h1, H2[0], b"meanwhile"));
-    stopped(&daemon, || flood(&lab));
+    daemon.frozen_while(|| flood(&lab));
     wait_until("the flood to be sealed all the same", || {
         daemon.status().workers[0].sealed >= FLOOD.into()
     });

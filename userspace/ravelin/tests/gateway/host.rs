@@ -349,9 +349,9 @@ fn dead_or_frozen(hosts: &Hosts) {
     let ends = edges(hosts);
     assert_eq!(ends.len(), if hosts.edge == "veth" { 2 } else { 1 }, "{ends:?}");
 
-    running.da.freeze();
-    closed(hosts, &capture, &echo, &monitor);
-    running.da.thaw();
+    running
+        .da
+        .frozen_while(|| closed(hosts, &capture, &echo, &monitor));
     for family in [0, 1] {
         wait_until("ping after SIGCONT", || hosts.a.ping(B[family]));
     }

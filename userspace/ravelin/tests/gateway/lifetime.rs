@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::support::capture::{Ip, assert_sequence_numbers_fresh, clear};
-use crate::support::daemon::{Daemon, Gateway, NUMBERS, succeeded};
+use crate::support::daemon::{Daemon, Gateway, NUMBERS, stat_fields, succeeded};
 use crate::support::echo::Echo;
 use crate::support::lab::{CLEAR_PORT, G1, H2, Lab, PORT, Policy};
 use crate::support::{Raise, wait_until};
@@ -207,9 +207,8 @@ fn on_exit_open_opens_nothing_where_the_filter_is_to_stay() {
 
 /// User and system time of a process so far.
 pub(crate) fn processor_time(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // Fields 14 and 15 of proc(5); counted behind the name, which may hold spaces.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields = stat_fields(Path::new(&format!("/proc/{pid}"))).unwrap();
+    // Fields 14 and 15 of all.
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as u64;
     Duration::from_millis(ticks * 1000 / per_second)

@@ -135,9 +135,9 @@ fn flows_while(lab: &Lab, action: impl FnOnce()) -> [Flow; 2] {
     })
 }
 
-fn socket(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
+/// A socket that has room for what comes while its reader has no CPU.
+pub(crate) fn socket(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
     let socket = namespace.enter(|| UdpSocket::bind(address).unwrap());
-    // Whatever the machine does beside, nothing is to be lost here.
     setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     socket

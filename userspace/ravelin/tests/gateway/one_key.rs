@@ -96,11 +96,12 @@ fn of_two_that_began_unseen_none_seals_after_the_other() {
         lab.h1.ping(H2[0]);
         first.status().connections[0].outbound.packets > 0
     });
-    first.freeze();
-    std::fs::remove_dir_all(Path::new(NUMBERS).join(&a.instance)).unwrap();
-    let second = b.start();
-    assert_eq!(second.status().connections[0].outbound.state, SaState::InUse);
-    first.thaw();
+    let second = first.frozen_while(|| {
+        std::fs::remove_dir_all(Path::new(NUMBERS).join(&a.instance)).unwrap();
+        let second = b.start();
+        assert_eq!(second.status().connections[0].outbound.state, SaState::InUse);
+        second
+    });
     let said = format!(
         "connection `c`: instance `{}` on this machine seals with the key of its outbound SA 0x00001001 too",
         a.instance

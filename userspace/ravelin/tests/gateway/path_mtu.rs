@@ -10,13 +10,7 @@ use crate::support::wait_until;
 
 /// Puts an IP packet of h1's on its device, towards the gateway.
 fn send(half: &Half, host: &Capture, packet: &[u8]) {
-    let ether_type = if packet[0] >> 4 == 4 {
-        [0x08, 0x00]
-    } else {
-        [0x86, 0xdd]
-    };
-    let (gateway, own) = (half.g1.mac("in0"), half.h1.mac("eth0"));
-    host.send(&[&gateway[..], &own, &ether_type, packet].concat());
+    host.send_ip([half.g1.mac("in0"), half.h1.mac("eth0")], packet);
 }
 
 /// The ICMP error that a packet brings back, as scapy reads it.

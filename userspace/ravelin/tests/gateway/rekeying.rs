@@ -1,15 +1,13 @@
 //! Connections that come, go and change while others carry traffic.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
-
+use crate::make_before_break::socket;
 use crate::support::capture::{Capture, Ip, assert_sequence_numbers_fresh, clear};
 use crate::support::echo::Echo;
 use crate::support::lab::{G1, H1, H2, Lab, PORT, Policy, keygen};
-use crate::support::namespace::Namespace;
 use crate::support::{Raise, wait_until};
 
 /// The port that has a connection of its own at times.
@@ -66,7 +64,6 @@ fn lost_while(lab: &Lab, action: impl FnOnce()) -> Vec<u32> {
     sender
         .connect(SocketAddr::new(H2[0].parse().unwrap(), PORT))
         .unwrap();
-    receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| {
@@ -98,13 +95,6 @@ fn lost_while(lab: &Lab, action: impl FnOnce()) -> Vec<u32> {
         assert!(sent > 100);
         (0..sent).filter(|number| !seen.contains(number)).collect()
     })
-}
-
-fn socket(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
-    let socket = namespace.enter(|| UdpSocket::bind(address).unwrap());
-    // Whatever the machine does beside, nothing is to be lost here.
-    setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).unwrap();
-    socket
 }
 
 fn lab() -> Lab {

@@ -302,7 +302,6 @@ fn a_frozen_engine_is_named_with_what_ends_it() {
     let half = Half::new();
     let gateway = half.gateway(&Policy::default());
     let daemon = gateway.start();
-    daemon.freeze();
     let process = daemon.pid();
     let advice = format!("`kill -9 {process}` ends it, and its filter stays");
     let mut replace = gateway.command();
@@ -311,38 +310,40 @@ fn a_frozen_engine_is_named_with_what_ends_it() {
     stop.arg("--yes");
     closed.arg("--keep-closed");
     detach.arg("--yes");
-    std::thread::scope(|scope| {
-        for mut command in [replace, stop, closed, detach] {
-            let advice = &advice;
-            scope.spawn(move || {
-                let said = refusal(&command.output().unwrap());
-                let last = said.lines().last().unwrap_or_default();
-                assert!(
-                    last.contains(advice) && last.contains(&format!("process {process}")),
-                    "{command:?}: {said}"
-                );
-            });
-        }
-        // It says so long before its time is over, and goes on where the engine does.
-        let mut apply = gateway.client("apply");
-        apply
-            .arg(&gateway.policy)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut apply = apply.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(apply.stderr.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert!(
-            line.contains("waiting for an answer") && line.contains(&advice),
-            "{line}"
-        );
-        assert!(apply.try_wait().unwrap().is_none());
-        apply.kill().unwrap();
-        apply.wait().unwrap();
-    });
-    daemon.thaw();
+    let asked = || {
+        std::thread::scope(|scope| {
+            for mut command in [replace, stop, closed, detach] {
+                let advice = &advice;
+                scope.spawn(move || {
+                    let said = refusal(&command.output().unwrap());
+                    let last = said.lines().last().unwrap_or_default();
+                    assert!(
+                        last.contains(advice) && last.contains(&format!("process {process}")),
+                        "{command:?}: {said}"
+                    );
+                });
+            }
+            // It says so long before its time is over, and goes on where the engine does.
+            let mut apply = gateway.client("apply");
+            apply
+                .arg(&gateway.policy)
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            let mut apply = apply.spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(apply.stderr.take().unwrap())
+                .read_line(&mut line)
+                .unwrap();
+            assert!(
+                line.contains("waiting for an answer") && line.contains(&advice),
+                "{line}"
+            );
+            assert!(apply.try_wait().unwrap().is_none());
+            apply.kill().unwrap();
+            apply.wait().unwrap();
+        });
+    };
+    daemon.frozen_while(asked);
     wait_until("the engine to answer", || {
         fetch_status(&gateway.control()).is_ok_and(|status| status.pid == daemon.pid())
     });

@@ -382,11 +382,7 @@ fn swaps_under_load_lose_no_packet_and_no_count() {
         setting("RAVELIN_SWAP_RULES", 20),
     );
     let half = Half::new();
-    // The veth's ring has no back-pressure of its own.
-    half.h1.run(
-        "tc",
-        &["qdisc", "add", "dev", "eth0", "root", "pfifo", "limit", "10000"],
-    );
+    half.h1.queue("eth0");
     half.h1
         .ip("neighbour replace 10.1.0.1 lladdr 02:00:00:00:00:aa dev eth0 nud permanent");
     half.g1.ip("link set in0 address 02:00:00:00:00:aa");

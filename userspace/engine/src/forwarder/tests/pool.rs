@@ -1,7 +1,7 @@
 //! A worker with crypto threads: what goes away comes back in order, or not at all.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proptest::prelude::*;
 use ravelin_xdp_common::{DropReason, Kind};
@@ -12,6 +12,7 @@ use super::{Site, clear_frame, connection, gateway, inject, umem};
 use crate::crypto_pool::{CryptoPool, CryptoThread};
 use crate::errand::Errand;
 use crate::forwarder::Forwarder;
+use crate::pipeline::PATIENCE;
 use crate::regime::Regime;
 
 type Gateway<'a, 'u> = Forwarder<'a, 'u, TwinPort<'u>>;
@@ -140,12 +141,14 @@ fn a_regime_is_taken_up_when_nothing_is_away_any_more_that_it_may_not_know() {
         let connections = stays.then(|| connection(&site.definition, 1, 0, 5).into());
         let next = Regime::new(2, site.rules.clone(), connections, []);
         let edition = site.shared.publish(next);
-        let started = Instant::now();
-        for _ in 0..3 {
-            // It does not wait again for what hangs, and takes packets all the same: those go after the others.
+        let turns = [(); 3].map(|()| {
+            let started = Instant::now();
+            // It takes packets all the same: those go after the others.
             forwarder.turn().unwrap();
-        }
-        assert!(started.elapsed() < Duration::from_secs(10));
+            started.elapsed()
+        });
+        // It does not wait again for what hangs. One turn or the other may have been without a CPU.
+        assert!(turns.iter().min() < Some(&PATIENCE), "{turns:?}");
         assert_eq!(site.counters.taken_up.edition(), before);
         assert!(sequences(&outer).is_empty());
         thread.hand_in(away);

@@ -69,6 +69,16 @@ impl Capture {
         assert_eq!(sent, Ok(frame.len()));
     }
 
+    /// Puts an IP packet on the wire: to a link-layer address, from another.
+    pub(crate) fn send_ip(&self, [to, from]: [[u8; 6]; 2], packet: &[u8]) {
+        let ether_type = if packet[0] >> 4 == 4 {
+            [0x08, 0x00]
+        } else {
+            [0x86, 0xdd]
+        };
+        self.send(&[&to[..], &from, &ether_type, packet].concat());
+    }
+
     /// All frames so far: what has passed when this is called is among them.
     pub(crate) fn frames(&self) -> Vec<Seen> {
         self.latest().clone()

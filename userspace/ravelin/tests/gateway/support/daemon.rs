@@ -299,31 +299,31 @@ impl Daemon {
         rule.unwrap_or_else(|| panic!("no rule {name}")).packets
     }
 
-    /// SIGSTOP, and all its threads stand still. Until each has been scheduled to take the signal, which takes a while on a busy
-    /// machine, they go on.
-    pub(crate) fn freeze(&self) {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGSTOP).unwrap();
-        let tasks = format!("/proc/{}/task", self.child.id());
-        wait_until("all its threads to stand still", || {
-            std::fs::read_dir(&tasks).unwrap().all(|task| {
-                let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
-                // Field 3 of proc(5), behind the name, which may hold spaces. What a test traces stands still by that.
-                matches!(
-                    stat.rsplit(')').next().unwrap().trim_start().as_bytes()[0],
-                    b'T' | b't'
-                )
-            })
-        });
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// SIGCONT, after `freeze`.
-    pub(crate) fn thaw(&self) {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGCONT).unwrap();
+    /// Does something while the daemon is stopped, and lets it go on.
+    pub(crate) fn frozen_while<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        // Until a thread has been scheduled to take the signal, which takes a while on a busy machine, it goes on. One that ends
+        // meanwhile is gone when they are looked at again.
+        wait_until("all its threads to stand still", || {
+            std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {
+                // Stopped, or traced by a test: that stands still as well.
+                let state = stat_fields(&task.path()).map(|fields| fields[0].clone());
+                state.is_ok_and(|state| state == "T" || state == "t")
+            })
+        });
+        let result = action();
+        self.signal(Signal::SIGCONT);
+        result
     }
 
     /// SIGHUP.
     pub(crate) fn hang_up(&self) {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGHUP).unwrap();
+        self.signal(Signal::SIGHUP);
     }
 
     /// `kill -9`, and the kernel has cleaned up after it.
@@ -334,7 +334,7 @@ impl Daemon {
 
     /// SIGTERM; how it ended and what it said.
     pub(crate) fn stop(self) -> (ExitStatus, String) {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         self.ended()
     }
 
@@ -383,4 +383,12 @@ fn sweep() {
             }
         }
     }
+}
+
+/// The fields of a process or thread from its state on, by its folder in /proc: proc_pid_stat(5), from field 3.
+pub(crate) fn stat_fields(folder: &Path) -> std::io::Result<Vec<String>> {
+    let stat = std::fs::read_to_string(folder.join("stat"))?;
+    // Behind the name, which may hold spaces.
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    Ok(fields.map(str::to_owned).collect())
 }

@@ -107,6 +107,14 @@ impl Namespace {
         self.output("ping", &arguments).status.success()
     }
 
+    /// Gives a device a queue. The ring of a veth has no back-pressure of its own: what does not fit into it is lost.
+    pub(crate) fn queue(&self, device: &str) {
+        let queue = [
+            "qdisc", "replace", "dev", device, "root", "pfifo", "limit", "10000",
+        ];
+        self.run("tc", &queue);
+    }
+
     /// The link-layer address of a device.
     pub(crate) fn mac(&self, device: &str) -> [u8; 6] {
         // sysfs shows the namespace of its mount, rtnetlink that of the caller.

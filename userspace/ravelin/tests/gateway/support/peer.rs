@@ -37,13 +37,7 @@ impl Peer {
 
     /// Puts an IP packet on the wire towards the gateway.
     pub(crate) fn send(&self, packet: &[u8]) {
-        let ether_type = if packet[0] >> 4 == 4 {
-            [0x08, 0x00]
-        } else {
-            [0x86, 0xdd]
-        };
-        self.wire
-            .send(&[self.way.as_flattened(), &ether_type, packet].concat());
+        self.wire.send_ip(self.way, packet);
     }
 
     /// A datagram from h2 to h1, from its IP header on.
